@@ -1,0 +1,1 @@
+//! Consensus, blocks, mempool and state storage

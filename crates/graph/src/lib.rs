@@ -1,0 +1,1 @@
+//! Canonical graphs: ONNX import, shape inference, executor and commitments

@@ -1,0 +1,1 @@
+//! Exact arithmetic: the numeric specification, with SIMD paths that give the same bits

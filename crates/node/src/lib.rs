@@ -1,0 +1,1 @@
+//! Roles of a node (validator, worker, gateway) wired to the world

@@ -1,0 +1,1 @@
+//! The ledger network in one process from a seed, with faults

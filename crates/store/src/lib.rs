@@ -1,0 +1,1 @@
+//! Content-addressed blobs with verified, resumable transfer

@@ -1,0 +1,24 @@
+//! Bounds on everything that arrives from outside. A decoder checks the bound before it allocates.
+
+/// Most files in one model.
+pub const MANIFEST_FILES: usize = 4_096;
+/// Largest manifest in canonical JSON, bytes.
+pub const MANIFEST_BYTES: usize = 1 << 20;
+/// Most input or output tensors in a model's signature, and most tensors in one request.
+pub const TENSORS: usize = 256;
+/// Most dimensions of a tensor.
+pub const RANK: usize = 16;
+/// Longest name of a tensor, bytes.
+pub const TENSOR_NAME_BYTES: usize = 512;
+/// Longest free text in a manifest (description, licence expression), bytes.
+pub const TEXT_BYTES: usize = 4_096;
+/// Longest encoded block header or extension, bytes.
+pub const HEADER_BYTES: usize = 4_096;
+/// Longest finality certificate, bytes.
+pub const CERTIFICATE_BYTES: usize = 4_096;
+/// Most hashes in a Merkle path: a tree of 2^64 leaves.
+pub const MERKLE_PATH: usize = 64;
+/// Largest bundle file, bytes.
+pub const BUNDLE_BYTES: usize = 8 << 20;
+/// Largest request body over HTTP, bytes.
+pub const HTTP_BODY_BYTES: usize = 32 << 20;

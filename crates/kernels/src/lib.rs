@@ -1,1 +1,64 @@
-//! Exact arithmetic: the numeric specification, with SIMD paths that give the same bits
+//! Exact arithmetic: the kernels of the numeric specification (`docs/numeric-spec.md`).
+//!
+//! Every kernel has one meaning, down to the last bit, that depends neither on the instruction
+//! set, nor on vector width, cache blocking, batch size, or how a caller splits the work. The
+//! portable path, plain Rust over slices, *is* the specification; the AVX2 and AVX-512 paths give
+//! the same bits faster, and the tests compare all of them on one machine.
+//!
+//! The rules that make this so:
+//!
+//! * Arithmetic is IEEE 754 binary32, round to nearest even, subnormals kept. A product and a sum
+//!   are fused only where the specification says so.
+//! * Matrix products run one fused multiply-add chain for each block of 256 along k, from +0.0;
+//!   block sums are added in ascending order. Vectors run across outputs, never along k.
+//! * Row reductions run in 16 strided lanes that meet in a fixed 8-4-2-1 tree.
+//! * Transcendental functions are our own, from + − × ÷ sqrt, fma and integer operations.
+//! * A result that is NaN is *the* NaN, [`CANONICAL_NAN`]. Minimum and maximum of anything and NaN
+//!   are NaN, and −0 is smaller than +0.
+//!
+//! # Conventions
+//!
+//! Tensors are slices in row-major order. Sizes that come from outside are checked once, by the
+//! constructors of [`Conv`], [`Pool`] and [`PackedB`]; a kernel that is handed a slice whose length does not
+//! fit the stated shape panics, because that is a bug of the caller. Kernels are single-threaded:
+//! whoever has threads splits the outputs (rows, batches, channels), which never changes a bit.
+//!
+//! Each kernel takes an [`Isa`], a token that can only be had for an instruction set this machine
+//! has:
+//!
+//! ```
+//! use lemma_kernels::{Isa, PackedB, gemm};
+//!
+//! let isa = Isa::detect();
+//! let b = PackedB::pack(&[1.0, 2.0, 3.0, 4.0], 2, 2, false);
+//! let mut c = [0.0; 2];
+//! gemm(isa, 1, &[10.0, 1.0], &b, &mut c);
+//! assert_eq!(c, [13.0, 24.0]);
+//! ```
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cast;
+mod conv;
+mod elementwise;
+mod gemm;
+pub mod half;
+mod isa;
+pub mod math;
+mod norm;
+mod pool;
+mod reduce;
+mod window;
+
+pub use conv::{Conv, ConvSpec, PackedFilters, conv};
+pub use elementwise::{Binary, Unary, binary, unary, unary_in_place};
+pub use gemm::{BLOCK_K, PackedB, gemm, matmul};
+pub use isa::Isa;
+pub use math::{CANONICAL_NAN, canonical};
+pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
+pub use pool::{Pool, PoolSpec, average_pool, max_pool};
+pub use reduce::{LANES, Reduction, dot, reduce};
+pub use window::ShapeError;
+
+/// Version of the numeric specification that these kernels implement.
+pub const NUMERIC_SPEC_VERSION: u32 = 1;

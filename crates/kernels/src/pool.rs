@@ -1,0 +1,225 @@
+//! Pooling over one to three spatial axes.
+
+use crate::isa::{Isa, Kernel};
+use crate::math;
+use crate::window::{AXES, Axis, ShapeError, Window, WindowSpec, product};
+
+/// What a pooling geometry is built from. Every list has one entry for each spatial axis,
+/// outermost first (`[height, width]`).
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSpec<'a> {
+    /// Number of planes: batch × channels.
+    pub planes: usize,
+    /// Spatial sizes of the input.
+    pub input: &'a [usize],
+    /// Spatial sizes of the window.
+    pub kernel: &'a [usize],
+    /// Steps between windows.
+    pub strides: &'a [usize],
+    /// Steps between the positions of one window.
+    pub dilations: &'a [usize],
+    /// Positions added before each axis.
+    pub pads_begin: &'a [usize],
+    /// Positions added after each axis.
+    pub pads_end: &'a [usize],
+    /// Whether a last window that is only partly inside counts.
+    pub ceil_mode: bool,
+}
+
+/// A checked pooling geometry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    planes: usize,
+    window: Window,
+}
+
+impl Pool {
+    /// Checks a geometry.
+    ///
+    /// # Errors
+    /// Where sizes are zero or overflow, lists do not match, the window exceeds the padded input,
+    /// or a padding is not smaller than the window.
+    pub fn new(spec: &PoolSpec<'_>) -> Result<Pool, ShapeError> {
+        let window = Window::new(&WindowSpec {
+            input: spec.input,
+            kernel: spec.kernel,
+            strides: spec.strides,
+            dilations: spec.dilations,
+            pads_begin: spec.pads_begin,
+            pads_end: spec.pads_end,
+            ceil_mode: spec.ceil_mode,
+        })?;
+        for (i, axis) in window.axes[AXES - window.rank..].iter().enumerate() {
+            let pad = axis.begin.max(axis.end);
+            if pad >= axis.extent() {
+                return Err(ShapeError::Padding {
+                    axis: i,
+                    pad,
+                    window: axis.extent(),
+                });
+            }
+        }
+        product([spec.planes, window.input_len()])?;
+        product([spec.planes, window.output_len()])?;
+        Ok(Pool {
+            planes: spec.planes,
+            window,
+        })
+    }
+
+    /// Spatial sizes of the output, outermost first.
+    #[must_use]
+    pub fn output_shape(&self) -> Vec<usize> {
+        self.window.output_shape()
+    }
+
+    /// Number of input values: planes × spatial sizes.
+    #[must_use]
+    pub fn input_len(&self) -> usize {
+        self.planes * self.window.input_len()
+    }
+
+    /// Number of output values: planes × spatial sizes of the output.
+    #[must_use]
+    pub fn output_len(&self) -> usize {
+        self.planes * self.window.output_len()
+    }
+}
+
+/// The largest value of each window; padding takes no part. A window without a single value
+/// inside gives −∞.
+///
+/// # Panics
+/// If `x` or `y` has another length than the geometry says.
+pub fn max_pool(isa: Isa, pool: &Pool, x: &[f32], y: &mut [f32]) {
+    check("max_pool", pool, x, y);
+    isa.run(MaxPool { pool, x, y });
+}
+
+/// The mean of each window: values inside are added in order from +0, then divided by their
+/// number, or with `count_include_pad` by the number of window positions that lie in the padded
+/// input.
+///
+/// # Panics
+/// If `x` or `y` has another length than the geometry says.
+pub fn average_pool(isa: Isa, pool: &Pool, count_include_pad: bool, x: &[f32], y: &mut [f32]) {
+    check("average_pool", pool, x, y);
+    isa.run(AveragePool {
+        pool,
+        count_include_pad,
+        x,
+        y,
+    });
+}
+
+fn check(what: &str, pool: &Pool, x: &[f32], y: &[f32]) {
+    assert_eq!(x.len(), pool.input_len(), "{what}: input length");
+    assert_eq!(y.len(), pool.output_len(), "{what}: output length");
+}
+
+struct MaxPool<'a> {
+    pool: &'a Pool,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for MaxPool<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        each_window(
+            self.pool,
+            self.x,
+            self.y,
+            f32::NEG_INFINITY,
+            math::max,
+            |best, _| best,
+        );
+    }
+}
+
+struct AveragePool<'a> {
+    pool: &'a Pool,
+    count_include_pad: bool,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for AveragePool<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let axes = self.pool.window.axes;
+        let include = self.count_include_pad;
+        each_window(
+            self.pool,
+            self.x,
+            self.y,
+            0.0,
+            |sum, v| sum + v,
+            |sum, outputs| {
+                let count: usize = (0..AXES)
+                    .map(|i| positions(&axes[i], outputs[i], include))
+                    .product();
+                math::canonical(sum / count as f32)
+            },
+        );
+    }
+}
+
+/// Number of window positions that count at output `o` of one axis.
+#[inline(always)]
+fn positions(axis: &Axis, o: usize, include_pad: bool) -> usize {
+    if include_pad {
+        let padded = axis.begin + axis.input + axis.end;
+        (padded - o * axis.stride)
+            .div_ceil(axis.dilation)
+            .min(axis.kernel)
+    } else {
+        let (first, last) = axis.inside(o);
+        last - first
+    }
+}
+
+/// Folds the values inside each window in row-major order and finishes with the output's position.
+#[inline(always)]
+fn each_window(
+    pool: &Pool,
+    x: &[f32],
+    y: &mut [f32],
+    identity: f32,
+    step: impl Fn(f32, f32) -> f32,
+    finish: impl Fn(f32, [usize; AXES]) -> f32,
+) {
+    let [a, b, c] = &pool.window.axes;
+    let planes = x.chunks_exact(pool.window.input_len());
+    for (plane, out) in planes.zip(y.chunks_exact_mut(pool.window.output_len())) {
+        let mut out = out.iter_mut();
+        for oa in 0..a.output {
+            let (a_first, a_last) = a.inside(oa);
+            for ob in 0..b.output {
+                let (b_first, b_last) = b.inside(ob);
+                for oc in 0..c.output {
+                    let (c_first, c_last) = c.inside(oc);
+                    let mut folded = identity;
+                    for ka in a_first..a_last {
+                        let ia = oa * a.stride + ka * a.dilation - a.begin;
+                        for kb in b_first..b_last {
+                            let ib = ob * b.stride + kb * b.dilation - b.begin;
+                            let row = (ia * b.input + ib) * c.input;
+                            for kc in c_first..c_last {
+                                let ic = oc * c.stride + kc * c.dilation - c.begin;
+                                folded = step(folded, plane[row + ic]);
+                            }
+                        }
+                    }
+                    if let Some(out) = out.next() {
+                        *out = finish(folded, [oa, ob, oc]);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The part of the state that is at hand, as the EVM's database.
+
+use crate::{
+    Account, Missing, StateKey, StateValue,
+    account::{
+        account_key, code_key, code_keys, code_length, decode_account, decode_code, decode_word,
+        encode_code, encode_word, slot_key,
+    },
+    modules::history,
+};
+use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
+use revm::{
+    Database,
+    database_interface::DBErrorMarker,
+    state::{AccountInfo, Bytecode, EvmState},
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// The most keys that one call discovers before it gives up and reports them.
+const MAX_MISSING: usize = 512;
+
+/// A partial view of the state: what was supplied, and what was written since.
+///
+/// Reads of absent values are remembered, and the caller of the EVM turns them into [`Missing`].
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// Only looked up, never iterated: its order can not matter.
+    supplied: HashMap<StateKey, Option<StateValue>>,
+    written: BTreeMap<StateKey, Option<StateValue>>,
+    codes: HashMap<B256, Bytecode>,
+    missing: Vec<StateKey>,
+}
+
+/// Ends an execution that has discovered [`MAX_MISSING`] keys.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("too many state values are missing")]
+pub struct Exhausted;
+
+impl DBErrorMarker for Exhausted {}
+
+impl State {
+    /// A view in which everything is still missing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes the value of a key known; `None` if the state has none.
+    pub fn supply(&mut self, key: StateKey, value: Option<StateValue>) {
+        self.supplied.insert(key, value);
+    }
+
+    /// Whether the key's value is known.
+    pub fn knows(&self, key: &StateKey) -> bool {
+        self.written.contains_key(key) || self.supplied.contains_key(key)
+    }
+
+    /// Reads an account; the default account if the state has none.
+    ///
+    /// # Errors
+    /// [`Missing`], if its key was not supplied.
+    pub fn account(&self, address: Address) -> Result<Account, Missing> {
+        Ok(self
+            .get(account_key(address))?
+            .map(|v| decode_account(&v))
+            .unwrap_or_default())
+    }
+
+    /// Reads a storage slot.
+    ///
+    /// # Errors
+    /// [`Missing`], if its key was not supplied.
+    pub fn storage(&self, address: Address, slot: U256) -> Result<U256, Missing> {
+        Ok(self
+            .get(slot_key(address, slot))?
+            .map(|v| decode_word(&v))
+            .unwrap_or_default())
+    }
+
+    /// Reads an account's code; empty if it has none.
+    ///
+    /// # Errors
+    /// [`Missing`]: first the account, then the first chunk, then the rest.
+    pub fn code(&self, address: Address) -> Result<Bytes, Missing> {
+        self.code_by_hash(self.account(address)?.code_hash)
+    }
+
+    fn code_by_hash(&self, hash: B256) -> Result<Bytes, Missing> {
+        if hash == KECCAK256_EMPTY || hash.is_zero() {
+            return Ok(Bytes::new());
+        }
+        let Some(first) = self.get(code_key(hash, 0))? else {
+            return Ok(Bytes::new());
+        };
+        let length = code_length(&first);
+        let keys = code_keys(hash, length);
+        let missing: Vec<_> = keys
+            .iter()
+            .filter(|key| !self.knows(key))
+            .copied()
+            .collect();
+        if !missing.is_empty() {
+            return Err(Missing(missing));
+        }
+        let mut chunks = Vec::with_capacity(keys.len());
+        for key in keys {
+            chunks.push(self.get(key)?.unwrap_or(StateValue([0; StateValue::SIZE])));
+        }
+        Ok(decode_code(&chunks, length).into())
+    }
+
+    fn get(&self, key: StateKey) -> Result<Option<StateValue>, Missing> {
+        match self.written.get(&key).or_else(|| self.supplied.get(&key)) {
+            Some(value) => Ok(*value),
+            None => Err(Missing(vec![key])),
+        }
+    }
+
+    /// What was missing since the last time; `Err` if anything was.
+    pub(crate) fn take_missing(&mut self) -> Result<(), Missing> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        let mut missing = std::mem::take(&mut self.missing);
+        missing.retain(|key| seen.insert(*key));
+        Err(Missing(missing))
+    }
+
+    /// Goes on with the default after noting what is missing, so that one run discovers many keys.
+    fn or_note<T: Default>(&mut self, read: Result<T, Missing>) -> Result<T, Exhausted> {
+        match read {
+            Ok(value) => Ok(value),
+            Err(Missing(keys)) => {
+                self.missing.extend(keys);
+                if self.missing.len() > MAX_MISSING {
+                    Err(Exhausted)
+                } else {
+                    Ok(T::default())
+                }
+            }
+        }
+    }
+
+    /// Writes a word of a system module outside of any transaction.
+    pub(crate) fn write_slot(&mut self, address: Address, slot: U256, word: U256) {
+        self.written
+            .insert(slot_key(address, slot), encode_word(word));
+    }
+
+    /// Writes an account, and its code if it is given.
+    pub(crate) fn write_account(
+        &mut self,
+        address: Address,
+        account: &Account,
+        code: Option<&[u8]>,
+    ) {
+        if let Some(code) = code {
+            self.write_code(account.code_hash, code);
+        }
+        let value = (!account.is_empty()).then(|| account.encode());
+        self.written.insert(account_key(address), value);
+    }
+
+    fn write_code(&mut self, hash: B256, code: &[u8]) {
+        for (index, chunk) in (0..).zip(encode_code(code)) {
+            self.written.insert(code_key(hash, index), Some(chunk));
+        }
+    }
+
+    /// Takes over what a transaction changed. What is written depends on the transaction and the state
+    /// alone, never on which values happened to be supplied.
+    pub(crate) fn commit(&mut self, changes: EvmState) {
+        for (address, account) in changes {
+            if !account.is_touched() {
+                continue;
+            }
+            let key = account_key(address);
+            let old = self.get(key).ok().flatten();
+            let gone = account.is_selfdestructed() || account.is_empty();
+            let new = (!gone).then(|| Account::from(&account.info));
+            if old != new.as_ref().map(Account::encode) {
+                self.written.insert(key, new.as_ref().map(Account::encode));
+            }
+            let Some(new) = new else { continue };
+            let old_code = old.map_or(KECCAK256_EMPTY, |value| decode_account(&value).code_hash);
+            if new.has_code()
+                && new.code_hash != old_code
+                && let Some(code) = &account.info.code
+            {
+                self.write_code(new.code_hash, code.original_byte_slice());
+                self.codes.insert(new.code_hash, code.clone());
+            }
+            for (slot, value) in account.changed_storage_slots() {
+                self.written
+                    .insert(slot_key(address, *slot), encode_word(value.present_value));
+            }
+        }
+    }
+
+    /// All writes so far.
+    pub(crate) fn into_writes(self) -> BTreeMap<StateKey, Option<StateValue>> {
+        self.written
+    }
+}
+
+impl Database for State {
+    type Error = Exhausted;
+
+    fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, Exhausted> {
+        let read = self.get(account_key(address));
+        Ok(self
+            .or_note(read)?
+            .map(|value| decode_account(&value).info()))
+    }
+
+    fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, Exhausted> {
+        if let Some(code) = self.codes.get(&hash) {
+            return Ok(code.clone());
+        }
+        match State::code_by_hash(self, hash) {
+            Ok(bytes) => {
+                let code = Bytecode::new_raw(bytes);
+                self.codes.insert(hash, code.clone());
+                Ok(code)
+            }
+            missing => self.or_note(missing).map(Bytecode::new_raw),
+        }
+    }
+
+    fn storage(&mut self, address: Address, slot: U256) -> Result<U256, Exhausted> {
+        let read = State::storage(self, address, slot);
+        self.or_note(read)
+    }
+
+    fn block_hash(&mut self, number: u64) -> Result<B256, Exhausted> {
+        self.storage(history::ADDRESS, history::recent_slot(number))
+            .map(B256::from)
+    }
+}

@@ -205,11 +205,10 @@ impl Call {
 }
 
 impl CallResult {
-    /// The message of a Solidity `require` or `revert` with a string.
+    /// What revert data says in words: a module's error, or Solidity's `require` and `assert`.
     pub fn revert_reason(&self) -> Option<String> {
-        use alloy_sol_types::{Revert, SolError};
         match self {
-            Self::Revert { output, .. } => Some(Revert::abi_decode(output).ok()?.reason),
+            Self::Revert { output, .. } => crate::modules::explain(output),
             _ => None,
         }
     }

@@ -1,8 +1,19 @@
 //! Hashes of all ancestor blocks as an append-only log, so that any header proves any earlier block.
+//!
+//! | slot | what |
+//! | --- | --- |
+//! | 0, 1, from 256 | the log: size, root, frontier (see the `log` module) |
+//! | 65536 + (i mod 8192) | the hash of block i, for the last 8192 blocks |
 
-use super::{log, slot_keys};
+use super::{
+    abi::ILemmaHistory::{self, *},
+    frame::{Frame, Stop},
+    log::{self, Slots},
+    slot_keys,
+};
 use crate::{LogHead, Missing, State, StateKey};
 use alloy_primitives::{Address, B256, U256};
+use alloy_sol_types::{SolCall, SolInterface};
 use lemma_types::settlement::history_leaf;
 
 /// Where the history lives.
@@ -42,4 +53,22 @@ pub(crate) fn append(state: &mut State, number: u64, parent: B256) -> Result<(),
 /// The head of the history.
 pub(crate) fn head(state: &State) -> Result<LogHead, Missing> {
     log::head_in(state, ADDRESS)
+}
+
+pub(super) fn call(frame: &mut Frame<'_>, data: &[u8]) -> Result<Vec<u8>, Stop> {
+    use ILemmaHistory::ILemmaHistoryCalls as Call;
+    match Call::abi_decode_validate(data).map_err(|_| Frame::no_such_method())? {
+        Call::size(_) => Ok(sizeCall::abi_encode_returns(&log::head(frame)?.size)),
+        Call::root(_) => Ok(rootCall::abi_encode_returns(&log::head(frame)?.root)),
+        Call::blockHash(call) => {
+            let size = frame.load_u64(log::SIZE)?;
+            if call.height >= size || call.height.saturating_add(RECENT) < size {
+                return Err(Stop::error(UnknownBlock {
+                    height: call.height,
+                }));
+            }
+            let hash = frame.load(recent_slot(call.height))?.into();
+            Ok(blockHashCall::abi_encode_returns(&hash))
+        }
+    }
 }

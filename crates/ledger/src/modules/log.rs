@@ -37,6 +37,13 @@ fn levels(size: u64) -> impl Iterator<Item = u32> {
     (0..u64::BITS).filter(move |level| size & (1 << level) != 0)
 }
 
+/// Reads the head.
+pub(crate) fn head<S: Slots>(storage: &mut S) -> Result<LogHead, S::Error> {
+    let size = storage.load(SIZE)?;
+    let root = storage.load(ROOT)?;
+    Ok(decode_head(size, root))
+}
+
 fn decode_head(size: U256, root: U256) -> LogHead {
     let size = size.saturating_to::<u64>();
     LogHead {

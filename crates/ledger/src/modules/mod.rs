@@ -14,9 +14,17 @@
 //! The prefix is `LEMMA` in ASCII. Each address holds the one-byte code `0xfe` (`INVALID`), so that
 //! Solidity's check that the callee has code passes; the byte itself is never run.
 
+#[allow(missing_docs, reason = "documented in the Solidity files")]
+pub mod abi;
+pub mod endpoint;
+mod frame;
 pub mod history;
 mod log;
+pub mod models;
+pub mod nodes;
 pub mod receipts;
+
+pub use abi::explain;
 
 use crate::{
     Account, Genesis, State, StateKey, Transaction,
@@ -24,6 +32,7 @@ use crate::{
     evm::LedgerContext,
 };
 use alloy_primitives::{Address, B256, U256, address, b256};
+use frame::Frame;
 use revm::{
     handler::{EthPrecompiles, PrecompileProvider},
     interpreter::{CallInputs, InterpreterResult},
@@ -77,7 +86,13 @@ impl PrecompileProvider<LedgerContext> for Modules {
         context: &mut LedgerContext,
         inputs: &CallInputs,
     ) -> Result<Option<InterpreterResult>, String> {
-        self.ethereum.run(context, inputs)
+        Ok(Some(match inputs.bytecode_address {
+            MODELS => Frame::run(context, inputs, models::call),
+            NODES => Frame::run(context, inputs, nodes::call),
+            RECEIPTS => Frame::run(context, inputs, receipts::call),
+            HISTORY => Frame::run(context, inputs, history::call),
+            _ => return self.ethereum.run(context, inputs),
+        }))
     }
 
     fn warm_addresses(&self) -> &AddressSet {
@@ -103,9 +118,7 @@ pub(crate) fn install(state: &mut State, genesis: &Genesis) {
 /// Keys that a block with these transactions is certain, or nearly so, to read from modules.
 pub(crate) fn prefetch(number: u64, transactions: &[Transaction]) -> Vec<StateKey> {
     let mut keys: Vec<_> = history::prefetch(number).collect();
-    keys.extend(receipts::prefetch(
-        transactions.iter().any(|tx| tx.to() == Some(RECEIPTS)),
-    ));
+    keys.extend(receipts::prefetch(transactions));
     keys.extend(
         ADDRESSES
             .into_iter()

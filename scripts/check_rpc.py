@@ -2,7 +2,7 @@
 
     python scripts/check_rpc.py http://127.0.0.1:8402 --key 0x...
 
-The key is a funded development key: `lemma up` prints some. The script sends from that account, and can run again on the
+The key is a funded development key: `lemma up` prints some. The script sends from that account and can run again on the
 same network.
 """
 

@@ -1,9 +1,9 @@
 """Checks the Ethereum JSON-RPC with web3.py, unmodified: transfers as a wallet sends them, modules by their ABIs.
 
-    python scripts/check_rpc.py http://127.0.0.1:8402 --key 0x...
+    python scripts/check_rpc.py http://127.0.0.1:8402/rpc [--key 0x...]
 
-The key is a funded development key: `lemma up` prints some. The script sends from that account and can run again on the
-same network.
+The key is that of a funded account: unless told, the first development account that every Ethereum tool knows. `lemma up`
+prints the accounts that it funded. The script can run again on the same network.
 """
 
 import argparse
@@ -23,6 +23,8 @@ MODULES = {  # contracts/LemmaAddresses.sol
     "ILemmaHistory": "0x4C454d4d41000000000000000000000000000004",
 }
 GWEI = 10**9
+# Public knowledge: the first account of the mnemonic "test test test test test test test test test test test junk".
+DEVELOPMENT_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 
 
 class Wallet:
@@ -223,10 +225,10 @@ def check_modules(report, w3, wallet):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("url", help="the API's address, for instance http://127.0.0.1:8402")
-    parser.add_argument("--key", required=True, help="a funded development key")
+    parser.add_argument("url", help="the JSON-RPC endpoint, for instance http://127.0.0.1:8402/rpc")
+    parser.add_argument("--key", default=DEVELOPMENT_KEY, help="secret key of a funded account")
     arguments = parser.parse_args()
-    w3 = Web3(Web3.HTTPProvider(arguments.url.rstrip("/") + "/rpc", request_kwargs={"timeout": 30}))
+    w3 = Web3(Web3.HTTPProvider(arguments.url, request_kwargs={"timeout": 30}))
     wallet = Wallet(w3, arguments.key)
     report = Report()
     check_chain(report, w3)

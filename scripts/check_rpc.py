@@ -2,8 +2,8 @@
 
     python scripts/check_rpc.py http://127.0.0.1:8402/rpc [--key 0x...]
 
-The key is that of a funded account: unless told, the first development account that every Ethereum tool knows. `lemma up`
-prints the accounts that it funded. The script can run again on the same network.
+The key is that of a funded account: unless told, the first development account that every Ethereum tool knows.
+`lemma up` prints the accounts that it funded. The script can run again on the same network.
 """
 
 import argparse

@@ -75,6 +75,16 @@ impl Isa {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn is_avx512(self) -> bool {
+        self.0 == Level::Avx512
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn is_avx2(self) -> bool {
+        self.0 == Level::Avx2
+    }
+
     /// Runs `kernel` as compiled for this instruction set.
     ///
     /// The kernel is written once, in plain Rust, and vectorised by the compiler three times.

@@ -48,11 +48,12 @@ pub mod math;
 mod norm;
 mod pool;
 mod reduce;
+mod sheet;
 mod window;
 
 pub use conv::{Conv, ConvSpec, PackedFilters, conv};
 pub use elementwise::{Binary, Unary, binary, unary, unary_in_place};
-pub use gemm::{BLOCK_K, PackedB, gemm, matmul};
+pub use gemm::{BLOCK_K, PackedB, gemm, matmul, product};
 pub use isa::Isa;
 pub use math::{CANONICAL_NAN, canonical};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};

@@ -2,6 +2,7 @@
 
 use crate::isa::{Isa, Kernel};
 use crate::math;
+use crate::sheet::{Sheet, slide};
 use crate::window::{AXES, Axis, ShapeError, Window, WindowSpec, product};
 
 /// What a pooling geometry is built from. Every list has one entry for each spatial axis,
@@ -128,12 +129,13 @@ impl Kernel for MaxPool<'_> {
 
     #[inline(always)]
     fn run(self) {
-        each_window(
+        let step = |best, _, v| math::max(best, v);
+        each_plane(
             self.pool,
             self.x,
             self.y,
             f32::NEG_INFINITY,
-            math::max,
+            step,
             |best, _| best,
         );
     }
@@ -151,26 +153,22 @@ impl Kernel for AveragePool<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let axes = self.pool.window.axes;
-        let include = self.count_include_pad;
-        each_window(
-            self.pool,
-            self.x,
-            self.y,
-            0.0,
-            |sum, v| sum + v,
-            |sum, outputs| {
-                let count: usize = (0..AXES)
-                    .map(|i| positions(&axes[i], outputs[i], include))
-                    .product();
-                math::canonical(sum / count as f32)
-            },
-        );
+        let counts = self.pool.window.axes.map(|axis| {
+            let count = |o| positions(&axis, o, self.count_include_pad);
+            (0..axis.output).map(count).collect::<Vec<usize>>()
+        });
+        let [a, b, c] = &counts;
+        // A sum that begins with +0 is never −0, so padding of +0 leaves it as it is.
+        let step = |sum, _, v| sum + v;
+        let finish = |sum, [oa, ob, oc]: [usize; AXES]| {
+            let count = a[oa] * b[ob] * c[oc];
+            math::canonical(sum / count as f32)
+        };
+        each_plane(self.pool, self.x, self.y, 0.0, step, finish);
     }
 }
 
 /// Number of window positions that count at output `o` of one axis.
-#[inline(always)]
 fn positions(axis: &Axis, o: usize, include_pad: bool) -> usize {
     if include_pad {
         let padded = axis.begin + axis.input + axis.end;
@@ -183,43 +181,20 @@ fn positions(axis: &Axis, o: usize, include_pad: bool) -> usize {
     }
 }
 
-/// Folds the values inside each window in row-major order and finishes with the output's position.
+/// Folds the windows of every plane.
 #[inline(always)]
-fn each_window(
+fn each_plane(
     pool: &Pool,
     x: &[f32],
     y: &mut [f32],
     identity: f32,
-    step: impl Fn(f32, f32) -> f32,
+    step: impl Fn(f32, usize, f32) -> f32,
     finish: impl Fn(f32, [usize; AXES]) -> f32,
 ) {
-    let [a, b, c] = &pool.window.axes;
-    let planes = x.chunks_exact(pool.window.input_len());
-    for (plane, out) in planes.zip(y.chunks_exact_mut(pool.window.output_len())) {
-        let mut out = out.iter_mut();
-        for oa in 0..a.output {
-            let (a_first, a_last) = a.inside(oa);
-            for ob in 0..b.output {
-                let (b_first, b_last) = b.inside(ob);
-                for oc in 0..c.output {
-                    let (c_first, c_last) = c.inside(oc);
-                    let mut folded = identity;
-                    for ka in a_first..a_last {
-                        let ia = oa * a.stride + ka * a.dilation - a.begin;
-                        for kb in b_first..b_last {
-                            let ib = ob * b.stride + kb * b.dilation - b.begin;
-                            let row = (ia * b.input + ib) * c.input;
-                            for kc in c_first..c_last {
-                                let ic = oc * c.stride + kc * c.dilation - c.begin;
-                                folded = step(folded, plane[row + ic]);
-                            }
-                        }
-                    }
-                    if let Some(out) = out.next() {
-                        *out = finish(folded, [oa, ob, oc]);
-                    }
-                }
-            }
-        }
+    let window = &pool.window;
+    let planes = x.chunks_exact(window.input_len());
+    for (plane, out) in planes.zip(y.chunks_exact_mut(window.output_len())) {
+        let sheet = Sheet::new(window, plane, identity);
+        slide(&sheet, 0, &sheet.taps(), identity, &step, &finish, out);
     }
 }

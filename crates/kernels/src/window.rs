@@ -91,6 +91,12 @@ impl Axis {
         (first.min(last), last)
     }
 
+    /// Positions that the windows reach over, and the padded input at least.
+    pub(crate) fn span(&self) -> usize {
+        let padded = self.begin + self.input + self.end;
+        padded.max((self.output - 1) * self.stride + self.extent())
+    }
+
     /// Extent of the dilated window.
     pub(crate) fn extent(&self) -> usize {
         (self.kernel - 1) * self.dilation + 1
@@ -144,8 +150,28 @@ impl Window {
         product(axes.map(|a| a.input))?;
         product(axes.map(|a| a.output))?;
         product(axes.map(|a| a.kernel))?;
-        product(axes.map(|a| a.begin + a.input + a.end))?;
+        product(axes.map(|a| a.span() + a.stride))?;
         Ok(window)
+    }
+
+    /// The same windows with fewer axes, where two neighbours may be taken for one: every output
+    /// sees exactly the input of the same place.
+    pub(crate) fn flattened(mut self) -> Window {
+        let plain = |a: &Axis| a.kernel == 1 && a.stride == 1 && a.begin == 0 && a.end == 0;
+        for outer in [1, 0] {
+            let [before, after] = [self.axes[outer], self.axes[2]];
+            if !plain(&before) || !plain(&after) {
+                break;
+            }
+            let size = before.input * after.input;
+            self.axes[2] = Axis {
+                input: size,
+                output: size,
+                ..Axis::UNIT
+            };
+            self.axes[outer] = Axis::UNIT;
+        }
+        self
     }
 
     pub(crate) fn input_len(&self) -> usize {
@@ -216,8 +242,9 @@ fn axis(spec: &WindowSpec<'_>, i: usize) -> Result<Axis, ShapeError> {
     Ok(Axis {
         input,
         kernel,
-        stride,
-        dilation,
+        // Steps that are never taken must not size anything.
+        stride: if output == 1 { 1 } else { stride },
+        dilation: if kernel == 1 { 1 } else { dilation },
         begin,
         end,
         output,

@@ -1,28 +1,33 @@
-//! The definition of the matrix product.
+//! Tiles in plain Rust.
 
-use super::{BLOCK_K, PANEL, PackedB};
+use super::{Block, PANEL, Row};
 use crate::math::canonical;
 
-/// `C = A · B`, each output by itself.
-pub(crate) fn gemm(m: usize, a: &[f32], b: &PackedB, c: &mut [f32]) {
-    for i in 0..m {
-        let row = &a[i * b.k..(i + 1) * b.k];
-        for j in 0..b.n {
-            let panel = &b.panels[j / PANEL * b.k * PANEL..];
-            c[i * b.n + j] = canonical(product(row, |k| panel[k * PANEL + j % PANEL]));
-        }
-    }
-}
+/// Tiles that any machine can compute.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles;
 
-/// The sum of `row[k] · column(k)`, in the order that the specification fixes.
-pub(crate) fn product(row: &[f32], column: impl Fn(usize) -> f32) -> f32 {
-    let mut total = 0.0f32;
-    for (block, values) in row.chunks(BLOCK_K).enumerate() {
-        let mut sum = 0.0f32;
-        for (k, &value) in values.iter().enumerate() {
-            sum = value.mul_add(column(block * BLOCK_K + k), sum);
+impl super::Tiles for Tiles {
+    fn tile(
+        self,
+        height: usize,
+        sliver: &[f32],
+        panel: &[Row],
+        out: &mut [f32],
+        stride: usize,
+        block: Block,
+    ) {
+        for i in 0..height {
+            let mut sums = [0.0f32; PANEL];
+            for (values, row) in sliver.chunks_exact(height).zip(panel) {
+                for (sum, &b) in sums.iter_mut().zip(&row.0) {
+                    *sum = values[i].mul_add(b, *sum);
+                }
+            }
+            for (out, sum) in out[i * stride..][..PANEL].iter_mut().zip(sums) {
+                let total = if block.first { sum } else { *out + sum };
+                *out = if block.last { canonical(total) } else { total };
+            }
         }
-        total = if block == 0 { sum } else { total + sum };
     }
-    total
 }

@@ -1,7 +1,11 @@
 //! Convolution over one to three spatial axes, as a matrix product that never stores its
 //! unfolded input.
 
-use crate::isa::Isa;
+mod depthwise;
+mod unfold;
+
+use crate::gemm::{BLOCK_K, Slivers};
+use crate::isa::{Isa, Kernel};
 use crate::math::canonical;
 use crate::window::{ShapeError, Window, WindowSpec, product};
 
@@ -40,6 +44,7 @@ pub struct Conv {
     group_in: usize,
     group_out: usize,
     window: Window,
+    output_shape: Vec<usize>,
 }
 
 impl Conv {
@@ -95,14 +100,15 @@ impl Conv {
             groups: spec.groups,
             group_in: spec.in_channels / spec.groups,
             group_out: spec.out_channels / spec.groups,
-            window,
+            window: window.flattened(),
+            output_shape: window.output_shape(),
         })
     }
 
     /// Spatial sizes of the output, outermost first.
     #[must_use]
     pub fn output_shape(&self) -> Vec<usize> {
-        self.window.output_shape()
+        self.output_shape.clone()
     }
 
     /// Number of input values: batch × channels × spatial sizes.
@@ -133,12 +139,35 @@ impl Conv {
     fn depth(&self) -> usize {
         self.group_in * self.window.kernel_len()
     }
+
+    /// Groups, output channels of a group, products in one output.
+    fn filter_shape(&self) -> [usize; 3] {
+        [self.groups, self.group_out, self.depth()]
+    }
+
+    /// Whether the sums are too small to gain from tiles: one channel in and few out, in a single
+    /// block of k.
+    fn is_depthwise(&self) -> bool {
+        self.group_in == 1 && self.group_out <= 4 && self.depth() <= BLOCK_K
+    }
 }
 
 /// The filters of a convolution, arranged once for the kernels.
-#[derive(Clone, Debug)]
+///
+/// Packing depends on no instruction set; packed filters serve them all.
+#[derive(Clone)]
 pub struct PackedFilters {
-    filters: Vec<f32>,
+    /// Groups, output channels of a group, products in one output.
+    shape: [usize; 3],
+    packed: Packed,
+}
+
+#[derive(Clone)]
+enum Packed {
+    /// As given, for the depthwise form.
+    Plain(Vec<f32>),
+    /// For each group.
+    Slivers(Vec<Slivers>),
 }
 
 impl PackedFilters {
@@ -153,9 +182,27 @@ impl PackedFilters {
             conv.filter_len(),
             "pack: number of filter values"
         );
+        let packed = if conv.is_depthwise() {
+            Packed::Plain(filters.to_vec())
+        } else {
+            let groups = filters.chunks_exact(conv.group_out * conv.depth());
+            Packed::Slivers(
+                groups
+                    .map(|group| Slivers::of(group, conv.depth()))
+                    .collect(),
+            )
+        };
         PackedFilters {
-            filters: filters.to_vec(),
+            shape: conv.filter_shape(),
+            packed,
         }
+    }
+}
+
+impl std::fmt::Debug for PackedFilters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [groups, channels, depth] = self.shape;
+        write!(f, "PackedFilters({groups} × {channels} × {depth})")
     }
 }
 
@@ -179,58 +226,56 @@ pub fn conv(
     assert_eq!(x.len(), conv.input_len(), "conv: input length");
     assert_eq!(y.len(), conv.output_len(), "conv: output length");
     assert_eq!(
-        filters.filters.len(),
-        conv.filter_len(),
+        filters.shape,
+        conv.filter_shape(),
         "conv: filters of another geometry"
     );
     if let Some(bias) = bias {
         assert_eq!(bias.len(), conv.out_channels(), "conv: bias length");
     }
-    let _ = isa;
-    portable(conv, x, filters, bias, y);
-}
-
-/// The definition of the convolution.
-fn portable(conv: &Conv, x: &[f32], filters: &PackedFilters, bias: Option<&[f32]>, y: &mut [f32]) {
-    let (channels, depth) = (conv.out_channels(), conv.depth());
-    let (plane, out_plane) = (conv.window.input_len(), conv.window.output_len());
-    for (image, out) in y.chunks_exact_mut(channels * out_plane).enumerate() {
-        for (channel, out) in out.chunks_exact_mut(out_plane).enumerate() {
-            let group = channel / conv.group_out;
-            let first = (image * conv.groups + group) * conv.group_in;
-            let input = &x[first * plane..(first + conv.group_in) * plane];
-            let filter = &filters.filters[channel * depth..(channel + 1) * depth];
-            for (position, out) in out.iter_mut().enumerate() {
-                let sum = crate::gemm::product(filter, |k| tap(conv, input, position, k));
-                *out = canonical(match bias {
-                    Some(bias) => sum + bias[channel],
-                    None => sum,
+    let inputs = x.chunks_exact(conv.group_in * conv.window.input_len());
+    let outputs = y.chunks_exact_mut(conv.group_out * conv.window.output_len());
+    for (i, (x, y)) in inputs.zip(outputs).enumerate() {
+        let group = i % conv.groups;
+        match &filters.packed {
+            Packed::Plain(filters) => {
+                let filters = &filters[group * conv.group_out * conv.depth()..];
+                isa.run(depthwise::Depthwise {
+                    window: &conv.window,
+                    x,
+                    filters,
+                    y,
                 });
             }
+            Packed::Slivers(slivers) => unfold::convolve(isa, &conv.window, x, &slivers[group], y),
+        }
+        if let Some(bias) = bias {
+            let bias = &bias[group * conv.group_out..(group + 1) * conv.group_out];
+            isa.run(AddBias {
+                bias,
+                plane: conv.window.output_len(),
+                y,
+            });
         }
     }
 }
 
-/// The input value under window position `k` at output `position`: +0.0 in the padding.
-fn tap(conv: &Conv, input: &[f32], position: usize, k: usize) -> f32 {
-    let [a, b, c] = &conv.window.axes;
-    let (oc, ob, oa) = (
-        position % c.output,
-        position / c.output % b.output,
-        position / c.output / b.output,
-    );
-    let (kc, kb, ka) = (
-        k % c.kernel,
-        k / c.kernel % b.kernel,
-        k / c.kernel / b.kernel % a.kernel,
-    );
-    let channel = k / conv.window.kernel_len();
-    let ia = (oa * a.stride + ka * a.dilation).wrapping_sub(a.begin);
-    let ib = (ob * b.stride + kb * b.dilation).wrapping_sub(b.begin);
-    let ic = (oc * c.stride + kc * c.dilation).wrapping_sub(c.begin);
-    if ia < a.input && ib < b.input && ic < c.input {
-        input[((channel * a.input + ia) * b.input + ib) * c.input + ic]
-    } else {
-        0.0
+/// Adds to each plane its value.
+struct AddBias<'a> {
+    bias: &'a [f32],
+    plane: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for AddBias<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (y, &bias) in self.y.chunks_exact_mut(self.plane).zip(self.bias) {
+            for y in y {
+                *y = canonical(*y + bias);
+            }
+        }
     }
 }

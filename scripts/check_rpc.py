@@ -8,6 +8,7 @@ The key is that of a funded account: unless told, the first development account 
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from eth_account import Account
@@ -15,13 +16,7 @@ from report import Report, equal, refused
 from web3 import Web3
 from web3.exceptions import BlockNotFound, ContractCustomError, ContractLogicError, Web3Exception
 
-ABI = Path(__file__).resolve().parents[1] / "contracts" / "abi"
-MODULES = {  # contracts/LemmaAddresses.sol
-    "ILemmaModels": "0x4c454D4D41000000000000000000000000000001",
-    "ILemmaNodes": "0x4C454d4D41000000000000000000000000000002",
-    "ILemmaReceipts": "0x4c454D4D41000000000000000000000000000003",
-    "ILemmaHistory": "0x4C454d4d41000000000000000000000000000004",
-}
+CONTRACTS = Path(__file__).resolve().parents[1] / "contracts"
 GWEI = 10**9
 # Public knowledge: the first account of the mnemonic "test test test test test test test test test test test junk".
 DEVELOPMENT_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
@@ -66,8 +61,11 @@ class Wallet:
 
 
 def module(w3, name):
-    abi = json.loads((ABI / f"{name}.json").read_text())
-    return w3.eth.contract(MODULES[name], abi=abi)
+    """A system module by its constant in LemmaAddresses.sol, with the ABI of its interface."""
+    addresses = (CONTRACTS / "LemmaAddresses.sol").read_text()
+    address = re.search(rf"constant {name} = (0x[0-9a-fA-F]{{40}});", addresses)[1]
+    abi = (CONTRACTS / "abi" / f"ILemma{name.capitalize()}.json").read_text()
+    return w3.eth.contract(address, abi=json.loads(abi))
 
 
 def custom_error(contract, error):
@@ -150,7 +148,7 @@ def check_refusals(report, w3, wallet):
 
 
 def check_models(report, w3, wallet):
-    models = module(w3, "ILemmaModels")
+    models = module(w3, "MODELS")
     call = models.functions
     with report.check("models: the samples resolve") as say:
         names = [call.nameAt(i).call() for i in range(call.count().call())]
@@ -198,13 +196,13 @@ def check_models(report, w3, wallet):
 
 def check_modules(report, w3, wallet):
     with report.check("nodes: the workers are registered") as say:
-        nodes = module(w3, "ILemmaNodes").functions
+        nodes = module(w3, "NODES").functions
         registered = [nodes.nodeAt(i).call() for i in range(nodes.count().call())]
         active = [node for node in registered if nodes.nodeOf(node).call()[3]]
         assert active, "none is active"
         say(", ".join(active))
     with report.check("receipts: the log, and a stranger who may not settle") as say:
-        receipts = module(w3, "ILemmaReceipts")
+        receipts = module(w3, "RECEIPTS")
         size, root = receipts.functions.log().call()
         if size:
             worker, _, count, _, _, height = receipts.functions.batchAt(size - 1).call()
@@ -215,7 +213,7 @@ def check_modules(report, w3, wallet):
         equal(custom_error(receipts, raised)[0], "NotActiveNode")
         say(size, "batches, root", "0x" + root.hex())
     with report.check("history: hashes of earlier blocks") as say:
-        history = module(w3, "ILemmaHistory").functions
+        history = module(w3, "HISTORY").functions
         height = w3.eth.block_number
         for block in {0, height // 2, height - 1}:
             equal(history.blockHash(block).call(), bytes(w3.eth.get_block(block).hash), f"hash of block {block}")

@@ -1,1 +1,17 @@
-//! Roles of a node (validator, worker, gateway) wired to the world
+//! The roles of a node, wired to the world: sockets, clocks, files and threads begin here.
+//!
+//! * [`worker`] runs models: it takes requests over HTTP, executes them exactly, signs a receipt for each answer, and
+//!   settles receipts in batches on the ledger.
+//! * [`gateway`] serves clients: it resolves models on the ledger, picks workers, fails over, checks every receipt
+//!   before it returns an answer, and hands out bundles.
+//! * [`host`] serves content: manifests and model files, addressed by BLAKE3.
+//! * [`network`] is all of it in one process: validators, workers and a gateway under one data directory.
+
+pub mod gateway;
+pub mod metrics;
+pub mod network;
+pub mod worker;
+
+pub use gateway::Gateway;
+pub use network::Network;
+pub use worker::Worker;

@@ -299,6 +299,24 @@ impl TensorData {
         (self.data.len() / self.dtype.size()) as u64
     }
 
+    /// The first element that is NaN or infinite, if there is one; always `None` for integers and booleans.
+    #[must_use]
+    pub fn first_non_finite(&self) -> Option<usize> {
+        // A float is not finite when all bits of its exponent are set.
+        let (exponent, size) = match self.dtype {
+            DType::F16 => (0x7c00u64, 2),
+            DType::Bf16 => (0x7f80, 2),
+            DType::F32 => (0x7f80_0000, 4),
+            DType::F64 => (0x7ff0_0000_0000_0000, 8),
+            _ => return None,
+        };
+        self.data.chunks_exact(size).position(|element| {
+            let mut word = [0; 8];
+            word[..size].copy_from_slice(element);
+            u64::from_le_bytes(word) & exponent == exponent
+        })
+    }
+
     /// The name and the elements.
     #[must_use]
     pub fn into_parts(self) -> (String, DType, Vec<u64>, Vec<u8>) {
@@ -453,6 +471,34 @@ mod tests {
             TensorData::new("b", DType::Bool, vec![2], vec![1, 2]),
             Err(TensorError::Bool { index: 1, .. })
         ));
+    }
+
+    #[test]
+    fn non_finite_elements_are_found() {
+        let of = |dtype: DType, bytes: &[u8]| {
+            let shape = vec![(bytes.len() / dtype.size()) as u64];
+            TensorData::new("x", dtype, shape, bytes.to_vec())
+                .unwrap()
+                .first_non_finite()
+        };
+        assert_eq!(
+            of(
+                DType::F32,
+                &[1.0f32, f32::MAX].map(f32::to_le_bytes).concat()
+            ),
+            None
+        );
+        assert_eq!(
+            of(
+                DType::F32,
+                &[1.0f32, f32::NAN].map(f32::to_le_bytes).concat()
+            ),
+            Some(1)
+        );
+        assert_eq!(of(DType::F64, &f64::NEG_INFINITY.to_le_bytes()), Some(0));
+        assert_eq!(of(DType::F16, &[0xff, 0x7b, 0x00, 0xfc]), Some(1));
+        assert_eq!(of(DType::Bf16, &[0x7f, 0x7f, 0xc0, 0xff]), Some(1));
+        assert_eq!(of(DType::I32, &[0xff; 4]), None);
     }
 
     #[test]

@@ -3,11 +3,10 @@
 use crate::{
     BlockContext, Genesis, InvalidTransaction, Missing, StateKey, StateValue, Transaction,
     account::account_key,
-    evm::{self, LedgerEvm},
+    evm::{self, Machine},
 };
 use alloy_primitives::{Address, Bytes, Log, TxKind, U256};
 use revm::{
-    ExecuteEvm,
     context::TxEnv,
     context_interface::result::{EVMError, ExecutionResult, HaltReason},
 };
@@ -73,7 +72,7 @@ pub enum Estimate {
 
 /// A call on the state after a block, resumable like [`crate::Execution`].
 pub struct Call {
-    evm: LedgerEvm,
+    evm: Machine,
     request: CallRequest,
     gas_limit: u64,
     /// Gas limits that the estimate has tried: fails, succeeds.
@@ -83,12 +82,12 @@ pub struct Call {
 impl Call {
     /// Prepares a call in the environment of `block` (the head's own context, usually).
     pub fn new(genesis: Arc<Genesis>, block: &BlockContext, request: CallRequest) -> Self {
-        let mut evm = evm::build(&genesis, block);
-        evm.ctx.cfg.disable_eip3607 = true;
-        evm.ctx.cfg.disable_nonce_check = true;
+        let mut evm = Machine::new(&genesis, block);
+        evm.cfg.disable_eip3607 = true;
+        evm.cfg.disable_nonce_check = true;
         if request.gas_price == 0 {
             // A free call is not held to the base fee; as in other clients, BASEFEE is then zero.
-            evm.ctx.block.basefee = 0;
+            evm.block.basefee = 0;
         }
         let most = block
             .gas_limit
@@ -104,7 +103,7 @@ impl Call {
 
     /// The keys that the call is certain to read.
     pub fn prefetch(&self) -> Vec<StateKey> {
-        let beneficiary = self.evm.ctx.block.beneficiary;
+        let beneficiary = self.evm.block.beneficiary;
         let from = self.request.from.unwrap_or(evm::NOBODY);
         let mut keys: Vec<_> = [Some(from), self.request.to, Some(beneficiary)]
             .into_iter()
@@ -118,7 +117,7 @@ impl Call {
 
     /// Makes the value of a key known; `None` if the state has none.
     pub fn supply(&mut self, key: StateKey, value: Option<StateValue>) {
-        evm::state_mut(&mut self.evm).supply(key, value);
+        self.evm.state.supply(key, value);
     }
 
     /// Runs the call. The state is left as it was, so it may be run again.
@@ -159,7 +158,7 @@ impl Call {
     fn run_with(&mut self, gas_limit: u64) -> Result<CallResult, Missing> {
         let environment = self.environment(gas_limit);
         let result = self.evm.transact(environment);
-        evm::state_mut(&mut self.evm).take_missing()?;
+        self.evm.state.take_missing()?;
         Ok(match result {
             Ok(executed) => CallResult::from(executed.result),
             Err(error) => CallResult::Refused(self.reason(error, gas_limit)),
@@ -190,7 +189,7 @@ impl Call {
         error: EVMError<E, revm::context_interface::result::InvalidTransaction>,
         gas_limit: u64,
     ) -> InvalidTransaction {
-        let block = &self.evm.ctx.block;
+        let block = &self.evm.block;
         match error {
             EVMError::Transaction(invalid) => InvalidTransaction::from_evm(
                 invalid,

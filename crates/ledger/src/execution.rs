@@ -3,15 +3,12 @@
 use crate::{
     Genesis, InvalidTransaction, LogHead, Missing, Receipt, StateKey, StateValue, Transaction,
     account::{account_key, slot_key},
-    evm::{self, LedgerEvm},
+    evm::Machine,
     modules::{self, history, receipts as batches},
     receipt::{logs_bloom, raw_transactions_root, receipts_root},
 };
 use alloy_primitives::{Address, B256, Bloom, Bytes};
-use revm::{
-    ExecuteEvm,
-    context_interface::result::{EVMError, ExecutionResult},
-};
+use revm::context_interface::result::{EVMError, ExecutionResult};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -81,7 +78,7 @@ pub struct Outcome {
 pub struct Execution {
     genesis: Arc<Genesis>,
     block: BlockContext,
-    evm: LedgerEvm,
+    evm: Machine,
     begun: bool,
     gas_used: u64,
     included: Vec<Bytes>,
@@ -91,7 +88,7 @@ pub struct Execution {
 impl Execution {
     /// Starts a block over an empty view of its parent's state.
     pub fn new(genesis: Arc<Genesis>, block: BlockContext) -> Self {
-        let evm = evm::build(&genesis, &block);
+        let evm = Machine::new(&genesis, &block);
         Self {
             genesis,
             block,
@@ -121,7 +118,7 @@ impl Execution {
 
     /// Makes the value of a key in the parent's state known; `None` if it has none.
     pub fn supply(&mut self, key: StateKey, value: Option<StateValue>) {
-        evm::state_mut(&mut self.evm).supply(key, value);
+        self.evm.state.supply(key, value);
     }
 
     /// The block's own part, before any transaction: at height 1 the allocation and the modules' accounts,
@@ -133,7 +130,7 @@ impl Execution {
         if self.begun {
             return Ok(());
         }
-        let state = evm::state_mut(&mut self.evm);
+        let state = &mut self.evm.state;
         batches::head(state)?;
         history::append(state, self.block.number, self.block.parent_hash)?;
         if self.block.number == 1 {
@@ -159,10 +156,10 @@ impl Execution {
             return Ok(Applied::Rejected(reason));
         }
         let result = self.evm.transact(transaction.environment().clone());
-        evm::state_mut(&mut self.evm).take_missing()?;
+        self.evm.state.take_missing()?;
         match result {
             Ok(executed) => {
-                evm::state_mut(&mut self.evm).commit(executed.state);
+                self.evm.state.commit(executed.state);
                 let receipt = self.receipt(transaction, executed.result);
                 self.gas_used = receipt.cumulative_gas_used;
                 self.included.push(transaction.raw().clone());
@@ -176,7 +173,7 @@ impl Execution {
     /// Closes the block.
     pub fn finish(self) -> Outcome {
         assert!(self.begun, "begin the block before finishing it");
-        let state = evm::state(&self.evm);
+        let state = &self.evm.state;
         let known = "begin made the heads of both logs known";
         Outcome {
             batches: batches::head(state).expect(known),
@@ -186,7 +183,7 @@ impl Execution {
             logs_bloom: logs_bloom(&self.receipts),
             gas_used: self.gas_used,
             receipts: self.receipts,
-            writes: self.evm.ctx.journaled_state.database.into_writes(),
+            writes: self.evm.state.into_writes(),
         }
     }
 

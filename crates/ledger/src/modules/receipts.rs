@@ -17,8 +17,8 @@ use super::{
     nodes, slot_keys,
 };
 use crate::{LogHead, Missing, State, StateKey, Transaction, slot_key};
-use alloy_primitives::{Address, B256, U256};
-use alloy_sol_types::{SolCall, SolInterface};
+use alloy_primitives::{Address, B256, Log, U256};
+use alloy_sol_types::{SolCall, SolEvent, SolInterface};
 use lemma_types::{Amount, settlement::BatchRecord};
 
 /// Where the module lives.
@@ -129,6 +129,25 @@ fn settle(frame: &mut Frame<'_>, batch: &settleCall) -> Result<u64, Stop> {
         fees,
     })?;
     Ok(index)
+}
+
+/// The batch that an event of a block at `height` tells of; `None` if it tells of something else.
+///
+/// Only this module emits at [`ADDRESS`], so such an event is the truth.
+pub fn settled_batch(event: &Log, height: u64) -> Option<BatchRecord> {
+    if event.address != ADDRESS {
+        return None;
+    }
+    let settled = BatchSettled::decode_log_data(&event.data).ok()?;
+    Some(BatchRecord {
+        index: settled.index,
+        worker: settled.worker,
+        root: settled.root,
+        count: settled.count,
+        compute_units: settled.computeUnits,
+        fees: Amount::from_units(settled.fees.try_into().ok()?),
+        height,
+    })
 }
 
 /// Appends to the log and pays for the hashes.

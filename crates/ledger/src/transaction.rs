@@ -4,7 +4,7 @@ use alloy_consensus::{
     EthereumTxEnvelope, Transaction as _, TxEip4844, Typed2718, crypto::RecoveryError,
     transaction::SignerRecoverable,
 };
-use alloy_eips::eip2718::{Decodable2718, Eip2718Error, Encodable2718};
+use alloy_eips::eip2718::{Decodable2718, Encodable2718};
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256, uint};
 use revm::{
     context::TxEnv,
@@ -20,9 +20,6 @@ pub const MAX_TRANSACTION_BYTES: usize = 128 * 1024;
 /// Half the order of secp256k1: a larger `s` is the same signature written another way (EIP-2).
 const HALF_ORDER: U256 =
     uint!(0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0_U256);
-
-/// EIP-4844's transaction type byte.
-const BLOB_TYPE: u8 = 3;
 
 type Envelope = EthereumTxEnvelope<TxEip4844>;
 
@@ -96,13 +93,9 @@ impl Transaction {
         if raw.len() > MAX_TRANSACTION_BYTES {
             return Err(TransactionError::TooLarge(raw.len()));
         }
-        if raw.first() == Some(&BLOB_TYPE) {
-            return Err(TransactionError::UnsupportedType(BLOB_TYPE));
-        }
-        let envelope = Envelope::decode_2718_exact(raw).map_err(|error| match error {
-            Eip2718Error::UnexpectedType(ty) => TransactionError::UnsupportedType(ty),
-            other => TransactionError::Malformed(other.to_string()),
-        })?;
+        check_type(raw)?;
+        let envelope = Envelope::decode_2718_exact(raw)
+            .map_err(|error| TransactionError::Malformed(error.to_string()))?;
         if envelope.encoded_2718() != raw {
             return Err(TransactionError::NotCanonical);
         }
@@ -254,6 +247,18 @@ impl Transaction {
 
     pub(crate) fn environment(&self) -> &TxEnv {
         &self.environment
+    }
+}
+
+/// The first byte of an EIP-2718 transaction: its type, or the head of an RLP list for type 0.
+fn check_type(raw: &[u8]) -> Result<(), TransactionError> {
+    match raw.first() {
+        None => Err(TransactionError::Malformed("no bytes".into())),
+        Some(1 | 2 | 4 | 0xc0..) => Ok(()),
+        Some(kind @ ..0x80) => Err(TransactionError::UnsupportedType(*kind)),
+        Some(_) => Err(TransactionError::Malformed(
+            "begins like an RLP string".into(),
+        )),
     }
 }
 

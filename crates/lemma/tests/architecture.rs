@@ -106,7 +106,9 @@ fn dependencies_flow_one_way() {
             }
         }
     }
-    let members = fs::read_dir(root().join("crates")).expect("crates/").count();
+    let members = fs::read_dir(root().join("crates"))
+        .expect("crates/")
+        .count();
     assert_eq!(members, LAYERS.len(), "a crate has no place in LAYERS");
 }
 
@@ -161,7 +163,13 @@ fn product(text: &str) -> &str {
 fn consensus_code_has_no_clock_and_no_hash_order() {
     for name in ["types", "ledger", "verify"] {
         for (path, text) in sources(&root().join("crates").join(name).join("src")) {
-            for banned in ["SystemTime", "Instant::now", "HashMap", "HashSet", "thread_rng"] {
+            for banned in [
+                "SystemTime",
+                "Instant::now",
+                "HashMap",
+                "HashSet",
+                "thread_rng",
+            ] {
                 assert!(
                     !product(&text).contains(banned),
                     "{} names {banned}",
@@ -175,7 +183,8 @@ fn consensus_code_has_no_clock_and_no_hash_order() {
 #[test]
 fn unsafe_code_lives_in_kernels_only() {
     for (path, text) in sources(&root().join("crates")) {
-        let allowed = path.starts_with(root().join("crates/kernels")) || path.ends_with("architecture.rs");
+        let allowed =
+            path.starts_with(root().join("crates/kernels")) || path.ends_with("architecture.rs");
         assert!(
             allowed || !text.contains("allow(unsafe_code)"),
             "{} allows unsafe code",
@@ -188,7 +197,11 @@ fn unsafe_code_lives_in_kernels_only() {
 fn files_fit_their_budget() {
     for (path, text) in sources(&root().join("crates")) {
         let lines = text.lines().count();
-        assert!(lines <= 800, "{} has {lines} lines: split it by ideas", path.display());
+        assert!(
+            lines <= 800,
+            "{} has {lines} lines: split it by ideas",
+            path.display()
+        );
     }
 }
 
@@ -196,9 +209,16 @@ fn files_fit_their_budget() {
 fn young_dependencies_are_pinned_exactly() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace manifest");
     for line in manifest.lines() {
-        let young = ["commonware-", "alloy-consensus", "alloy-eips", "alloy-primitives", "alloy-sol-types", "revm"]
-            .iter()
-            .any(|prefix| line.starts_with(prefix));
+        let young = [
+            "commonware-",
+            "alloy-consensus",
+            "alloy-eips",
+            "alloy-primitives",
+            "alloy-sol-types",
+            "revm",
+        ]
+        .iter()
+        .any(|prefix| line.starts_with(prefix));
         assert!(!young || line.contains("\"="), "not pinned exactly: {line}");
     }
 }

@@ -1,12 +1,24 @@
 //! The modules' interfaces, generated from the Solidity files: encode calls, decode results, events and
 //! errors with these types.
 
-use alloy_sol_types::{SolInterface, decode_revert_reason, sol};
+use alloy_sol_types::{Panic, Revert, SolError, SolInterface, sol};
 
-sol!("../../contracts/ILemmaModels.sol");
-sol!("../../contracts/ILemmaNodes.sol");
-sol!("../../contracts/ILemmaReceipts.sol");
-sol!("../../contracts/ILemmaHistory.sol");
+sol!(
+    #[sol(all_derives)]
+    "../../contracts/ILemmaModels.sol"
+);
+sol!(
+    #[sol(all_derives)]
+    "../../contracts/ILemmaNodes.sol"
+);
+sol!(
+    #[sol(all_derives)]
+    "../../contracts/ILemmaReceipts.sol"
+);
+sol!(
+    #[sol(all_derives)]
+    "../../contracts/ILemmaHistory.sol"
+);
 
 /// What revert data says in words: a module's error, Solidity's `Error(string)` or `Panic`.
 pub fn explain(output: &[u8]) -> Option<String> {
@@ -14,7 +26,14 @@ pub fn explain(output: &[u8]) -> Option<String> {
         .or_else(|| nodes_error(output))
         .or_else(|| receipts_error(output))
         .or_else(|| history_error(output))
-        .or_else(|| decode_revert_reason(output))
+        .or_else(|| solidity_error(output))
+}
+
+fn solidity_error(output: &[u8]) -> Option<String> {
+    let revert = Revert::abi_decode_validate(output).map(|revert| revert.reason);
+    revert
+        .or_else(|_| Panic::abi_decode_validate(output).map(|panic| panic.to_string()))
+        .ok()
 }
 
 fn models_error(output: &[u8]) -> Option<String> {

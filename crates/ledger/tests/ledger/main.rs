@@ -1,0 +1,21 @@
+//! The ledger as its users see it: blocks of signed transactions go in, outcomes come out.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation
+)]
+
+mod blocks;
+mod calls;
+mod contracts;
+mod evm;
+mod golden;
+mod history;
+mod models;
+mod nodes;
+mod reference_model;
+mod settlement;
+mod support;
+mod transactions;

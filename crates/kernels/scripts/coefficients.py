@@ -5,7 +5,7 @@ Needs mpmath. Prints Rust arrays, highest power first, with the worst weighted e
 polynomial as a power of two. The numbers in src/math/ are this script's output.
 
 Each polynomial is the minimax one for its weight (Remez exchange, 60 digits). Coefficients are then
-rounded to the format one by one, the most influential first, and the rest fitted again each time,
+rounded to the format one by one, the lowest power first, and the rest fitted again each time,
 so that rounding costs next to nothing.
 """
 
@@ -56,9 +56,7 @@ def remez(f, weight, free, low, high, rounds=12):
         if len(extremes) < n + 1:
             break
         while len(extremes) > n + 1:
-            drop_smallest(extremes)
-        if len(extremes) < n + 1:
-            break
+            drop_smallest(extremes, len(extremes) - n - 1)
         points = [x for x, _ in extremes]
         worst = max(abs(e) for _, e in extremes)
         if worst - level < level * mpf("1e-4"):
@@ -80,19 +78,21 @@ def local_extremes(grid, errors):
     return found
 
 
-def drop_smallest(extremes):
-    """Removes the least extreme; its neighbours, of equal sign, become one."""
+def drop_smallest(extremes, surplus):
+    """Removes the smaller end, or where more must go the smallest with one of its neighbours."""
     i = min(range(len(extremes)), key=lambda j: abs(extremes[j][1]))
+    if surplus == 1 or i in (0, len(extremes) - 1):
+        extremes.pop(0 if abs(extremes[0][1]) < abs(extremes[-1][1]) else -1)
+        return
     extremes.pop(i)
-    if 0 < i < len(extremes):
-        extremes.pop(i if abs(extremes[i][1]) < abs(extremes[i - 1][1]) else i - 1)
+    extremes.pop(i if abs(extremes[i][1]) < abs(extremes[i - 1][1]) else i - 1)
 
 
-def fit(name, f, weight, degree, low, high, fmt, order=None):
-    """Minimax coefficients of 1, x, ..., x**degree, rounded one by one in `order`."""
+def fit(name, f, weight, degree, low, high, fmt):
+    """Minimax coefficients of 1, x, ..., x**degree, rounded one by one from the lowest power."""
     rounding = to_f32 if fmt == "f32" else to_f64
     fixed = {}
-    for power in order or range(degree + 1):
+    for power in range(degree + 1):
         free = [p for p in range(degree + 1) if p not in fixed]
         rest = lambda x: f(x) - sum(c * x**p for p, c in fixed.items())
         solution = remez(rest, weight, free, low, high)
@@ -132,8 +132,7 @@ def main():
     if want("log"):
         f = series(lambda x: (log(1 + x) - x + x**2 / 2) / x**3, [mpf(1) / 3, -mpf(1) / 4, mpf(1) / 5])
         w = series(lambda x: abs(x**3 / log(1 + x)) + mpf("1e-9"), [mpf("1e-9")])
-        for degree in (6, 7, 8):
-            fit(f"log: (ln(1+f) - f + f^2/2) / f^3, degree {degree}", f, w, degree, sqrt(mpf(1) / 2) - 1, sqrt(mpf(2)) - 1, "f32")
+        fit("log: (ln(1+f) - f + f^2/2) / f^3", f, w, 8, sqrt(mpf(1) / 2) - 1, sqrt(mpf(2)) - 1, "f32")
     if want("tanh"):
         def g(q):
             x = sqrt(q)
@@ -145,22 +144,18 @@ def main():
         c = 2 / sqrt(pi)
         f = series(lambda q: erf(sqrt(q)) / sqrt(q) - 1, [c - 1, -c / 3, c / 10])
         w = lambda q: 1 / (erf(sqrt(q)) / sqrt(q)) if q > 0 else 1 / c
-        for degree in (5, 6):
-            fit(f"erf: erf(x)/x - 1 in x^2, |x| <= 0.9375, degree {degree}", f, w, degree, 0, mpf("0.9375") ** 2, "f32")
+        fit("erf: erf(x)/x - 1 in x^2, |x| <= 0.9375", f, w, 6, 0, mpf("0.9375") ** 2, "f32")
     if want("erfc"):
         f = lambda t: log(erfc(t))
-        for degree in (6, 7, 8):
-            fit(f"erfc: ln(erfc(t)), degree {degree}", f, lambda t: erfc(t), degree, mpf("0.9375"), mpf("4.0"), "f32", order=None)
+        fit("erfc: ln(erfc(t))", f, lambda t: erfc(t), 7, mpf("0.9375"), mpf("4.0"), "f32")
     if want("sin"):
         quarter = (pi / 4 * mpf("1.0005")) ** 2
         f = series(lambda q: (sin(sqrt(q)) / sqrt(q) - 1) / q, [-mpf(1) / 6, mpf(1) / 120, -mpf(1) / 5040])
         w = lambda q: q / (sin(sqrt(q)) / sqrt(q)) + mpf("1e-9") if q > 0 else mpf("1e-9")
-        fit("sin: (sin(r)/r - 1) / r^2 in r^2", f, w, 2, 0, quarter, "f32")
         fit("sin: (sin(r)/r - 1) / r^2 in r^2", f, w, 3, 0, quarter, "f32")
         f = series(lambda q: (cos(sqrt(q)) - 1 + q / 2) / q**2, [mpf(1) / 24, -mpf(1) / 720, mpf(1) / 40320])
         w = lambda q: q**2 / cos(sqrt(q)) + mpf("1e-9")
         fit("cos: (cos(r) - 1 + r^2/2) / r^4 in r^2", f, w, 2, 0, quarter, "f32")
-        fit("cos: (cos(r) - 1 + r^2/2) / r^4 in r^2", f, w, 3, 0, quarter, "f32")
     if want("pow"):
         ln2 = log(mpf(2))
         def g(q):

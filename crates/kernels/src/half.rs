@@ -19,11 +19,11 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     } else {
         finite
     };
-    if magnitude > 0x7c00 {
-        CANONICAL_NAN
+    f32::from_bits(if magnitude > 0x7c00 {
+        CANONICAL_NAN.to_bits()
     } else {
-        f32::from_bits(sign | rest)
-    }
+        sign | rest
+    })
 }
 
 /// The value of bfloat16 bits: exact; NaN becomes [`CANONICAL_NAN`].

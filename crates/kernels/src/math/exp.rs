@@ -2,24 +2,30 @@
 
 use super::{canonical, horner, with_sign};
 
-/// 1.5 · 2²³: adding it leaves the nearest integer in the low bits of the mantissa.
+/// 1.5 · 2²³: a sum with it is rounded to an integer, which stands in the low bits.
 const MAGIC: f32 = 12_582_912.0;
-const LOG2_E: f32 = std::f32::consts::LOG2_E;
-/// ln 2 in two parts, the first short enough that its product with any exponent is exact.
-const LN_2_HIGH: f32 = f32::from_bits(0x3f31_8000);
-const LN_2_LOW: f32 = f32::from_bits(0xb95e_8083);
 
-/// (eʳ − 1 − r) ÷ r² for |r| ≤ ½ ln 2.
-const EXP: [f32; 6] = [
-    1.987_569_1e-4,
-    1.398_199_9e-3,
-    8.333_452e-3,
-    4.166_58e-2,
-    1.666_666_5e-1,
-    0.5,
+/// log₂ e.
+const LOG2_E: f32 = f32::from_bits(0x3fb8_aa3b);
+
+/// ln 2 in two parts; the first has so few bits that its product with an exponent is exact.
+pub(super) const LN_2_HIGH: f32 = f32::from_bits(0x3f31_8000);
+pub(super) const LN_2_LOW: f32 = f32::from_bits(0xb95e_8083);
+
+/// (eʳ − 1 − r) ÷ r² for |r| ≤ ½ ln 2, to 2⁻²⁸ of eʳ.
+const EXP: [f32; 5] = [
+    f32::from_bits(0x3ab5_6431), // r⁴
+    f32::from_bits(0x3c09_1ef9), // r³
+    f32::from_bits(0x3d2a_ac2c), // r²
+    f32::from_bits(0x3e2a_aa46), // r
+    f32::from_bits(0x3eff_fffe), // 1
 ];
 
-/// eˣ.
+/// Bounds of the argument: beyond them eˣ is zero or infinite in any case.
+const EXP_MIN: f32 = -105.0;
+const EXP_MAX: f32 = 90.0;
+
+/// eˣ, with an error below 1 ulp; subnormal results included.
 #[must_use]
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
@@ -29,19 +35,28 @@ pub fn exp(x: f32) -> f32 {
 /// [`exp`] with whatever NaN comes out.
 #[inline(always)]
 pub(super) fn exp_raw(x: f32) -> f32 {
-    // Beyond these the result is infinite or zero whatever the value; NaN passes through.
-    let x = if x > 90.0 { 90.0 } else { x };
-    let x = if x < -105.0 { -105.0 } else { x };
-    let shifted = x.mul_add(LOG2_E, MAGIC);
-    let n = shifted - MAGIC;
-    let r = n.mul_add(-LN_2_HIGH, x);
-    let r = n.mul_add(-LN_2_LOW, r);
-    let y = 1.0 + (r * r).mul_add(horner(r, &EXP), r);
+    let (n, t) = reduce(x);
+    let y = 1.0 + t;
     // 2ⁿ in two factors, so that a subnormal result is rounded once.
-    let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
     let first = n >> 1;
-    let second = n.wrapping_sub(first);
-    y * power_of_two(first) * power_of_two(second)
+    y * power_of_two(first) * power_of_two(n.wrapping_sub(first))
+}
+
+/// n and t, where eˣ = 2ⁿ · (1 + t) and |t| < 0.42.
+#[inline(always)]
+fn reduce(x: f32) -> (i32, f32) {
+    // NaN fails both comparisons and stays.
+    let x = if x > EXP_MAX { EXP_MAX } else { x };
+    let x = if x < EXP_MIN { EXP_MIN } else { x };
+    let shifted = x.mul_add(LOG2_E, MAGIC);
+    let whole = shifted - MAGIC;
+    let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
+    // x − n·ln 2: the first difference is exact, what the second one loses is kept.
+    let most = whole.mul_add(-LN_2_HIGH, x);
+    let r = whole.mul_add(-LN_2_LOW, most);
+    let lost = whole.mul_add(-LN_2_LOW, most - r);
+    let t = r + (r * r).mul_add(horner(r, &EXP), lost);
+    (n, t)
 }
 
 /// 2ⁿ for −127 < n < 128.
@@ -50,38 +65,90 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) as u32) << 23)
 }
 
-/// 1 ÷ (1 + e⁻ˣ).
+/// eˣ − 1 for x ≤ 0, without cancellation; for x > 0 anything.
+#[inline(always)]
+pub(super) fn exp_minus_one_of_negative(x: f32) -> f32 {
+    // e⁻⁶⁴ vanishes beside 1.
+    let x = if x < -64.0 { -64.0 } else { x };
+    let (n, t) = reduce(x);
+    let scale = power_of_two(n);
+    scale.mul_add(t, scale - 1.0)
+}
+
+/// 1 ÷ (1 + e⁻ˣ), with an error below 2 ulp.
 #[must_use]
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     let z = exp_raw(-x.abs());
     let top = if x < 0.0 { z } else { 1.0 };
-    canonical(top / (1.0 + z))
+    // top ÷ (1 + z), corrected by what the sum and the quotient lost.
+    let sum = 1.0 + z;
+    let lost = (1.0 - sum) + z;
+    let inverse = 1.0 / sum;
+    let y = top * inverse;
+    let rest = (-y).mul_add(lost, (-y).mul_add(sum, top));
+    canonical(rest.mul_add(inverse, y))
 }
 
-/// Hyperbolic tangent.
+/// Where tanh passes from the polynomial to the exponential.
+const TANH_SMALL: f32 = 0.625;
+
+/// (tanh(x)/x − 1) ÷ x² in x² for |x| < 0.625, to 2⁻²⁷ of tanh(x)/x.
+const TANH: [f32; 5] = [
+    f32::from_bits(0xbbba_8672), // x⁸
+    f32::from_bits(0x3ca8_fc67), // x⁶
+    f32::from_bits(0xbd5c_1ad2), // x⁴
+    f32::from_bits(0x3e08_837b), // x²
+    f32::from_bits(0xbeaa_aa99), // 1
+];
+
+/// Hyperbolic tangent, with an error below 1.5 ulp.
 #[must_use]
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
-    let e = exp_raw(2.0 * x.abs());
-    canonical(with_sign(1.0 - 2.0 / (e + 1.0), x))
+    let a = x.abs();
+    let q = a * a;
+    let small = (a * q).mul_add(horner(q, &TANH), a);
+    let large = 1.0 - 2.0 / (exp_raw(2.0 * a) + 1.0);
+    let y = if a < TANH_SMALL { small } else { large };
+    canonical(with_sign(y, x))
 }
 
-/// Error function.
+/// Where erf passes from the polynomial to the exponential, and where it is 1.
+const ERF_SMALL: f32 = 0.9375;
+const ERF_ONE: f32 = 4.0;
+
+/// erf(x)/x − 1 in x² for |x| < 0.9375, to 2⁻³⁰ of erf(x)/x.
+const ERF: [f32; 7] = [
+    f32::from_bits(0x38a7_c72c), // x¹²
+    f32::from_bits(0xba53_0937), // x¹⁰
+    f32::from_bits(0x3baa_2554), // x⁸
+    f32::from_bits(0xbcdc_0090), // x⁶
+    f32::from_bits(0x3de7_16b2), // x⁴
+    f32::from_bits(0xbec0_93a0), // x²
+    f32::from_bits(0x3e03_75d4), // 1
+];
+
+/// ln(1 − erf(t)) for 0.9375 ≤ t ≤ 4: the error times 1 − erf(t) is below 2⁻³⁴.
+const LN_ERFC: [f32; 8] = [
+    f32::from_bits(0xb7b3_34da), // t⁷
+    f32::from_bits(0x39e5_68b8), // t⁶
+    f32::from_bits(0xbb89_2b64), // t⁵
+    f32::from_bits(0x3cce_1a1a), // t⁴
+    f32::from_bits(0xbddd_e1ed), // t³
+    f32::from_bits(0xbf22_1f66), // t²
+    f32::from_bits(0xbf90_94d7), // t
+    f32::from_bits(0x393d_1c2c), // 1
+];
+
+/// Error function, with an error below 1.5 ulp.
 #[must_use]
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
     let a = x.abs();
-    let t = 1.0 / a.mul_add(0.327_591_1, 1.0);
-    let p = horner(
-        t,
-        &[
-            1.061_405_4,
-            -1.453_152_1,
-            1.421_413_8,
-            -0.284_496_74,
-            0.254_829_6,
-        ],
-    );
-    canonical(with_sign(1.0 - p * t * exp_raw(-a * a), x))
+    let small = a.mul_add(horner(a * a, &ERF), a);
+    let t = if a > ERF_ONE { ERF_ONE } else { a };
+    let large = 1.0 - exp_raw(horner(t, &LN_ERFC));
+    let y = if a < ERF_SMALL { small } else { large };
+    canonical(with_sign(y, x))
 }

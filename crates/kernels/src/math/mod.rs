@@ -15,10 +15,19 @@ pub use trig::{cos, sin};
 pub const CANONICAL_NAN: f32 = f32::from_bits(0x7fc0_0000);
 
 /// `x`, with every NaN replaced by [`CANONICAL_NAN`].
+///
+/// The choice is made between integers: for floats the compiler may reason that one NaN is as good
+/// as another, and drop it.
 #[must_use]
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { CANONICAL_NAN } else { x }
+    let bits = x.to_bits();
+    let is_nan = bits & 0x7fff_ffff > f32::INFINITY.to_bits();
+    f32::from_bits(if is_nan {
+        CANONICAL_NAN.to_bits()
+    } else {
+        bits
+    })
 }
 
 /// a + b.
@@ -64,11 +73,11 @@ pub fn max(a: f32, b: f32) -> f32 {
     let equal = f32::from_bits(a.to_bits() & b.to_bits());
     let larger = if a > b { a } else { b };
     let ordered = if a == b { equal } else { larger };
-    if a.is_nan() | b.is_nan() {
-        CANONICAL_NAN
+    canonical(if a.is_nan() | b.is_nan() {
+        f32::NAN
     } else {
         ordered
-    }
+    })
 }
 
 /// The smaller of two values; NaN if either is; −0 is smaller than +0.
@@ -78,11 +87,11 @@ pub fn min(a: f32, b: f32) -> f32 {
     let equal = f32::from_bits(a.to_bits() | b.to_bits());
     let smaller = if a < b { a } else { b };
     let ordered = if a == b { equal } else { smaller };
-    if a.is_nan() | b.is_nan() {
-        CANONICAL_NAN
+    canonical(if a.is_nan() | b.is_nan() {
+        f32::NAN
     } else {
         ordered
-    }
+    })
 }
 
 /// `min(max(x, low), high)`: where `low > high` the result is `high`.
@@ -201,7 +210,7 @@ fn gate(x: f32, g: f32) -> f32 {
 #[must_use]
 #[inline(always)]
 pub fn elu(x: f32, alpha: f32) -> f32 {
-    let negative = alpha * (exp(x) - 1.0);
+    let negative = alpha * exp::exp_minus_one_of_negative(x);
     let y = if x > 0.0 { x } else { negative };
     canonical(y)
 }

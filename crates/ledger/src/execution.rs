@@ -87,7 +87,11 @@ pub struct Execution {
 
 impl Execution {
     /// Starts a block over an empty view of its parent's state.
+    ///
+    /// # Panics
+    /// If the block's number is 0: the genesis block is not executed.
     pub fn new(genesis: Arc<Genesis>, block: BlockContext) -> Self {
+        assert_ne!(block.number, 0, "the genesis block is not executed");
         let evm = Machine::new(&genesis, &block);
         Self {
             genesis,
@@ -126,6 +130,9 @@ impl Execution {
     ///
     /// # Errors
     /// [`Missing`]: supply the values and call again.
+    ///
+    /// # Panics
+    /// If the values supplied are not those of the state after the block before this one.
     pub fn begin(&mut self) -> Result<(), Missing> {
         if self.begun {
             return Ok(());

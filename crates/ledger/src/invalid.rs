@@ -33,6 +33,9 @@ pub enum InvalidTransaction {
         /// The sender's balance.
         balance: U256,
     },
+    /// Value and gas together exceed 256 bits: nobody has so much.
+    #[error("value and gas together may cost more than 2^256 wei")]
+    CostOverflows,
     /// The highest price per gas is below the block's base fee.
     #[error("max fee of {max_fee} wei per gas is below the block's base fee of {base_fee}")]
     FeeBelowBaseFee {
@@ -122,10 +125,7 @@ impl InvalidTransaction {
                 required: *fee,
                 balance: *balance,
             },
-            Evm::OverflowPaymentInTransaction => Self::InsufficientFunds {
-                required: U256::MAX,
-                balance: U256::ZERO,
-            },
+            Evm::OverflowPaymentInTransaction => Self::CostOverflows,
             Evm::GasPriceLessThanBasefee => Self::FeeBelowBaseFee { max_fee, base_fee },
             Evm::PriorityFeeGreaterThanMaxFee => Self::TipAboveMaxFee,
             Evm::CallerGasLimitMoreThanBlock => Self::GasAboveBlock {

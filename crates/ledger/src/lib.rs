@@ -38,7 +38,7 @@ pub use key::{Missing, StateKey, StateValue};
 pub use lemma_types::block::LogHead;
 pub use receipt::{Receipt, logs_bloom, receipts_root, transactions_root};
 pub use state::State;
-pub use transaction::{MAX_TRANSACTION_BYTES, Transaction, TransactionError};
+pub use transaction::{MAX_AUTHORIZATIONS, MAX_TRANSACTION_BYTES, Transaction, TransactionError};
 
 /// The EVM rules in force: Osaka, from block 1 on.
 pub const SPEC: revm::primitives::hardfork::SpecId = revm::primitives::hardfork::SpecId::OSAKA;

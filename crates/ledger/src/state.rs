@@ -6,7 +6,7 @@ use crate::{
         account_key, code_key, code_keys, code_length, decode_account, decode_code, decode_word,
         encode_code, encode_word, slot_key,
     },
-    modules::history,
+    modules::{self, history},
 };
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
 use revm::{
@@ -87,6 +87,9 @@ impl State {
     fn code_by_hash(&self, hash: B256) -> Result<Bytes, Missing> {
         if hash == KECCAK256_EMPTY || hash.is_zero() {
             return Ok(Bytes::new());
+        }
+        if hash == modules::CODE_HASH {
+            return Ok(Bytes::from_static(&modules::CODE));
         }
         let Some(first) = self.get(code_key(hash, 0))? else {
             return Ok(Bytes::new());

@@ -17,6 +17,9 @@ use revm::{
 /// The largest transaction accepted, in bytes of its EIP-2718 encoding.
 pub const MAX_TRANSACTION_BYTES: usize = 128 * 1024;
 
+/// The most EIP-7702 authorizations in one transaction: each costs a signature recovery on decoding.
+pub const MAX_AUTHORIZATIONS: usize = 128;
+
 /// Half the order of secp256k1: a larger `s` is the same signature written another way (EIP-2).
 const HALF_ORDER: U256 =
     uint!(0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0_U256);
@@ -38,6 +41,9 @@ pub enum TransactionError {
     /// A type that this network does not carry.
     #[error("transaction type {0} is not supported; use type 0, 1, 2 or 4")]
     UnsupportedType(u8),
+    /// More than [`MAX_AUTHORIZATIONS`].
+    #[error("transaction has {0} authorizations, more than the {MAX_AUTHORIZATIONS} allowed")]
+    TooManyAuthorizations(usize),
     /// A type 0 transaction without EIP-155 replay protection.
     #[error("transaction has no chain id; sign it for chain id {expected} (EIP-155)")]
     NoChainId {
@@ -98,6 +104,10 @@ impl Transaction {
             .map_err(|error| TransactionError::Malformed(error.to_string()))?;
         if envelope.encoded_2718() != raw {
             return Err(TransactionError::NotCanonical);
+        }
+        let authorizations = envelope.authorization_list().unwrap_or_default().len();
+        if authorizations > MAX_AUTHORIZATIONS {
+            return Err(TransactionError::TooManyAuthorizations(authorizations));
         }
         match envelope.chain_id() {
             None => return Err(TransactionError::NoChainId { expected: chain_id }),

@@ -351,7 +351,10 @@ mod tests {
     #[test]
     fn the_format_is_frozen() {
         let outline = outline(&vec![0; GROUP_BYTES as usize + 1]);
-        assert_eq!(Digest::of(&outline.encode()).to_string(), "f48eddbb4ab304344f18f5039a3ef9c32912ad6d8cd1497c4af5bd98cfc75ddb");
+        assert_eq!(
+            Digest::of(&outline.encode()).to_string(),
+            "f48eddbb4ab304344f18f5039a3ef9c32912ad6d8cd1497c4af5bd98cfc75ddb"
+        );
     }
 
     proptest! {

@@ -35,18 +35,23 @@ pub(super) fn prefetch(number: u64) -> impl Iterator<Item = StateKey> {
 }
 
 /// Enters the hash of block `number - 1` when block `number` begins.
+///
+/// # Panics
+/// If the state is not that after block `number - 1`: going on would end in a state that nobody else has.
 pub(crate) fn append(state: &mut State, number: u64, parent: B256) -> Result<(), Missing> {
+    let parent_number = number.saturating_sub(1);
     let mut slots = log::Direct {
         state,
         address: ADDRESS,
     };
-    slots.require(number.saturating_sub(1))?;
-    log::append(&mut slots, history_leaf(parent))?;
-    state.write_slot(
-        ADDRESS,
-        recent_slot(number.saturating_sub(1)),
-        parent.into(),
+    slots.require(parent_number)?;
+    let size = log::head(&mut slots)?.size;
+    assert_eq!(
+        size, parent_number,
+        "block {number} was begun on the state after block {size}"
     );
+    log::append(&mut slots, history_leaf(parent))?;
+    state.write_slot(ADDRESS, recent_slot(parent_number), parent.into());
     Ok(())
 }
 

@@ -61,21 +61,20 @@ fn decode_head(size: U256, root: U256) -> LogHead {
 /// The log is never full: 2^64 - 1 entries do not happen.
 pub(crate) fn append<S: Slots>(storage: &mut S, leaf: B256) -> Result<u64, S::Error> {
     let index = storage.load(SIZE)?.saturating_to::<u64>();
-    let mut carry = leaf;
-    let mut level = 0;
-    while index & (1 << level) != 0 {
-        let left = B256::from(storage.load(peak(level))?);
-        carry = node_hash(left, carry);
-        level = level.saturating_add(1);
+    let mut subtree = leaf;
+    for level in 0..index.trailing_ones() {
+        let left = storage.load(peak(level))?.into();
+        subtree = node_hash(left, subtree);
     }
-    storage.store(peak(level), carry.into())?;
+    storage.store(peak(index.trailing_ones()), subtree.into())?;
     let size = index.saturating_add(1);
-    let mut root = None;
-    for level in levels(size) {
-        let subtree = B256::from(storage.load(peak(level))?);
-        root = Some(root.map_or(subtree, |right| node_hash(subtree, right)));
+    // Of the levels of the new size, the lowest is the subtree's own.
+    let mut root = subtree;
+    for level in levels(size).skip(1) {
+        let left = storage.load(peak(level))?.into();
+        root = node_hash(left, root);
     }
-    storage.store(ROOT, root.unwrap_or_default().into())?;
+    storage.store(ROOT, root.into())?;
     storage.store(SIZE, U256::from(size))?;
     Ok(index)
 }

@@ -52,7 +52,7 @@ pub const HISTORY: Address = address!("4c454d4d41000000000000000000000000000004"
 pub const ADDRESSES: [Address; 4] = [MODELS, NODES, RECEIPTS, HISTORY];
 
 /// The code at each module's address.
-pub(crate) const CODE: [u8; 1] = [0xfe];
+pub(crate) static CODE: [u8; 1] = [0xfe];
 
 /// Keccak-256 of [`CODE`].
 pub(crate) const CODE_HASH: B256 =

@@ -10,6 +10,7 @@
 mod blocks;
 mod calls;
 mod contracts;
+mod equivalence;
 mod evm;
 mod golden;
 mod history;

@@ -282,6 +282,32 @@ fn static_and_delegate_calls_are_refused() {
 }
 
 #[test]
+fn no_detour_gets_around_a_static_call() {
+    let mut chain = Chain::started();
+    let caller = chain.deploy(&user(0), CALLER);
+    let data = register("acme/x", 1).abi_encode().into();
+    let inner = Caller::forwardCall { to: MODELS, data }.abi_encode();
+    let outer = Caller::forwardStaticCall {
+        to: caller,
+        data: inner.into(),
+    };
+    assert!(chain.view_error(caller, outer).contains("statically"));
+}
+
+#[test]
+fn an_account_that_delegates_to_a_module_is_not_the_module() {
+    let mut chain = Chain::started();
+    let authority = user(5);
+    let draft = Draft::new(0).to(user(40).address);
+    let raw = encode(draft.delegating(&[(&authority, 0, MODELS)]), &user(0));
+    let delegate = lemma_ledger::Transaction::decode(&raw, CHAIN_ID).unwrap();
+    assert!(chain.include(&delegate).success);
+    let call = register("acme/x", 1).abi_encode();
+    assert!(!chain.send(&user(1), authority.address, call).success);
+    assert_eq!(chain.view(MODELS, countCall {}), 0);
+}
+
+#[test]
 fn funds_and_unknown_methods_are_refused() {
     let mut chain = Chain::started();
     let data = register("acme/x", 1).abi_encode();

@@ -4,7 +4,7 @@ use crate::support::*;
 use alloy_consensus::{SignableTransaction, TxEip4844, TxEnvelope};
 use alloy_eips::{eip2718::Encodable2718, eip2930::AccessList};
 use alloy_primitives::{Address, B256, Bytes, Signature, U256, keccak256};
-use lemma_ledger::{MAX_TRANSACTION_BYTES, Transaction, TransactionError};
+use lemma_ledger::{MAX_AUTHORIZATIONS, MAX_TRANSACTION_BYTES, Transaction, TransactionError};
 use proptest::prelude::*;
 
 fn decode(raw: &[u8]) -> Result<Transaction, TransactionError> {
@@ -103,6 +103,21 @@ fn sizes_are_bounded() {
         .input(vec![7; MAX_TRANSACTION_BYTES - 200])
         .raw(&user(0));
     assert!(decode(&fits).is_ok());
+}
+
+#[test]
+fn authorizations_are_bounded() {
+    let with = |count: usize| {
+        let authority = user(1);
+        let list = vec![(&authority, 0, Address::ZERO); count];
+        decode(&encode(Draft::new(0).delegating(&list), &user(0)))
+    };
+    assert!(with(MAX_AUTHORIZATIONS).is_ok());
+    let over = MAX_AUTHORIZATIONS + 1;
+    assert_eq!(
+        with(over),
+        Err(TransactionError::TooManyAuthorizations(over))
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::{BlockContext, Genesis, SPEC, State, modules::Modules, state::Exhaust
 use alloy_primitives::{Address, U256};
 use revm::{
     Context, ExecuteEvm, MainContext,
-    context::{BlockEnv, CfgEnv, Evm, Journal, TxEnv},
+    context::{BlockEnv, CfgEnv, Evm, FrameStack, Journal, TxEnv},
     context_interface::result::{EVMError, ResultAndState},
     handler::{EthFrame, instructions::EthInstructions},
     interpreter::interpreter::EthInterpreter,
@@ -51,7 +51,14 @@ impl Machine {
             .with_cfg(self.cfg.clone())
             .with_block(self.block.clone());
         let instructions = EthInstructions::new_mainnet_with_spec(SPEC);
-        let mut evm: LedgerEvm = Evm::new(context, instructions, Modules::new(SPEC));
+        let mut evm = LedgerEvm {
+            ctx: context,
+            inspector: (),
+            instruction: instructions,
+            precompiles: Modules::new(),
+            // Most transactions need one frame; each holds a stack of 32 KiB.
+            frame_stack: FrameStack::new_prealloc(1),
+        };
         let outcome = evm.transact(transaction);
         self.state = evm.ctx.journaled_state.database;
         outcome

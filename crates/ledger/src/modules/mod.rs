@@ -27,7 +27,7 @@ pub mod receipts;
 pub use abi::explain;
 
 use crate::{
-    Account, Genesis, State, StateKey, Transaction,
+    Account, Genesis, SPEC, State, StateKey, Transaction,
     account::{account_key, slot_key},
     evm::LedgerContext,
 };
@@ -38,6 +38,7 @@ use revm::{
     interpreter::{CallInputs, InterpreterResult},
     primitives::{AddressSet, hardfork::SpecId},
 };
+use std::sync::LazyLock;
 
 /// Address of the models module.
 pub const MODELS: Address = address!("4c454d4d41000000000000000000000000000001");
@@ -61,15 +62,19 @@ pub(crate) const CODE_HASH: B256 =
 /// The EVM's native contracts: Ethereum's precompiles and this ledger's modules.
 pub(crate) struct Modules {
     ethereum: EthPrecompiles,
-    warm: AddressSet,
 }
 
+/// Addresses that are warm from the start of each transaction: Ethereum's precompiles and the modules.
+static WARM: LazyLock<AddressSet> = LazyLock::new(|| {
+    let mut warm = EthPrecompiles::new(SPEC).warm_addresses().clone();
+    warm.extend(ADDRESSES);
+    warm
+});
+
 impl Modules {
-    pub(crate) fn new(spec: SpecId) -> Self {
-        let ethereum = EthPrecompiles::new(spec);
-        let mut warm = ethereum.warm_addresses().clone();
-        warm.extend(ADDRESSES);
-        Self { ethereum, warm }
+    pub(crate) fn new() -> Self {
+        let ethereum = EthPrecompiles::new(SPEC);
+        Self { ethereum }
     }
 }
 
@@ -96,7 +101,7 @@ impl PrecompileProvider<LedgerContext> for Modules {
     }
 
     fn warm_addresses(&self) -> &AddressSet {
-        &self.warm
+        &WARM
     }
 }
 

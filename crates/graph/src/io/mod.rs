@@ -1,0 +1,3 @@
+//! Tensors as files and as JSON.
+
+pub mod npy;

@@ -1,0 +1,411 @@
+//! A loaded model: imported, checked, prepared, ready to run.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lemma_kernels::Isa;
+use lemma_types::Digest;
+use lemma_types::tensor::{Dim, TensorData, TensorSpec};
+
+use crate::error::{ImportError, RunError};
+use crate::files::Files;
+use crate::graph::{Graph, Ref};
+use crate::limits::Limits;
+use crate::operator::{Eval, Operands, Prepared};
+use crate::plan::{Plan, failed};
+use crate::prepare::{Folded, fold, prepare};
+use crate::tensor::Tensor;
+
+/// A model that can be run. Cheap to share behind an `Arc`; runs do not disturb each other.
+pub struct Model {
+    graph: Graph,
+    /// Operators on constants alone, computed once.
+    folded: Folded,
+    /// Constant operands arranged for the kernels.
+    prepared: Vec<Option<Prepared>>,
+    plans: Mutex<Plans>,
+}
+
+/// Plans by input shapes.
+type Plans = BTreeMap<Vec<Vec<usize>>, Arc<Plan>>;
+
+/// Plans that are kept; with more different shapes than this they are made anew.
+const PLANS: usize = 32;
+
+/// How to run a model. None of it changes a bit of a result.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Instruction set; the fastest of this machine by default.
+    pub isa: Isa,
+    /// Threads that one operator may use.
+    pub threads: usize,
+    /// Bytes that a run may hold at any time besides the model's constants and its inputs.
+    pub memory: u64,
+    /// Operations (see [`Model::cost`]) that a run may take.
+    pub cost: u64,
+    /// Whether to give the digest of every operator's outputs.
+    pub trace: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> RunOptions {
+        RunOptions {
+            isa: Isa::detect(),
+            threads: 1,
+            memory: 4 << 30,
+            cost: u64::MAX,
+            trace: false,
+        }
+    }
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The outputs, in the order of the signature.
+    pub outputs: Vec<Tensor>,
+    /// Operations that the run took by definition, see [`Model::cost`].
+    pub cost: u64,
+    /// With [`RunOptions::trace`], the tensor digest of every output of every operator, in
+    /// canonical order.
+    pub trace: Option<Vec<Digest>>,
+}
+
+impl Model {
+    /// Imports an ONNX model, checks it, and prepares it.
+    ///
+    /// `files` are the files beside the model, in which large models keep their weights.
+    ///
+    /// # Errors
+    /// When the bytes are no model, exceed the limits, or use something that is not supported.
+    pub fn load(bytes: &[u8], files: &dyn Files, limits: &Limits) -> Result<Model, ImportError> {
+        let graph = crate::onnx::import(bytes, files, limits)?;
+        let folded = fold(&graph, limits)?;
+        let prepared = prepare(&graph, &folded);
+        Ok(Model {
+            graph,
+            folded,
+            prepared,
+            plans: Mutex::default(),
+        })
+    }
+
+    /// The signature's inputs, in the order of the file.
+    #[must_use]
+    pub fn inputs(&self) -> &[TensorSpec] {
+        &self.graph.inputs
+    }
+
+    /// The signature's outputs, in the order of the file.
+    #[must_use]
+    pub fn outputs(&self) -> &[TensorSpec] {
+        &self.graph.outputs
+    }
+
+    /// The graph root: the commitment to what this model computes (see [`crate::commit`]).
+    #[must_use]
+    pub fn root(&self) -> Digest {
+        self.graph.root
+    }
+
+    /// The number of operators of the canonical graph.
+    #[must_use]
+    pub fn operators(&self) -> usize {
+        self.graph.nodes.len()
+    }
+
+    /// Elements of all constants of the canonical graph: the model's parameters.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.graph
+            .constants
+            .iter()
+            .map(|c| c.tensor.len() as u64)
+            .sum()
+    }
+
+    /// Name (with version) and label of every operator, in canonical order.
+    pub fn describe(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.graph.nodes.iter().map(|n| (n.op.name(), &*n.label))
+    }
+
+    /// Operations of a run on inputs of these shapes, in the order of the signature.
+    ///
+    /// The count follows from graph and shapes alone: multiply-accumulates of products and
+    /// convolutions, elements read by reductions and window positions read by pooling, and one for
+    /// each element that any other operator makes. Changes of shape alone are free, as are
+    /// operators on constants, which run once when a model is loaded.
+    ///
+    /// # Errors
+    /// When the shapes do not fit the signature or the operators.
+    pub fn cost(&self, shapes: &[Vec<usize>]) -> Result<u64, RunError> {
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        self.check_shapes(&shapes)?;
+        Ok(self.plan(&shapes)?.cost)
+    }
+
+    /// Runs the model on named inputs.
+    ///
+    /// NaN and infinities are data like any other; every result is defined to the bit.
+    ///
+    /// # Errors
+    /// When the inputs do not fit the signature, the run would exceed what `options` allow, or an
+    /// operator does not apply to the values (an index out of range, an integer divided by zero).
+    pub fn run(&self, inputs: &[(&str, Tensor)], options: &RunOptions) -> Result<Run, RunError> {
+        let inputs = self.arrange(inputs)?;
+        let shapes: Vec<&[usize]> = inputs.iter().map(|t| t.shape()).collect();
+        self.check_shapes(&shapes)?;
+        let plan = self.plan(&shapes)?;
+        if plan.memory > options.memory {
+            return Err(RunError::Memory {
+                node: self.graph.nodes[plan.peak].label.to_string(),
+                needed: plan.memory,
+                limit: options.memory,
+            });
+        }
+        if plan.cost > options.cost {
+            return Err(RunError::Cost {
+                needed: plan.cost,
+                limit: options.cost,
+            });
+        }
+        self.execute(&plan, &inputs, options)
+    }
+
+    /// Runs the model on tensors in wire form; the outputs have the signature's order and names.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn infer(
+        &self,
+        inputs: &[TensorData],
+        options: &RunOptions,
+    ) -> Result<Vec<TensorData>, RunError> {
+        let inputs = inputs
+            .iter()
+            .map(|data| {
+                let tensor = Tensor::from_data(data).map_err(|error| RunError::Input {
+                    name: data.name().to_owned(),
+                    field: "data",
+                    reason: error.to_string(),
+                })?;
+                Ok((data.name(), tensor))
+            })
+            .collect::<Result<Vec<_>, RunError>>()?;
+        let run = self.run(&inputs, options)?;
+        self.outputs()
+            .iter()
+            .zip(run.outputs)
+            .map(|(spec, tensor)| {
+                tensor
+                    .to_data(&spec.name)
+                    .map_err(|error| RunError::Output {
+                        name: spec.name.clone(),
+                        reason: error.to_string(),
+                    })
+            })
+            .collect()
+    }
+
+    /// Puts the inputs into the order of the signature.
+    fn arrange<'t>(&self, given: &'t [(&str, Tensor)]) -> Result<Vec<&'t Tensor>, RunError> {
+        let specs = self.inputs();
+        let expected = || {
+            let names: Vec<String> = specs.iter().map(|s| format!("`{}`", s.name)).collect();
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            }
+        };
+        let mut arranged: Vec<Option<&Tensor>> = vec![None; specs.len()];
+        for (name, tensor) in given {
+            let Some(place) = specs.iter().position(|s| s.name == *name) else {
+                return Err(RunError::UnknownInput {
+                    name: (*name).to_owned(),
+                    expected: expected(),
+                });
+            };
+            if arranged[place].replace(tensor).is_some() {
+                return Err(RunError::RepeatedInput {
+                    name: (*name).to_owned(),
+                });
+            }
+            if tensor.dtype() != specs[place].dtype {
+                return Err(RunError::Input {
+                    name: (*name).to_owned(),
+                    field: "datatype",
+                    reason: format!(
+                        "is {}, the model takes {}",
+                        tensor.dtype(),
+                        specs[place].dtype
+                    ),
+                });
+            }
+        }
+        let missing = |spec: &TensorSpec| RunError::MissingInput {
+            name: spec.name.clone(),
+            expected: expected(),
+        };
+        arranged
+            .into_iter()
+            .zip(specs)
+            .map(|(tensor, spec)| tensor.ok_or_else(|| missing(spec)))
+            .collect()
+    }
+
+    /// Compares shapes with the signature; a symbol stands for one size wherever it occurs.
+    fn check_shapes(&self, shapes: &[&[usize]]) -> Result<(), RunError> {
+        let specs = self.inputs();
+        let mut bound: BTreeMap<&str, (usize, &str)> = BTreeMap::new();
+        if let Some(spec) = specs.get(shapes.len()) {
+            return Err(RunError::MissingInput {
+                name: spec.name.clone(),
+                expected: format!("{} inputs", specs.len()),
+            });
+        }
+        for (spec, shape) in specs.iter().zip(shapes) {
+            let wrong = |reason: String| RunError::Input {
+                name: spec.name.clone(),
+                field: "shape",
+                reason,
+            };
+            let declared = || {
+                let dims: Vec<String> = spec.shape.iter().map(Dim::to_string).collect();
+                format!("[{}]", dims.join(", "))
+            };
+            if shape.len() != spec.shape.len() {
+                return Err(wrong(format!(
+                    "is {shape:?}, the model takes {}",
+                    declared()
+                )));
+            }
+            for (axis, (dim, &size)) in spec.shape.iter().zip(*shape).enumerate() {
+                match dim {
+                    Dim::Fixed(wanted) if *wanted != size as u64 => {
+                        return Err(wrong(format!(
+                            "is {shape:?}, the model takes {}",
+                            declared()
+                        )));
+                    }
+                    Dim::Fixed(_) => {}
+                    Dim::Symbol(symbol) if size == 0 => {
+                        return Err(wrong(format!(
+                            "is {shape:?}: dimension {axis} (`{symbol}`) must be at least 1"
+                        )));
+                    }
+                    Dim::Symbol(symbol) => {
+                        let (first, whose) = *bound.entry(symbol).or_insert((size, &spec.name));
+                        if first != size {
+                            return Err(wrong(format!(
+                                "is {shape:?}: `{symbol}` is {size} in dimension {axis}, but {first} in input `{whose}`"
+                            )));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The plan for these shapes, made once.
+    fn plan(&self, shapes: &[&[usize]]) -> Result<Arc<Plan>, RunError> {
+        let key: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
+        let plans = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans().get(&key) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(Plan::new(&self.graph, &self.folded, shapes)?);
+        let mut plans = plans();
+        if plans.len() >= PLANS {
+            plans.clear();
+        }
+        plans.insert(key, plan.clone());
+        Ok(plan)
+    }
+
+    fn execute(
+        &self,
+        plan: &Plan,
+        inputs: &[&Tensor],
+        options: &RunOptions,
+    ) -> Result<Run, RunError> {
+        let mut values: Vec<Vec<Tensor>> = Vec::with_capacity(plan.steps.len());
+        let mut trace = options.trace.then(Vec::new);
+        for (index, (node, step)) in self.graph.nodes.iter().zip(&plan.steps).enumerate() {
+            let outputs = match &step.known {
+                Some(known) => known.clone(),
+                None => {
+                    let operands: Vec<Option<&Tensor>> = node
+                        .inputs
+                        .iter()
+                        .map(|i| i.map(|source| self.operand(source, inputs, &values)))
+                        .collect();
+                    let eval = Eval {
+                        isa: options.isa,
+                        threads: options.threads.max(1),
+                        inputs: Operands(&operands),
+                        outputs: &step.outputs,
+                        prepared: self.prepared[index].as_ref(),
+                    };
+                    node.op.eval(&eval).map_err(|source| failed(node, source))?
+                }
+            };
+            debug_assert!(
+                step.known.is_some()
+                    || outputs
+                        .iter()
+                        .map(Tensor::shape)
+                        .eq(step.outputs.iter().map(|o| &o.shape[..]))
+            );
+            if let Some(trace) = &mut trace {
+                trace.extend(outputs.iter().map(Tensor::digest));
+            }
+            values.push(outputs);
+            for &freed in &step.free {
+                values[freed] = Vec::new();
+            }
+        }
+        let outputs = self.graph.output_refs.iter();
+        Ok(Run {
+            outputs: outputs
+                .map(|&source| self.operand(source, inputs, &values).clone())
+                .collect(),
+            cost: plan.cost,
+            trace,
+        })
+    }
+
+    fn operand<'t>(
+        &'t self,
+        source: Ref,
+        inputs: &[&'t Tensor],
+        values: &'t [Vec<Tensor>],
+    ) -> &'t Tensor {
+        match source {
+            Ref::Input(i) => inputs[i],
+            Ref::Constant(i) => &self.graph.constants[i].tensor,
+            Ref::Node(i, output) => &values[i][output],
+        }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("root", &self.root())
+            .field("inputs", &self.inputs())
+            .field("outputs", &self.outputs())
+            .field("operators", &self.operators())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Checks and counts a model, without preparing it: the whole importer behind one call.
+///
+/// # Errors
+/// As [`Model::load`].
+pub fn import(bytes: &[u8], files: &dyn Files, limits: &Limits) -> Result<Digest, ImportError> {
+    crate::onnx::import(bytes, files, limits).map(|graph| graph.root)
+}

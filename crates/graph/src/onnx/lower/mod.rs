@@ -1,0 +1,314 @@
+//! ONNX nodes turned into operators of the canonical graph.
+//!
+//! Differences between operator sets end here: what an older one says in an attribute and a newer
+//! one in an operand comes out in one form, and every default is written out. An attribute that
+//! nobody asked for, an operand too many or an output that is not computed is refused.
+
+mod elementwise;
+mod layout;
+mod linear;
+mod reduce;
+
+use std::sync::Arc;
+
+use crate::error::{ImportError, OpError};
+use crate::fact::Fact;
+use crate::graph::{Builder, ValueId};
+use crate::onnx::proto::{Attribute, Node};
+use crate::onnx::tensor::Constants;
+use crate::operator::{Op, Operator, ordinal};
+use crate::ops::layout::axis;
+use crate::tensor::Tensor;
+
+/// Why a node was not lowered.
+pub(super) enum Failure {
+    /// The operator does not apply; the caller knows which.
+    Op(OpError),
+    /// An error that stands by itself, such as a malformed constant.
+    Import(ImportError),
+}
+
+impl From<OpError> for Failure {
+    fn from(error: OpError) -> Failure {
+        Failure::Op(error)
+    }
+}
+
+/// The values of a node's outputs.
+pub(super) type Lowered = Result<Vec<ValueId>, Failure>;
+
+/// A node with what it refers to.
+pub(super) struct NodeContext<'n, 'a> {
+    node: &'n Node<'a>,
+    opset: i64,
+    inputs: Vec<Option<ValueId>>,
+    builder: &'n mut Builder,
+    constants: &'n mut Constants<'a>,
+    label: Arc<str>,
+    /// Attributes that were asked for, by position.
+    asked: Vec<bool>,
+}
+
+impl<'n, 'a> NodeContext<'n, 'a> {
+    pub(super) fn new(
+        node: &'n Node<'a>,
+        opset: i64,
+        inputs: Vec<Option<ValueId>>,
+        builder: &'n mut Builder,
+        constants: &'n mut Constants<'a>,
+        label: Arc<str>,
+    ) -> NodeContext<'n, 'a> {
+        let asked = vec![false; node.attributes.len()];
+        NodeContext {
+            node,
+            opset,
+            inputs,
+            builder,
+            constants,
+            label,
+            asked,
+        }
+    }
+
+    /// Refuses attributes that nobody asked for.
+    pub(super) fn check_attributes(&self) -> Result<(), OpError> {
+        let left = self
+            .node
+            .attributes
+            .iter()
+            .zip(&self.asked)
+            .find(|(_, asked)| !**asked);
+        match left {
+            Some(((name, _), _)) => Err(OpError::attribute(name, "is not supported")),
+            None => Ok(()),
+        }
+    }
+
+    // Operands.
+
+    /// Refuses a number of operands outside `min..=max`; absent ones at the end do not count.
+    fn arity(&mut self, min: usize, max: usize) -> Result<(), OpError> {
+        while let Some(None) = self.inputs.last() {
+            self.inputs.pop();
+        }
+        let found = self.inputs.len();
+        if found > max {
+            return Err(OpError::operand(
+                ordinal(max),
+                format!("is one too many: at most {max} are taken"),
+            ));
+        }
+        (0..min).try_for_each(|i| self.input(i).map(|_| ()))
+    }
+
+    fn input(&self, index: usize) -> Result<ValueId, OpError> {
+        self.maybe(index)
+            .ok_or_else(|| OpError::operand(ordinal(index), "is missing"))
+    }
+
+    fn maybe(&self, index: usize) -> Option<ValueId> {
+        self.inputs.get(index).copied().flatten()
+    }
+
+    fn fact(&self, index: usize) -> Result<&Fact, OpError> {
+        Ok(self.builder.fact(self.input(index)?))
+    }
+
+    fn rank(&self, index: usize) -> Result<usize, OpError> {
+        Ok(self.fact(index)?.rank())
+    }
+
+    /// The integers of an operand that must be constant.
+    fn constant_ints(&self, index: usize, what: &str) -> Result<Option<Vec<i64>>, OpError> {
+        let Some(value) = self.maybe(index) else {
+            return Ok(None);
+        };
+        let values = self.builder.fact(value).integers();
+        let known = values.and_then(|v| v.iter().map(crate::fact::Sym::known).collect());
+        match known {
+            Some(known) => Ok(Some(known)),
+            None => Err(OpError::operand(what, "must be constant integers")),
+        }
+    }
+
+    fn constant_int(&self, index: usize, what: &str) -> Result<Option<i64>, OpError> {
+        match self.constant_ints(index, what)?.as_deref() {
+            None => Ok(None),
+            Some([value]) => Ok(Some(*value)),
+            Some(_) => Err(OpError::operand(what, "must be one number")),
+        }
+    }
+
+    /// Adds a constant of the importer's own.
+    fn tensor(&mut self, tensor: Tensor) -> ValueId {
+        self.builder.constant(tensor)
+    }
+
+    fn ints_tensor(&mut self, values: Vec<i64>) -> ValueId {
+        self.tensor(Tensor::vector(values))
+    }
+
+    // Results.
+
+    /// Adds an operator on these operands; gives its first output.
+    fn add(
+        &mut self,
+        op: impl Operator + 'static,
+        inputs: &[Option<ValueId>],
+    ) -> Result<ValueId, OpError> {
+        self.builder
+            .operator(Arc::new(op) as Op, inputs, &self.label)
+    }
+
+    /// Adds an operator on the node's own operands, and nothing else.
+    fn one(&mut self, op: impl Operator + 'static) -> Lowered {
+        let inputs = self.inputs.clone();
+        Ok(vec![self.add(op, &inputs)?])
+    }
+
+    // Attributes.
+
+    fn attribute(&mut self, name: &str) -> Option<&'n Attribute<'a>> {
+        let place = self.node.attributes.iter().position(|(n, _)| *n == name)?;
+        self.asked[place] = true;
+        Some(&self.node.attributes[place].1)
+    }
+
+    fn int(&mut self, name: &str, default: i64) -> Result<i64, OpError> {
+        Ok(self.maybe_int(name)?.unwrap_or(default))
+    }
+
+    fn maybe_int(&mut self, name: &str) -> Result<Option<i64>, OpError> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Int(value)) => Ok(Some(*value)),
+            Some(_) => Err(OpError::attribute(name, "must be an integer")),
+        }
+    }
+
+    fn flag(&mut self, name: &str, default: bool) -> Result<bool, OpError> {
+        match self.int(name, i64::from(default))? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(OpError::attribute(
+                name,
+                format!("is {other}: 0 or 1 is expected"),
+            )),
+        }
+    }
+
+    fn float(&mut self, name: &str, default: f32) -> Result<f32, OpError> {
+        Ok(self.maybe_float(name)?.unwrap_or(default))
+    }
+
+    fn maybe_float(&mut self, name: &str) -> Result<Option<f32>, OpError> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Float(value)) if value.is_nan() => {
+                Err(OpError::attribute(name, "is NaN"))
+            }
+            Some(Attribute::Float(value)) => Ok(Some(*value)),
+            Some(_) => Err(OpError::attribute(name, "must be a float")),
+        }
+    }
+
+    fn ints(&mut self, name: &str) -> Result<Option<Vec<i64>>, OpError> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Ints(values)) => Ok(Some(values.clone())),
+            Some(_) => Err(OpError::attribute(name, "must be a list of integers")),
+        }
+    }
+
+    /// A list of numbers that cannot be negative.
+    fn sizes(&mut self, name: &str) -> Result<Option<Vec<usize>>, OpError> {
+        let Some(values) = self.ints(name)? else {
+            return Ok(None);
+        };
+        let sizes: Result<Vec<usize>, _> = values.iter().map(|&v| usize::try_from(v)).collect();
+        match sizes {
+            Ok(sizes) => Ok(Some(sizes)),
+            Err(_) => Err(OpError::attribute(
+                name,
+                format!("{values:?} has a negative entry"),
+            )),
+        }
+    }
+
+    fn text(&mut self, name: &str, default: &'static str) -> Result<String, OpError> {
+        match self.attribute(name) {
+            None => Ok(default.to_owned()),
+            Some(Attribute::Text(bytes)) => Ok(String::from_utf8_lossy(bytes).into_owned()),
+            Some(_) => Err(OpError::attribute(name, "must be a text")),
+        }
+    }
+
+    fn tensor_attribute(&mut self, name: &str) -> Result<Option<Tensor>, Failure> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Tensor(proto)) => {
+                let what = format!("{name} of node {}", self.label);
+                self.constants
+                    .read(&what, proto)
+                    .map(Some)
+                    .map_err(Failure::Import)
+            }
+            Some(_) => Err(OpError::attribute(name, "must be a tensor").into()),
+        }
+    }
+
+    /// The attribute `axis`, resolved against the rank of an operand.
+    fn axis(&mut self, default: i64, rank: usize) -> Result<usize, OpError> {
+        let value = self.int("axis", default)?;
+        axis(value, rank)
+    }
+}
+
+/// Axes resolved, ascending, each once.
+fn axes(values: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
+    let mut resolved = values
+        .iter()
+        .map(|&a| axis(a, rank))
+        .collect::<Result<Vec<_>, _>>()?;
+    resolved.sort_unstable();
+    if let Some(pair) = resolved.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(OpError::attribute(
+            "axes",
+            format!("axis {} occurs twice", pair[0]),
+        ));
+    }
+    Ok(resolved)
+}
+
+/// The operator set that introduced an operator, where later than the oldest supported one.
+fn since(op: &str) -> i64 {
+    match op {
+        "Erf" | "IsNaN" | "Sign" | "Where" | "OneHot" | "ConstantOfShape" => 9,
+        "IsInf" | "Mod" => 10,
+        "Clip" | "Range" | "CumSum" | "GatherElements" | "GatherND" | "Round" => 11,
+        "LessOrEqual" | "GreaterOrEqual" => 12,
+        "Trilu" | "HardSwish" => 14,
+        "CastLike" => 15,
+        "LayerNormalization" => 17,
+        "Mish" | "GroupNormalization" => 18,
+        "Gelu" => 20,
+        "RMSNormalization" => 23,
+        "Expand" => 8,
+        _ => 0,
+    }
+}
+
+/// Lowers a node; `None` if its operator is not known.
+pub(super) fn lower(cx: &mut NodeContext<'_, '_>) -> Option<Lowered> {
+    let op = cx.node.op;
+    let introduced = since(op);
+    // Clip is older, its form with operands is not.
+    if cx.opset < introduced && op != "Clip" {
+        let reason = format!("exists since operator set {introduced}");
+        return Some(Err(OpError::unsupported(reason).into()));
+    }
+    elementwise::lower(cx, op)
+        .or_else(|| layout::lower(cx, op))
+        .or_else(|| linear::lower(cx, op))
+        .or_else(|| reduce::lower(cx, op))
+}

@@ -1,0 +1,75 @@
+//! Single operators and small networks against onnxruntime's results, on every instruction set.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod common;
+
+use common::{difference, fixtures, json, read, tensors};
+use lemma_graph::{Isa, Limits, Model, NoFiles, RunOptions, Tensor};
+
+#[test]
+fn fixtures_give_the_expected_values_and_equal_bits_on_every_instruction_set() {
+    let mut failures = Vec::new();
+    for folder in fixtures("valid") {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        if let Err(reason) = check(&folder) {
+            failures.push(format!("{name}: {reason}"));
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} failures:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+fn check(folder: &std::path::Path) -> Result<(), String> {
+    let model = Model::load(
+        &read(&folder.join("model.onnx")),
+        &NoFiles,
+        &Limits::small(),
+    )
+    .map_err(|error| format!("import: {error}"))?;
+    let case = json(&folder.join("case.json"));
+    let inputs = tensors(&case["inputs"]);
+    let inputs: Vec<(&str, Tensor)> = inputs
+        .iter()
+        .map(|(n, t)| (n.as_str(), t.clone()))
+        .collect();
+    let expected = tensors(&case["outputs"]);
+    let (rtol, atol) = (
+        case["rtol"].as_f64().unwrap(),
+        case["atol"].as_f64().unwrap(),
+    );
+    let mut first: Option<Vec<Tensor>> = None;
+    for isa in Isa::available() {
+        for threads in [1, 3] {
+            let options = RunOptions {
+                isa,
+                threads,
+                trace: true,
+                ..RunOptions::default()
+            };
+            let run = model
+                .run(&inputs, &options)
+                .map_err(|error| format!("run: {error}"))?;
+            let first = first.get_or_insert_with(|| run.outputs.clone());
+            for (a, b) in first.iter().zip(&run.outputs) {
+                if !a.same_bits(b) {
+                    return Err(format!("{isa} with {threads} threads gives other bits"));
+                }
+            }
+        }
+    }
+    let outputs = first.unwrap();
+    for (spec, found) in model.outputs().iter().zip(&outputs) {
+        let (_, wanted) = expected
+            .iter()
+            .find(|(n, _)| *n == spec.name)
+            .ok_or_else(|| format!("no output `{}` is expected", spec.name))?;
+        if let Some(reason) = difference(found, wanted, rtol, atol) {
+            return Err(format!("output `{}`: {reason}", spec.name));
+        }
+    }
+    Ok(())
+}

@@ -61,6 +61,16 @@ contract Caller {
         }
     }
 
+    /// Follows a chain of slots, each of which holds the number of the next.
+    function chase(uint256 slot, uint256 n) external view returns (uint256) {
+        for (uint256 i = 0; i < n; ++i) {
+            assembly {
+                slot := sload(slot)
+            }
+        }
+        return slot;
+    }
+
     function burn() external view {
         uint256 x;
         while (gasleft() > 0) {

@@ -117,7 +117,7 @@ impl Call {
 
     /// Makes the value of a key known; `None` if the state has none.
     pub fn supply(&mut self, key: StateKey, value: Option<StateValue>) {
-        self.evm.state.supply(key, value);
+        self.evm.supply(key, value);
     }
 
     /// Runs the call. The state is left as it was, so it may be run again.
@@ -157,9 +157,7 @@ impl Call {
 
     fn run_with(&mut self, gas_limit: u64) -> Result<CallResult, Missing> {
         let environment = self.environment(gas_limit);
-        let result = self.evm.transact(environment);
-        self.evm.state.take_missing()?;
-        Ok(match result {
+        Ok(match self.evm.transact(&environment)? {
             Ok(executed) => CallResult::from(executed.result),
             Err(error) => CallResult::Refused(self.reason(error, gas_limit)),
         })

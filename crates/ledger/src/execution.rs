@@ -122,7 +122,7 @@ impl Execution {
 
     /// Makes the value of a key in the parent's state known; `None` if it has none.
     pub fn supply(&mut self, key: StateKey, value: Option<StateValue>) {
-        self.evm.state.supply(key, value);
+        self.evm.supply(key, value);
     }
 
     /// The block's own part, before any transaction: at height 1 the allocation and the modules' accounts,
@@ -137,7 +137,7 @@ impl Execution {
         if self.begun {
             return Ok(());
         }
-        let state = &mut self.evm.state;
+        let state = self.evm.state();
         batches::head(state)?;
         history::append(state, self.block.number, self.block.parent_hash)?;
         if self.block.number == 1 {
@@ -162,11 +162,9 @@ impl Execution {
             };
             return Ok(Applied::Rejected(reason));
         }
-        let result = self.evm.transact(transaction.environment().clone());
-        self.evm.state.take_missing()?;
-        match result {
+        match self.evm.transact(transaction.environment())? {
             Ok(executed) => {
-                self.evm.state.commit(executed.state);
+                self.evm.state().commit(executed.state);
                 let receipt = self.receipt(transaction, executed.result);
                 self.gas_used = receipt.cumulative_gas_used;
                 self.included.push(transaction.raw().clone());
@@ -178,19 +176,19 @@ impl Execution {
     }
 
     /// Closes the block.
-    pub fn finish(self) -> Outcome {
+    pub fn finish(mut self) -> Outcome {
         assert!(self.begun, "begin the block before finishing it");
-        let state = &self.evm.state;
+        let state = std::mem::take(self.evm.state());
         let known = "begin made the heads of both logs known";
         Outcome {
-            batches: batches::head(state).expect(known),
-            history: history::head(state).expect(known),
+            batches: batches::head(&state).expect(known),
+            history: history::head(&state).expect(known),
             receipts_root: receipts_root(&self.receipts),
             transactions_root: raw_transactions_root(&self.included),
             logs_bloom: logs_bloom(&self.receipts),
             gas_used: self.gas_used,
             receipts: self.receipts,
-            writes: self.evm.state.into_writes(),
+            writes: state.into_writes(),
         }
     }
 

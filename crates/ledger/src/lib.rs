@@ -6,8 +6,9 @@
 //!
 //! * State is a map from 32-byte [`StateKey`]s to fixed-size [`StateValue`]s.
 //! * [`Execution`] runs one block over what it has been given so far. A value that it lacks makes the
-//!   call return [`Missing`]: fetch those keys, [`Execution::supply`] them, call again. Nothing of an
-//!   unfinished call remains, so only that transaction runs twice.
+//!   call return [`Missing`]: fetch those keys, [`Execution::supply`] them, call again. Only that
+//!   transaction runs again, a few times at most; one that needs value after value is suspended in
+//!   the middle of its run instead, so work is linear in gas whatever a contract does.
 //! * [`Execution::finish`] yields the [`Outcome`]: the writes to store and what the header commits to.
 //!
 //! The same type serves a proposer (which skips rejected transactions), a verifier (to which one
@@ -27,6 +28,7 @@ pub mod modules;
 mod receipt;
 mod state;
 mod transaction;
+mod view;
 
 pub use account::{Account, account_key, code_key, code_keys, decode_account, slot_key};
 pub use call::{Call, CallRequest, CallResult, Estimate};

@@ -1,4 +1,4 @@
-//! The part of the state that is at hand, as the EVM's database.
+//! The part of the state that is at hand.
 
 use crate::{
     Account, Missing, StateKey, StateValue,
@@ -6,37 +6,21 @@ use crate::{
         account_key, code_key, code_keys, code_length, decode_account, decode_code, decode_word,
         encode_code, encode_word, slot_key,
     },
-    modules::{self, history},
+    modules,
 };
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
-use revm::{
-    Database,
-    database_interface::DBErrorMarker,
-    state::{AccountInfo, Bytecode, EvmState},
-};
+use revm::state::{AccountInfo, Bytecode, EvmState};
 use std::collections::{BTreeMap, HashMap};
 
-/// The most keys that one call discovers before it gives up and reports them.
-const MAX_MISSING: usize = 512;
-
 /// A partial view of the state: what was supplied, and what was written since.
-///
-/// Reads of absent values are remembered, and the caller of the EVM turns them into [`Missing`].
 #[derive(Debug, Clone, Default)]
 pub struct State {
     /// Only looked up, never iterated: its order can not matter.
     supplied: HashMap<StateKey, Option<StateValue>>,
     written: BTreeMap<StateKey, Option<StateValue>>,
+    /// Analysed once, looked up by content.
     codes: HashMap<B256, Bytecode>,
-    missing: Vec<StateKey>,
 }
-
-/// Ends an execution that has discovered [`MAX_MISSING`] keys.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("too many state values are missing")]
-pub struct Exhausted;
-
-impl DBErrorMarker for Exhausted {}
 
 impl State {
     /// A view in which everything is still missing.
@@ -118,30 +102,21 @@ impl State {
         }
     }
 
-    /// What was missing since the last time; `Err` if anything was.
-    pub(crate) fn take_missing(&mut self) -> Result<(), Missing> {
-        if self.missing.is_empty() {
-            return Ok(());
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        let mut missing = std::mem::take(&mut self.missing);
-        missing.retain(|key| seen.insert(*key));
-        Err(Missing(missing))
+    /// An account in the EVM's terms; `None` if the state has none.
+    pub(crate) fn info(&self, address: Address) -> Result<Option<AccountInfo>, Missing> {
+        Ok(self
+            .get(account_key(address))?
+            .map(|value| decode_account(&value).info()))
     }
 
-    /// Goes on with the default after noting what is missing, so that one run discovers many keys.
-    fn or_note<T: Default>(&mut self, read: Result<T, Missing>) -> Result<T, Exhausted> {
-        match read {
-            Ok(value) => Ok(value),
-            Err(Missing(keys)) => {
-                self.missing.extend(keys);
-                if self.missing.len() > MAX_MISSING {
-                    Err(Exhausted)
-                } else {
-                    Ok(T::default())
-                }
-            }
+    /// Analysed code.
+    pub(crate) fn bytecode(&mut self, hash: B256) -> Result<Bytecode, Missing> {
+        if let Some(code) = self.codes.get(&hash) {
+            return Ok(code.clone());
         }
+        let code = Bytecode::new_raw(self.code_by_hash(hash)?);
+        self.codes.insert(hash, code.clone());
+        Ok(code)
     }
 
     /// Writes a word of a system module outside of any transaction.
@@ -203,40 +178,5 @@ impl State {
     /// All writes so far.
     pub(crate) fn into_writes(self) -> BTreeMap<StateKey, Option<StateValue>> {
         self.written
-    }
-}
-
-impl Database for State {
-    type Error = Exhausted;
-
-    fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, Exhausted> {
-        let read = self.get(account_key(address));
-        Ok(self
-            .or_note(read)?
-            .map(|value| decode_account(&value).info()))
-    }
-
-    fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, Exhausted> {
-        if let Some(code) = self.codes.get(&hash) {
-            return Ok(code.clone());
-        }
-        match State::code_by_hash(self, hash) {
-            Ok(bytes) => {
-                let code = Bytecode::new_raw(bytes);
-                self.codes.insert(hash, code.clone());
-                Ok(code)
-            }
-            missing => self.or_note(missing).map(Bytecode::new_raw),
-        }
-    }
-
-    fn storage(&mut self, address: Address, slot: U256) -> Result<U256, Exhausted> {
-        let read = State::storage(self, address, slot);
-        self.or_note(read)
-    }
-
-    fn block_hash(&mut self, number: u64) -> Result<B256, Exhausted> {
-        self.storage(history::ADDRESS, history::recent_slot(number))
-            .map(B256::from)
     }
 }

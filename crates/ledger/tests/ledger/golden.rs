@@ -1,7 +1,7 @@
 //! A fixed block's outcome, byte for byte. A change here is a change of the protocol.
 
 use crate::support::*;
-use alloy_primitives::{B256, Keccak256, TxKind, U256, hex};
+use alloy_primitives::{B256, Keccak256, TxKind, U256};
 use alloy_sol_types::SolCall;
 use lemma_ledger::modules::{
     MODELS, NODES, RECEIPTS,
@@ -19,7 +19,7 @@ fn the_outcome_of_a_fixed_block_is_frozen() {
             .sign(&user(0)),
         Draft::new(1)
             .to(TxKind::Create)
-            .input(hex::decode(CALLER.trim()).unwrap())
+            .input(deployer(&[0xfe; 100]))
             .sign(&user(0)),
         Draft::new(2)
             .to(MODELS)

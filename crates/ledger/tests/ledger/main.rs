@@ -14,6 +14,7 @@ mod equivalence;
 mod evm;
 mod golden;
 mod history;
+mod interruption;
 mod models;
 mod nodes;
 mod reference_model;

@@ -517,6 +517,7 @@ alloy_sol_types::sol! {
             returns (uint256 number, uint256 time, uint256 randao, uint256 base, uint256 chain, address coinbase);
         function readMany(uint256 from, uint256 n) external view returns (uint256 sum);
         function writeMany(uint256 from, uint256 n, uint256 value) external;
+        function chase(uint256 slot, uint256 n) external view returns (uint256);
         function burn() external view;
         function destroy(address to) external payable;
         function createAndDestroy(address to) external payable;

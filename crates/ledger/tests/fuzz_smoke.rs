@@ -1,0 +1,13 @@
+//! The fuzz targets of `lemma-ledger` over their seeds and mutations of them.
+
+#![allow(unreachable_pub)]
+
+#[path = "../../../fuzz/src/ledger.rs"]
+mod ledger;
+#[path = "../../../fuzz/src/smoke.rs"]
+mod smoke;
+
+#[test]
+fn transaction() {
+    smoke::run("transaction", ledger::transaction);
+}

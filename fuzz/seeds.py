@@ -1,0 +1,47 @@
+"""Writes the seeds of the fuzz targets from the golden vectors. Run it after a vector was added: `python3 fuzz/seeds.py`."""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TYPES = ROOT / "crates/types/tests/vectors"
+VERIFY = ROOT / "crates/verify/tests/vectors"
+
+
+def vector(folder: Path, name: str):
+    return json.loads((folder / name).read_text())
+
+
+def unhex(text: str) -> bytes:
+    return bytes.fromhex(text.removeprefix("0x"))
+
+
+def seeds():
+    """Target, name and content of every seed."""
+    tensors = vector(TYPES, "tensors.json")
+    yield "tensors", "together", unhex(tensors["together"])
+    yield "tensors", "none", unhex(tensors["none"])
+    for index, tensor in enumerate(tensors["tensors"]):
+        yield "tensors", f"{index}", unhex(tensor["encoding"])
+    for index, case in enumerate(vector(TYPES, "manifest.json")):
+        yield "manifest", f"{index}", case["canonical"].encode()
+    for index, case in enumerate(vector(TYPES, "header.json")):
+        yield "header", f"{index}", unhex(case["header"])
+        yield "extension", f"{index}", unhex(case["extension"])
+    for index, case in enumerate(vector(TYPES, "amounts.json")):
+        yield "amount", f"{index}", case["text"].encode()
+    for index, name in enumerate(["lemma/digits", "acme/tiny-llm:q8", "a.b/c_d:1.0"]):
+        yield "model_name", f"{index}", name.encode()
+    bundle = vector(VERIFY, "bundle.json")
+    root = vector(VERIFY, "trusted_root.json")
+    yield "bundle", "golden", json.dumps(bundle, separators=(",", ":")).encode()
+    unsettled = {key: value for key, value in bundle.items() if key not in ("settlement", "openings")}
+    yield "bundle", "unsettled", json.dumps(unsettled).encode()
+    yield "trusted_root", "golden", json.dumps(root, separators=(",", ":")).encode()
+    yield "certificate", "golden", unhex(bundle["settlement"]["finalization"])
+
+
+for target, name, content in seeds():
+    path = ROOT / "fuzz/seeds" / target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

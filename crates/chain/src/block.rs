@@ -8,7 +8,10 @@
 //! A [`Block`] that was decoded is consistent in itself: its parts are the ones that its hash commits to, and the
 //! leader has signed it. So no peer can spoil a block that others need by passing it on with other parts.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, Header, proofs::ordered_trie_root_with_encoder};
 use alloy_primitives::{Address, B64, B256, Bloom, Bytes, U256, keccak256};
@@ -28,7 +31,10 @@ use lemma_types::{
     limits,
 };
 
-use crate::scheme::{Context, Digest, PublicKey, digest};
+use crate::{
+    database::sync_target,
+    scheme::{Context, Digest, PublicKey, digest},
+};
 
 /// Most bytes of all transactions of a block together.
 pub const MAX_TRANSACTIONS_BYTES: usize = 512 << 10;
@@ -40,10 +46,9 @@ const PROPOSAL_NAMESPACE: &[u8] = b"lemma/proposal/1";
 const SIGNATURE: usize = 64;
 
 /// A block. Cheap to clone.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Block(Arc<Parts>);
 
-#[derive(PartialEq, Eq)]
 struct Parts {
     hash: B256,
     header: Header,
@@ -51,7 +56,17 @@ struct Parts {
     leader: PublicKey,
     transactions: Vec<Bytes>,
     signature: [u8; SIGNATURE],
+    transaction_hashes: OnceLock<Vec<B256>>,
 }
+
+impl PartialEq for Block {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |block: &Self| (block.0.hash, block.0.signature);
+        parts(self) == parts(other) && self.0.transactions == other.0.transactions
+    }
+}
+
+impl Eq for Block {}
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,8 +97,7 @@ impl Block {
             extra_data: extension.commitment().to_vec().into(),
             ..empty_header()
         };
-        // No context is ever compared with this one; it only has to be a key.
-        let leader = ed25519::PrivateKey::from_seed(0).public_key();
+        let leader = nobody();
         Self(Arc::new(Parts {
             hash: header.hash_slow(),
             header,
@@ -91,6 +105,7 @@ impl Block {
             leader,
             transactions: Vec::new(),
             signature: [0; SIGNATURE],
+            transaction_hashes: OnceLock::new(),
         }))
     }
 
@@ -112,6 +127,7 @@ impl Block {
             leader,
             transactions,
             signature,
+            transaction_hashes: OnceLock::new(),
         }))
     }
 
@@ -143,6 +159,14 @@ impl Block {
     #[must_use]
     pub fn transactions(&self) -> &[Bytes] {
         &self.0.transactions
+    }
+
+    /// Hashes of the transactions.
+    #[must_use]
+    pub fn transaction_hashes(&self) -> &[B256] {
+        self.0
+            .transaction_hashes
+            .get_or_init(|| self.0.transactions.iter().map(keccak256).collect())
     }
 
     /// The leader's ed25519 signature over the hash; zeros for the genesis block.
@@ -178,7 +202,10 @@ impl Parts {
             transactions.push(Bytes::copy_from_slice(&raw));
         }
         let signature = <[u8; SIGNATURE]>::read(buf)?;
-        let leader = PublicKey::decode(Copying(extension.leader.as_slice()))?;
+        let leader = match header.number {
+            0 => nobody(),
+            _ => PublicKey::decode(Copying(extension.leader.as_slice()))?,
+        };
         Ok(Self {
             hash: header.hash_slow(),
             header,
@@ -186,20 +213,29 @@ impl Parts {
             leader,
             transactions,
             signature,
+            transaction_hashes: OnceLock::new(),
         })
     }
 
     /// The hash commits to all parts, and the leader has signed it.
     fn check(&self) -> Result<(), CodecError> {
         let problem = |what| Err(CodecError::Invalid("Block", what));
-        if self.header.number == 0 {
-            return problem("the genesis block is not exchanged");
-        }
         if !header_commits_to(&self.header, &self.extension) {
             return problem("the header does not commit to the extension");
         }
+        if sync_target(&self.extension.state).is_none() {
+            return problem("there is no such state");
+        }
         if transactions_root(&self.transactions) != self.header.transactions_root {
             return problem("the header does not commit to the transactions");
+        }
+        if self.header.number == 0 {
+            // Its hash is part of the trusted root, so it needs nobody's signature.
+            return if self.signature == [0; SIGNATURE] {
+                Ok(())
+            } else {
+                problem("the genesis block is not signed")
+            };
         }
         let signature = ed25519::Signature::decode(Copying(&self.signature))?;
         if !self
@@ -210,6 +246,11 @@ impl Parts {
         }
         Ok(())
     }
+}
+
+/// The leader of the genesis block: no context is ever compared with its, which only has to have a key.
+fn nobody() -> PublicKey {
+    ed25519::PrivateKey::from_seed(0).public_key()
 }
 
 fn invalid<E: std::error::Error + Send + Sync + 'static>(
@@ -416,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn genesis_binds_its_configuration_and_is_not_exchanged() {
+    fn genesis_binds_its_configuration() {
         let genesis =
             Genesis::development(7, 100, BTreeMap::from([(Address::ZERO, U256::from(5))]));
         let block = Block::genesis(&genesis, state());
@@ -432,12 +473,17 @@ mod tests {
             hash(|g| g.gas_limit += 1),
             hash(|g| g.base_fee += 1),
             hash(|g| g.min_base_fee += 1),
-            hash(|g| drop(g.alloc.insert(Address::ZERO, U256::from(6)))),
+            hash(|g| {
+                g.alloc.insert(Address::ZERO, U256::from(6));
+            }),
         ];
         let distinct: std::collections::BTreeSet<_> = hashes.into_iter().collect();
         assert_eq!(distinct.len(), hashes.len());
         assert!(header_commits_to(block.header(), block.extension()));
-        assert!(Block::decode(block.encode()).is_err());
+        assert_eq!(Block::decode(block.encode()).unwrap(), block);
+        let mut signed = block.encode().to_vec();
+        *signed.last_mut().unwrap() = 1;
+        assert!(Block::decode(signed).is_err());
     }
 
     proptest! {

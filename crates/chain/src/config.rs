@@ -20,6 +20,9 @@ pub struct Peer {
     pub address: SocketAddr,
 }
 
+/// How often a validator that is stuck in a view repeats its vote to pass it over.
+pub(crate) const TIMEOUT_RETRY: Duration = Duration::from_millis(500);
+
 /// The pace of consensus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
@@ -49,6 +52,19 @@ impl Pace {
             leader_timeout: after(500),
             certification_timeout: after(1_000),
             skip_timeout: after(1_500),
+        }
+    }
+
+    /// Consensus panics on timeouts in another order.
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        let ordered = self.heartbeat < self.leader_timeout
+            && self.leader_timeout < self.certification_timeout
+            && self.certification_timeout < self.skip_timeout
+            && self.skip_timeout > TIMEOUT_RETRY;
+        if ordered {
+            Ok(())
+        } else {
+            Err(StartError::Pace)
         }
     }
 }
@@ -90,7 +106,9 @@ pub enum StartError {
     #[error("the key share does not fit the network's key")]
     Share,
     /// Timeouts in the wrong order.
-    #[error("the pace needs heartbeat < leader timeout < certification timeout < skip timeout")]
+    #[error(
+        "the pace needs heartbeat < leader timeout < certification timeout < skip timeout, the last above 500 ms"
+    )]
     Pace,
     /// The address can not be listened on.
     #[error("can not listen on {address}: {error}; choose another port")]

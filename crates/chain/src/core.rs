@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use alloy_primitives::{Address, B256};
 use lemma_ledger::{
-    Account, Genesis, StateKey, StateValue, Transaction, account_key, decode_account, next_base_fee,
+    Account, Genesis, StateKey, StateValue, Transaction, account_key, decode_account,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    execute::base_fee_after,
     handle::ChainError,
     index::{ExecutedBlock, Index},
     mempool::{Admission, Mempool, SubmitError},
@@ -36,18 +37,13 @@ pub struct Head {
 impl Head {
     pub(crate) fn of(genesis: &Genesis, block: &ExecutedBlock) -> Self {
         let header = block.header();
-        let base_fee = header.base_fee_per_gas.unwrap_or_default();
-        let next_base_fee = match header.number {
-            0 => genesis.base_fee,
-            _ => next_base_fee(genesis, header.gas_used, header.gas_limit, base_fee),
-        };
         Self {
             number: header.number,
             hash: block.hash(),
             timestamp_ms: block.extension().timestamp_ms,
             state_root: header.state_root,
-            base_fee,
-            next_base_fee,
+            base_fee: header.base_fee_per_gas.unwrap_or_default(),
+            next_base_fee: base_fee_after(genesis, header),
             gas_limit: header.gas_limit,
         }
     }

@@ -17,16 +17,25 @@
 //!                  └──► reads ─► QMDB         └─ finalized ──► index (history), head
 //! ```
 
+mod application;
 mod block;
 mod config;
 mod core;
+mod database;
+mod execute;
+mod gossip;
 mod handle;
 mod index;
 mod keys;
 mod mempool;
+// Everything generic is instantiated from here, which takes long and which unit tests do not need.
+#[cfg(not(test))]
 mod network;
+mod on_demand;
 pub mod scheme;
 mod seeds;
+mod service;
+pub mod validator;
 
 pub use block::{Block, MAX_TRANSACTIONS, MAX_TRANSACTIONS_BYTES};
 pub use config::{Pace, Peer, StartError, ValidatorConfig};
@@ -38,4 +47,5 @@ pub use index::{
 };
 pub use keys::{KeyError, ValidatorId, ValidatorKeys};
 pub use mempool::{Admission, Mempool, PoolLimits, Room, SubmitError};
+#[cfg(not(test))]
 pub use network::{Validator, reserve_addresses};

@@ -34,6 +34,10 @@ pub type Finalization = Certificate<Scheme, Digest>;
 /// The beacon's signature for one round.
 pub type RoundSeed = vrf::Seed<Variant>;
 
+/// The signature in a [`RoundSeed`].
+pub(crate) type SeedSignature =
+    <Variant as commonware_cryptography::bls12381::primitives::variant::Variant>::Signature;
+
 /// Most validators of one network.
 pub const MAX_VALIDATORS: NonZeroU32 = NonZeroU32::new(256).expect("positive");
 

@@ -5,7 +5,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{Arc, PoisonError, RwLock, mpsc},
     thread,
 };
 
@@ -13,7 +13,8 @@ use alloy_primitives::{B256, Bytes};
 use commonware_codec::Encode as _;
 use futures::{FutureExt as _, channel::oneshot, future::BoxFuture};
 use redb::{
-    Database, Durability, ReadableDatabase as _, ReadableTable, TableDefinition, WriteTransaction,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable,
+    TableDefinition, WriteTransaction,
 };
 
 use super::{ExecutedBlock, Index, IndexError, Log, memory::gap, new_leaves, records, tree};
@@ -42,11 +43,12 @@ const CACHE: usize = 4 << 20;
 const QUEUE: usize = 64;
 
 /// An [`Index`] in a file.
-pub struct DiskIndex {
+pub struct DiskIndex(RwLock<Option<Open>>);
+
+struct Open {
     database: Arc<Database>,
-    /// `None` only while dropping, which ends the writer.
-    queue: Option<mpsc::SyncSender<Append>>,
-    writer: Option<thread::JoinHandle<()>>,
+    queue: mpsc::SyncSender<Append>,
+    writer: thread::JoinHandle<()>,
 }
 
 struct Append {
@@ -73,35 +75,59 @@ impl DiskIndex {
             .name("block-index".to_owned())
             .spawn(move || write_all(&written, &appends))
             .map_err(|error| IndexError::Storage(error.to_string()))?;
-        Ok(Self {
+        Ok(Self(RwLock::new(Some(Open {
             database,
-            queue: Some(queue),
-            writer: Some(writer),
-        })
+            queue,
+            writer,
+        }))))
+    }
+
+    /// Closes the file, after everything that was appended is durable: other handles to the index learn that it is
+    /// closed, and the file may be opened again.
+    pub fn close(&self) {
+        let open = self
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(Open {
+            database,
+            queue,
+            writer,
+        }) = open
+        {
+            drop(queue);
+            // A writer that panicked has answered nobody; there is nothing to add.
+            let _ = writer.join();
+            drop(database);
+        }
+    }
+
+    fn snapshot<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        let open = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let open = open.as_ref().ok_or(IndexError::Closed)?;
+        read(&open.database.begin_read().map_err(storage)?)
     }
 
     fn read<K, V, T>(
         &self,
         table: TableDefinition<'_, K, V>,
-        read: impl FnOnce(&redb::ReadOnlyTable<K, V>) -> Result<T, IndexError>,
+        read: impl FnOnce(&ReadOnlyTable<K, V>) -> Result<T, IndexError>,
     ) -> Result<T, IndexError>
     where
         K: redb::Key + 'static,
         V: redb::Value + 'static,
     {
-        let transaction = self.database.begin_read().map_err(storage)?;
-        read(&transaction.open_table(table).map_err(storage)?)
+        self.snapshot(|transaction| read(&transaction.open_table(table).map_err(storage)?))
     }
 }
 
 impl Drop for DiskIndex {
-    /// Waits until everything that was appended is durable.
     fn drop(&mut self) {
-        self.queue = None;
-        if let Some(writer) = self.writer.take() {
-            // A writer that panicked has answered nobody; there is nothing to add.
-            let _ = writer.join();
-        }
+        self.close();
     }
 }
 
@@ -234,14 +260,15 @@ impl Index for DiskIndex {
         certificate: Option<Bytes>,
     ) -> BoxFuture<'static, Result<(), IndexError>> {
         let (done, written) = oneshot::channel();
-        let sent = self.queue.as_ref().is_some_and(|q| {
-            q.send(Append {
-                block,
-                certificate,
-                done,
-            })
-            .is_ok()
-        });
+        let append = Append {
+            block,
+            certificate,
+            done,
+        };
+        let open = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sent = open
+            .as_ref()
+            .is_some_and(|open| open.queue.send(append).is_ok());
         async move {
             if !sent {
                 return Err(IndexError::Closed);
@@ -256,19 +283,21 @@ impl Index for DiskIndex {
     }
 
     fn block(&self, number: u64) -> Result<Option<Arc<ExecutedBlock>>, IndexError> {
-        let transaction = self.database.begin_read().map_err(storage)?;
-        let blocks = transaction.open_table(BLOCKS).map_err(storage)?;
-        let Some(block) = blocks.get(number).map_err(storage)? else {
-            return Ok(None);
-        };
-        let block =
-            Block::decode_own(block.value()).map_err(|error| damaged("block", number, error))?;
-        let receipts = transaction.open_table(RECEIPTS).map_err(storage)?;
-        let receipts = receipts.get(number).map_err(storage)?;
-        let receipts = receipts.ok_or_else(|| damaged("receipts of block", number, "missing"))?;
-        let receipts = records::decode(receipts.value())
-            .map_err(|error| damaged("receipts of block", number, error))?;
-        Ok(Some(Arc::new(ExecutedBlock { block, receipts })))
+        self.snapshot(|transaction| {
+            let blocks = transaction.open_table(BLOCKS).map_err(storage)?;
+            let Some(block) = blocks.get(number).map_err(storage)? else {
+                return Ok(None);
+            };
+            let block =
+                Block::decode_own(block.value()).map_err(|e| damaged("block", number, e))?;
+            let receipts = transaction.open_table(RECEIPTS).map_err(storage)?;
+            let receipts = receipts.get(number).map_err(storage)?;
+            let receipts =
+                receipts.ok_or_else(|| damaged("receipts of block", number, "missing"))?;
+            let receipts = records::decode(receipts.value())
+                .map_err(|error| damaged("receipts of block", number, error))?;
+            Ok(Some(Arc::new(ExecutedBlock { block, receipts })))
+        })
     }
 
     fn number(&self, hash: B256) -> Result<Option<u64>, IndexError> {
@@ -369,7 +398,10 @@ mod tests {
             ),
             "locked"
         );
-        drop(index);
+        index.close();
+        assert!(matches!(index.tip(), Err(IndexError::Closed)));
+        let late = block_on(index.append(blocks[0].clone(), None));
+        assert!(matches!(late, Err(IndexError::Closed)));
         assert!(matches!(
             DiskIndex::open(&file, B256::ZERO),
             Err(IndexError::OtherNetwork { .. })

@@ -204,12 +204,17 @@ pub trait Index: Send + Sync + 'static {
 ///
 /// # Errors
 /// See [`IndexError`].
-pub fn path(
+pub(crate) fn path(
     index: &dyn Index,
     log: Log,
     leaf: u64,
     size: u64,
 ) -> Result<Option<Vec<B256>>, IndexError> {
+    let last = size.checked_sub(1);
+    match last.map(|last| index.node(log, 0, last)).transpose()? {
+        Some(Some(_)) => {}
+        _ => return Ok(None),
+    }
     tree::path(leaf, size, &|level, position| {
         index.node(log, level, position)
     })

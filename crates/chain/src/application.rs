@@ -1,0 +1,325 @@
+//! The ledger as consensus drives it: propose a block, process one, and note that one is final.
+//!
+//! State that is not final lives in memory only; commonware's `Stateful` forks it from block to block, and calls
+//! [`Application::process`](stateful::Application::process) again for whatever it has lost by a restart.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use alloy_primitives::{Address, B256, Bytes};
+use commonware_codec::{Copying, DecodeExt as _, Encode as _};
+use commonware_consensus::{
+    CertifiableBlock as _,
+    marshal::{ancestry::Ancestry, core::Mailbox as MarshalMailbox, standard::Standard},
+    types::{Epoch, Height, Round, View},
+};
+use commonware_cryptography::{Digestible as _, ed25519};
+use commonware_glue::stateful::{self, Finality, Input, Proposed, db::DatabaseSet};
+use futures::StreamExt as _;
+use lemma_ledger::{Receipt, Transaction};
+
+use crate::{
+    block::{Block, MAX_TRANSACTIONS, MAX_TRANSACTIONS_BYTES},
+    core::{Core, Head},
+    database::{Batch, BlockState, Databases, Runtime, commitments, sync_target},
+    execute::{Claims, Executed, execute},
+    index::ExecutedBlock,
+    mempool::Room,
+    on_demand::Build,
+    scheme::{Context, RoundSeed, Scheme, SeedSignature},
+    seeds::Seeds,
+};
+
+/// How far a block's time may be ahead of the parent's. Without a bound, one proposer could set the clock of the chain
+/// to the end of time; a chain that stood still for longer catches up in steps of this size.
+const MAX_STEP_MS: u64 = 24 * 60 * 60 * 1000;
+/// How far a block's time may be ahead of the local clock before a vote for it waits.
+const CLOCK_TOLERANCE_MS: u64 = 500;
+
+/// The ledger of one validator. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Application(Arc<Parts>);
+
+pub(crate) struct Parts {
+    pub(crate) core: Arc<Core>,
+    pub(crate) scheme: Scheme,
+    pub(crate) signer: ed25519::PrivateKey,
+    pub(crate) beneficiary: Address,
+    pub(crate) seeds: Seeds,
+    pub(crate) marshal: MarshalMailbox<Scheme, Standard<Block>>,
+    /// Receipts of blocks that were executed and are not final yet.
+    pub(crate) executed: Mutex<BTreeMap<(u64, B256), Vec<Receipt>>>,
+}
+
+impl Application {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    fn remember(&self, block: &Block, receipts: Vec<Receipt>) {
+        let mut executed = self
+            .0
+            .executed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        executed.insert((block.number(), block.hash()), receipts);
+    }
+
+    /// The receipts of a block that is final now; those of blocks that lost against it are dropped.
+    fn recall(&self, block: &Block) -> Vec<Receipt> {
+        let mut executed = self
+            .0
+            .executed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let receipts = executed.remove(&(block.number(), block.hash()));
+        *executed = executed.split_off(&(block.number() + 1, B256::ZERO));
+        receipts.expect("a block is executed in this process before it is final in it")
+    }
+
+    /// The block's transactions with their senders; `None` if any is not of this network.
+    fn decode(&self, block: &Block) -> Option<Vec<Transaction>> {
+        let chain_id = self.0.core.genesis.chain_id;
+        let decode = |(raw, hash): (&Bytes, &B256)| match self.0.core.pool.get(hash) {
+            // Recovering the sender is the expensive part, and it was done when the transaction came in.
+            Some(known) => Some(Transaction::clone(&known)),
+            None => Transaction::decode(raw, chain_id).ok(),
+        };
+        block
+            .transactions()
+            .iter()
+            .zip(block.transaction_hashes())
+            .map(decode)
+            .collect()
+    }
+
+    async fn build<E: Runtime>(
+        &self,
+        claims: Claims,
+        parent: &Block,
+        batch: Batch<E>,
+        transactions: Vec<Transaction>,
+    ) -> Proposed<Self, E> {
+        let core = &self.0.core;
+        let context = claims.block_context(&core.genesis, parent);
+        let executed = execute::<E>(&core.genesis, &context, transactions, batch, false).await;
+        let Executed {
+            outcome,
+            state,
+            included,
+            rejected,
+        } = executed.expect("what can not be included is left out");
+        for (transaction, reason) in rejected {
+            if !reason.may_become_valid() {
+                tracing::debug!(hash = %transaction.hash(), %reason, "transaction dropped");
+                core.pool.remove(&transaction);
+            }
+        }
+        let (header, extension) = claims.assemble(&context, &outcome, commitments::<E>(&state));
+        let block = Block::seal(&self.0.signer, header, extension, included);
+        self.remember(&block, outcome.receipts);
+        Proposed {
+            block,
+            merkleized: state,
+        }
+    }
+
+    /// What does not need the parent's state. `Finality::Finalized` blocks passed this on enough other validators.
+    fn is_plausible(&self, block: &Block, parent: &Block, context: &Context) -> bool {
+        let step = block
+            .extension()
+            .timestamp_ms
+            .checked_sub(parent.extension().timestamp_ms);
+        block.context() == *context
+            && step.is_some_and(|step| (1..=MAX_STEP_MS).contains(&step) || parent.number() == 0)
+            && self.is_seeded(block, parent, context)
+    }
+
+    /// The block carries the seed of its parent's round, which no proposer can choose.
+    fn is_seeded(&self, block: &Block, parent: &Block, context: &Context) -> bool {
+        let Some(seed) = &block.extension().seed else {
+            return parent.number() == 0;
+        };
+        let round = Round::new(Epoch::new(seed.epoch), View::new(seed.view));
+        if parent.number() == 0 || round != Round::new(context.round.epoch(), context.parent.0) {
+            return false;
+        }
+        SeedSignature::decode(Copying(&seed.signature))
+            .is_ok_and(|signature| RoundSeed::new(round, signature).verify(&self.0.scheme))
+    }
+
+    /// Waits while the block's time is in the future: nobody may vote for it yet, but it is not invalid.
+    async fn wait_for_time<E: Runtime>(&self, runtime: &E, block: &Block) {
+        let allowed = block
+            .extension()
+            .timestamp_ms
+            .saturating_sub(CLOCK_TOLERANCE_MS);
+        let early = allowed.saturating_sub(milliseconds(runtime.current()));
+        if early > 0 {
+            runtime.sleep(Duration::from_millis(early)).await;
+        }
+    }
+
+    /// Stores a final block for good, and makes it the head.
+    async fn publish<E: Runtime>(&self, runtime: E, block: &Block) {
+        let core = &self.0.core;
+        let receipts = self.recall(block);
+        let senders: Vec<_> = self
+            .decode(block)
+            .expect("a final block's transactions were decoded before")
+            .iter()
+            .map(|transaction| (transaction.sender(), transaction.nonce()))
+            .collect();
+        let executed = Arc::new(ExecutedBlock {
+            block: block.clone(),
+            receipts,
+        });
+        let certificate = self
+            .0
+            .seeds
+            .finalization(block.context().round, &block.digest());
+        if certificate.is_none() {
+            self.fetch_certificate(runtime, executed.clone());
+        }
+        let head = Head::of(&core.genesis, &executed);
+        core.index
+            .append(executed, certificate.map(Bytes::from))
+            .await
+            .expect("the block index can not be written");
+        core.pool.finalized(senders);
+        core.head.send_replace(head);
+    }
+
+    /// A block that was caught up with brings its certificate by way of marshal, if it has one of its own.
+    fn fetch_certificate<E: Runtime>(&self, runtime: E, block: Arc<ExecutedBlock>) {
+        let parts = self.0.clone();
+        runtime.child("certificate").spawn(move |_| async move {
+            let height = Height::new(block.number());
+            if let Some(finalization) = parts.marshal.get_finalization(height).await {
+                let bytes = Bytes::from(finalization.encode().to_vec());
+                if let Err(error) = parts.core.index.append(block, Some(bytes)).await {
+                    tracing::warn!(%error, "certificate not stored");
+                }
+            }
+        });
+    }
+}
+
+fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<E: Runtime> stateful::Application<E> for Application {
+    type SigningScheme = Scheme;
+    type Context = Context;
+    type Block = Block;
+    type Databases = Databases<E>;
+    type Captured = ();
+    type Provider = ();
+    type Input = Build;
+
+    fn sync_targets(block: &Block) -> <Databases<E> as DatabaseSet<E>>::SyncTargets {
+        sync_target(&block.extension().state).expect("decoding a block checks its target")
+    }
+
+    async fn genesis(&mut self) -> Block {
+        self.0.core.genesis_block.block.clone()
+    }
+
+    async fn propose(
+        &mut self,
+        (runtime, context): (E, Context),
+        ancestry: impl Ancestry<Block>,
+        batches: Batch<E>,
+        input: Input<Build, ()>,
+    ) -> Option<Proposed<Self, E>> {
+        let parent = ancestry.peek()?.inner().clone();
+        let core = &self.0.core;
+        let Build { seed, excluded } = input.upstream;
+        let before = parent.extension().timestamp_ms;
+        let latest = if parent.number() == 0 {
+            u64::MAX
+        } else {
+            before.saturating_add(MAX_STEP_MS)
+        };
+        let claims = Claims {
+            context,
+            timestamp_ms: milliseconds(runtime.current()).clamp(before.saturating_add(1), latest),
+            beneficiary: self.0.beneficiary,
+            seed,
+        };
+        let base_fee = claims.block_context(&core.genesis, &parent).base_fee;
+        let room = Room {
+            bytes: MAX_TRANSACTIONS_BYTES,
+            transactions: MAX_TRANSACTIONS,
+            // Most transactions use less gas than they allow for.
+            gas: core.genesis.gas_limit.saturating_mul(2),
+        };
+        let chosen = core.pool.select(base_fee, &excluded, room);
+        let transactions = chosen
+            .iter()
+            .map(|transaction| Transaction::clone(transaction))
+            .collect();
+        Some(
+            self.build::<E>(claims, &parent, batches, transactions)
+                .await,
+        )
+    }
+
+    async fn process(
+        &mut self,
+        (runtime, context): (E, Context),
+        ancestry: impl Ancestry<Block>,
+        batches: Batch<E>,
+        finality: Finality,
+    ) -> Option<BlockState<E>> {
+        let mut ancestry = Box::pin(ancestry);
+        let block = ancestry.next().await?.inner().clone();
+        let parent = ancestry.next().await?.inner().clone();
+        if finality == Finality::Candidate {
+            if !self.is_plausible(&block, &parent, &context) {
+                return None;
+            }
+            self.wait_for_time(&runtime, &block).await;
+        }
+        let genesis = &self.0.core.genesis;
+        let claims = Claims::of(&block, context);
+        let context = claims.block_context(genesis, &parent);
+        let transactions = self.decode(&block)?;
+        let executed = execute::<E>(genesis, &context, transactions, batches, true).await?;
+        let expected = claims.assemble(
+            &context,
+            &executed.outcome,
+            commitments::<E>(&executed.state),
+        );
+        if (block.header(), block.extension()) != (&expected.0, &expected.1) {
+            tracing::warn!(?block, "block does not say what executing it gives");
+            return None;
+        }
+        self.remember(&block, executed.outcome.receipts);
+        Some(executed.state)
+    }
+
+    async fn capture(
+        &mut self,
+        _: (E, Context),
+        _: &Block,
+        _: &BlockState<E>,
+        _: <Databases<E> as DatabaseSet<E>>::Readers,
+    ) {
+    }
+
+    async fn finalized(
+        &mut self,
+        (runtime, _): (E, Context),
+        block: &Block,
+        (): (),
+        _: <Databases<E> as DatabaseSet<E>>::Readers,
+    ) {
+        self.publish(runtime, block).await;
+    }
+}

@@ -150,7 +150,7 @@ impl Window {
         product(axes.map(|a| a.input))?;
         product(axes.map(|a| a.output))?;
         product(axes.map(|a| a.kernel))?;
-        product(axes.map(|a| a.span() + a.stride))?;
+        product(axes.map(|a| a.span().saturating_add(a.stride)))?;
         Ok(window)
     }
 

@@ -1,3 +1,4 @@
 //! Tensors as files and as JSON.
 
 pub mod npy;
+pub mod oip;

@@ -6,6 +6,9 @@
     reason = "each test binary uses a part"
 )]
 
+pub mod mutate;
+pub mod onnx;
+
 use std::path::{Path, PathBuf};
 
 use lemma_graph::Tensor;

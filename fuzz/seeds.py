@@ -6,6 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TYPES = ROOT / "crates/types/tests/vectors"
 VERIFY = ROOT / "crates/verify/tests/vectors"
+ONNX = ROOT / "crates/graph/tests/data"
+MODELS = ROOT / "models"
 
 
 def vector(folder: Path, name: str):
@@ -39,6 +41,14 @@ def seeds():
     yield "bundle", "unsettled", json.dumps(unsettled).encode()
     yield "trusted_root", "golden", json.dumps(root, separators=(",", ":")).encode()
     yield "certificate", "golden", unhex(bundle["settlement"]["finalization"])
+    for model in ("digits", "iris"):
+        yield "npy", model, (MODELS / model / "example.npy").read_bytes()
+        yield "oip", model, (MODELS / model / "example.json").read_bytes()
+    # The networks, and a few of the models that must be refused; each is small.
+    names = [f"valid/{case.name}" for case in sorted((ONNX / "valid").glob("network_*"))]
+    names += [f"hostile/{name}" for name in ("graph_cycle", "initializer_huge_little_data", "growth_doubling")]
+    for name in names:
+        yield "onnx", name.split("/")[1], (ONNX / name / "model.onnx").read_bytes()
 
 
 for target, name, content in seeds():

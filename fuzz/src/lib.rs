@@ -3,6 +3,7 @@
 //! The fuzz targets in `targets/` feed them from libFuzzer. The test suites of the crates feed the same functions, from the
 //! same seeds, with a few thousand mutations each ([`smoke`]), on stable and without instrumentation.
 
+pub mod graph;
 pub mod ledger;
 pub mod smoke;
 pub mod types;

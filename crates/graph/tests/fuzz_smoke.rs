@@ -1,0 +1,23 @@
+//! The fuzz targets of `lemma-graph` over their seeds and mutations of them.
+
+#![allow(unreachable_pub)]
+
+#[path = "../../../fuzz/src/graph.rs"]
+mod graph;
+#[path = "../../../fuzz/src/smoke.rs"]
+mod smoke;
+
+#[test]
+fn npy() {
+    smoke::run("npy", graph::npy);
+}
+
+#[test]
+fn oip() {
+    smoke::run("oip", graph::oip);
+}
+
+#[test]
+fn onnx() {
+    smoke::run("onnx", graph::onnx);
+}

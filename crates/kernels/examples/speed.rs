@@ -1,4 +1,5 @@
-//! Prints the speed of the kernels, one thread, for each instruction set of this machine.
+//! Prints the speed of the kernels, one thread, for each instruction set of this machine (which
+//! should do nothing else meanwhile).
 //!
 //! `cargo run --release -p lemma-kernels --example speed [FILTER]`
 #![allow(
@@ -28,8 +29,7 @@ fn values(n: usize) -> Vec<f32> {
 /// Work of one call, per nanosecond, in the fastest of many.
 fn rate(work: f64, mut call: impl FnMut()) -> f64 {
     call();
-    let (start, mut best) = (Instant::now(), f64::MAX);
-    let mut calls = 0;
+    let (start, mut best, mut calls) = (Instant::now(), f64::MAX, 0);
     while calls < 5 || start.elapsed().as_secs_f64() < 0.3 {
         let begin = Instant::now();
         call();

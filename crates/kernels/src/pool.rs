@@ -2,7 +2,7 @@
 
 use crate::isa::{Isa, Kernel};
 use crate::math;
-use crate::sheet::{Sheet, slide};
+use crate::sheet::{Layout, slide};
 use crate::window::{AXES, Axis, ShapeError, Window, WindowSpec, product};
 
 /// What a pooling geometry is built from. Every list has one entry for each spatial axis,
@@ -136,7 +136,7 @@ impl Kernel for MaxPool<'_> {
             self.y,
             f32::NEG_INFINITY,
             step,
-            |best, _| best,
+            |_, _| {},
         );
     }
 }
@@ -160,9 +160,10 @@ impl Kernel for AveragePool<'_> {
         let [a, b, c] = &counts;
         // A sum that begins with +0 is never −0, so padding of +0 leaves it as it is.
         let step = |sum, _, v| sum + v;
-        let finish = |sum, [oa, ob, oc]: [usize; AXES]| {
-            let count = a[oa] * b[ob] * c[oc];
-            math::canonical(sum / count as f32)
+        let finish = |sums: &mut [f32], [oa, ob, oc]: [usize; AXES]| {
+            for (sum, &count) in sums.iter_mut().zip(&c[oc..]) {
+                *sum = math::canonical(*sum / (a[oa] * b[ob] * count) as f32);
+            }
         };
         each_plane(self.pool, self.x, self.y, 0.0, step, finish);
     }
@@ -188,13 +189,16 @@ fn each_plane(
     x: &[f32],
     y: &mut [f32],
     identity: f32,
-    step: impl Fn(f32, usize, f32) -> f32,
-    finish: impl Fn(f32, [usize; AXES]) -> f32,
+    step: impl Fn(f32, f32, f32) -> f32,
+    finish: impl Fn(&mut [f32], [usize; AXES]),
 ) {
     let window = &pool.window;
+    let layout = Layout::of(window);
+    let mut sheet = layout.empty(1, identity);
+    let taps: Vec<(usize, f32)> = layout.taps().into_iter().map(|tap| (tap, 1.0)).collect();
     let planes = x.chunks_exact(window.input_len());
     for (plane, out) in planes.zip(y.chunks_exact_mut(window.output_len())) {
-        let sheet = Sheet::new(window, plane, identity);
-        slide(&sheet, 0, &sheet.taps(), identity, &step, &finish, out);
+        layout.write(plane, &mut sheet);
+        slide(&layout, &sheet, &taps, identity, &step, &finish, out);
     }
 }

@@ -1,102 +1,109 @@
 //! Padded planes, laid out so that a window slides over them without asking where it is.
 
-use std::borrow::Cow;
-
 use crate::window::{AXES, Axis, Window};
 
-/// Planes with their padding written out and, where the innermost stride is s > 1, each line
-/// split into s runs of every s-th value.
+/// How planes lie in memory: with their padding written out and, along an axis of stride s > 1,
+/// split into s phases of every s-th value, each phase a plane of its own.
 ///
 /// So the value under a window is found by adding two offsets, that of the
-/// [output position](Sheet::position) and that of the [tap](Sheet::taps), and neighbours along the
-/// innermost output axis are neighbours in memory, whatever the stride.
-pub(crate) struct Sheet<'a> {
-    /// All planes, then [`SLACK`] values unless borrowed.
-    values: Cow<'a, [f32]>,
-    plane: usize,
+/// [output position](Layout::position) and that of the [tap](Layout::taps); and outputs that are
+/// neighbours along the innermost axis are neighbours in memory, whatever the stride.
+pub(crate) struct Layout {
     axes: [Axis; AXES],
-    /// Length of a line, and of one of its runs.
-    line: usize,
-    run: usize,
-    /// Lines along the middle axis.
-    lines: usize,
+    /// Sizes of the plane of one phase.
+    sizes: [usize; AXES],
 }
 
+/// Values of an AVX-512 register.
+const VECTOR: usize = 16;
+
 /// Values after the last plane, so that a vector may be read from any valid position.
-pub(crate) const SLACK: usize = 64;
+const SLACK: usize = VECTOR;
 
-impl<'a> Sheet<'a> {
-    /// Lays out `planes`, one after another, with `fill` as the padding.
-    pub(crate) fn new(window: &Window, planes: &'a [f32], fill: f32) -> Sheet<'a> {
-        let mut sheet = Sheet::layout(window);
-        sheet.write(planes, fill);
-        sheet
-    }
-
-    /// As [`Sheet::new`], but without a copy and without slack where the planes already have the
-    /// right layout.
-    pub(crate) fn borrow(window: &Window, planes: &'a [f32], fill: f32) -> Sheet<'a> {
-        let mut sheet = Sheet::layout(window);
-        if sheet.plane == window.input_len() && window.axes[2].stride == 1 {
-            sheet.values = Cow::Borrowed(planes);
-        } else {
-            sheet.write(planes, fill);
-        }
-        sheet
-    }
-
-    fn layout(window: &Window) -> Sheet<'a> {
-        let [outer, middle, inner] = window.axes.map(|a| a.span());
-        let run = inner.div_ceil(window.axes[2].stride);
-        let line = run * window.axes[2].stride;
-        Sheet {
-            values: Cow::Borrowed(&[]),
-            plane: outer * middle * line,
+impl Layout {
+    pub(crate) fn of(window: &Window) -> Layout {
+        Layout {
             axes: window.axes,
-            line,
-            run,
-            lines: middle,
+            sizes: window.axes.map(|a| a.span().div_ceil(a.stride)),
         }
     }
 
-    fn write(&mut self, planes: &[f32], fill: f32) {
-        let [a, b, c] = self.axes;
-        let count = planes.len() / (a.input * b.input * c.input);
-        let mut values = vec![fill; count * self.plane + SLACK];
-        for (i, source) in planes.chunks_exact(c.input).enumerate() {
-            let (plane, ia, ib) = (i / (a.input * b.input), i / b.input % a.input, i % b.input);
-            let start =
-                plane * self.plane + ((ia + a.begin) * self.lines + ib + b.begin) * self.line;
-            let line = &mut values[start..start + self.line];
-            if c.stride == 1 {
-                line[c.begin..c.begin + c.input].copy_from_slice(source);
-                continue;
-            }
-            for phase in 0..c.stride {
-                // The first value of this phase that lies inside: at `begin` or soon after.
-                let skip = (phase + c.stride - c.begin % c.stride) % c.stride;
-                let first = phase * self.run + (c.begin + skip) / c.stride;
-                for (to, from) in line[first..]
-                    .iter_mut()
-                    .zip(source.iter().skip(skip).step_by(c.stride))
-                {
-                    *to = *from;
+    /// Whether planes without padding already lie like this.
+    pub(crate) fn is_plain(&self) -> bool {
+        let plain = |(axis, &size): (&Axis, &usize)| axis.stride == 1 && axis.input == size;
+        self.axes.iter().zip(&self.sizes).all(plain)
+    }
+
+    /// Length of a plane with all its phases.
+    pub(crate) fn plane(&self) -> usize {
+        let phases: usize = self.axes.iter().map(|a| a.stride).product();
+        phases * self.sizes.iter().product::<usize>()
+    }
+
+    /// Memory for some planes, all padding.
+    pub(crate) fn empty(&self, planes: usize, padding: f32) -> Vec<f32> {
+        vec![padding; planes * self.plane() + SLACK]
+    }
+
+    /// Writes planes to their places; the padding stays as it is.
+    #[inline(always)]
+    pub(crate) fn write(&self, planes: &[f32], values: &mut [f32]) {
+        let [a, b, c] = &self.axes;
+        let inputs = planes.chunks_exact(a.input * b.input * c.input);
+        for (plane, values) in inputs.zip(values.chunks_exact_mut(self.plane())) {
+            let mut lines = plane.chunks_exact(c.input);
+            for ia in a.begin..a.begin + a.input {
+                for (ib, source) in (b.begin..b.begin + b.input).zip(&mut lines) {
+                    self.write_line(ia, ib, source, values);
                 }
             }
         }
-        self.values = Cow::Owned(values);
     }
 
-    /// The values, from those of plane `i` on to the end of the last.
-    pub(crate) fn planes_from(&self, i: usize) -> &[f32] {
-        &self.values[i * self.plane..]
+    /// Writes one line, which has its place in the padded plane.
+    #[inline(always)]
+    fn write_line(&self, ia: usize, ib: usize, source: &[f32], values: &mut [f32]) {
+        let c = &self.axes[2];
+        if c.stride == 1 {
+            let start = self.place([ia, ib, c.begin]);
+            return values[start..start + c.input].copy_from_slice(source);
+        }
+        for first in 0..c.stride.min(c.input) {
+            let start = self.place([ia, ib, c.begin + first]);
+            let (source, to) = (&source[first..], &mut values[start..]);
+            if c.stride == 2 {
+                // The common stride, known to the compiler.
+                every::<2>(source, to);
+            } else {
+                let phase = source.iter().step_by(c.stride);
+                to.iter_mut().zip(phase).for_each(|(to, &from)| *to = from);
+            }
+        }
+    }
+
+    /// Offset of a place in the padded plane.
+    #[inline(always)]
+    fn place(&self, at: [usize; AXES]) -> usize {
+        let (mut phase, mut offset, mut len) = (0, 0, 1);
+        for (i, at) in at.into_iter().enumerate() {
+            let (stride, size) = (self.axes[i].stride, self.sizes[i]);
+            // Most strides are 1, and divisions are slow.
+            let (rest, step) = if stride == 1 {
+                (0, at)
+            } else {
+                (at % stride, at / stride)
+            };
+            phase = phase * stride + rest;
+            offset = offset * size + step;
+            len *= size;
+        }
+        phase * len + offset
     }
 
     /// Offset of the window at an output position.
     #[inline(always)]
     pub(crate) fn position(&self, [oa, ob, oc]: [usize; AXES]) -> usize {
-        let [a, b, _] = &self.axes;
-        (oa * a.stride * self.lines + ob * b.stride) * self.line + oc
+        (oa * self.sizes[1] + ob) * self.sizes[2] + oc
     }
 
     /// Offset of each position of the window, in row-major order.
@@ -105,10 +112,8 @@ impl<'a> Sheet<'a> {
         let mut taps = Vec::with_capacity(a.kernel * b.kernel * c.kernel);
         for ka in 0..a.kernel {
             for kb in 0..b.kernel {
-                let line = (ka * a.dilation * self.lines + kb * b.dilation) * self.line;
                 for kc in 0..c.kernel {
-                    let step = kc * c.dilation;
-                    taps.push(line + step % c.stride * self.run + step / c.stride);
+                    taps.push(self.place([ka * a.dilation, kb * b.dilation, kc * c.dilation]));
                 }
             }
         }
@@ -116,62 +121,83 @@ impl<'a> Sheet<'a> {
     }
 }
 
-/// Folds the taps of every window of one plane, `W` neighbouring outputs at a time: `step` takes
-/// the sums so far, the number of the tap, and the values under it; `finish` takes the sums and
-/// the position of the first of them, and gives what is written.
+/// Copies every `S`-th value.
+#[inline(always)]
+fn every<const S: usize>(source: &[f32], to: &mut [f32]) {
+    let (whole, rest) = source.as_chunks::<S>();
+    for (to, from) in to.iter_mut().zip(whole) {
+        *to = from[0];
+    }
+    if let Some(&last) = rest.first() {
+        to[whole.len()] = last;
+    }
+}
+
+/// Outputs that [`slide`] folds at a time: 4 KiB.
+const PIECE: usize = 1024;
+
+/// Results, aligned to a cache line: vectors across two lines cost twice.
+#[repr(align(64))]
+struct Piece([f32; PIECE]);
+
+/// Folds the taps of every window of one plane: from `identity`, `step` takes a result so far, the
+/// weight of a tap and the value under it; `finish` takes neighbouring results on one line, and the
+/// position of the first, for what is left to do.
+///
+/// Lines are not folded one by one but together with what lies between them in memory: results
+/// that belong to no output are thrown away.
 #[inline(always)]
 pub(crate) fn slide(
-    sheet: &Sheet<'_>,
-    plane: usize,
-    taps: &[usize],
+    layout: &Layout,
+    values: &[f32],
+    taps: &[(usize, f32)],
     identity: f32,
-    step: impl Fn(f32, usize, f32) -> f32,
-    finish: impl Fn(f32, [usize; AXES]) -> f32,
+    step: impl Fn(f32, f32, f32) -> f32,
+    finish: impl Fn(&mut [f32], [usize; AXES]),
     out: &mut [f32],
 ) {
-    let [_, b, c] = &sheet.axes;
-    let values = sheet.planes_from(plane);
-    for (i, line) in out.chunks_exact_mut(c.output).enumerate() {
+    let [_, b, c] = &layout.axes;
+    let mut piece = Piece([identity; PIECE]);
+    // Which positions are folded, and the first of them.
+    let (mut folded, mut first) = (0, 0);
+    let end = layout.position(layout.axes.map(|a| a.output - 1)) + 1;
+    for (i, out) in out.chunks_exact_mut(c.output).enumerate() {
         let (oa, ob) = (i / b.output, i % b.output);
-        let start = sheet.position([oa, ob, 0]);
+        let line = layout.position([oa, ob, 0]);
         let mut oc = 0;
         while oc < c.output {
-            let at = [oa, ob, oc];
-            let rest = &mut line[oc..];
-            let from = &values[start + oc..];
-            oc += match rest.len() {
-                0..=8 => vector::<8>(from, taps, identity, &step, &finish, at, rest),
-                9..=16 => vector::<16>(from, taps, identity, &step, &finish, at, rest),
-                _ => vector::<32>(from, taps, identity, &step, &finish, at, rest),
-            };
+            if line + oc >= first + folded {
+                first = line + oc;
+                folded = PIECE.min(end - first);
+                // Whole vectors, which the slack allows.
+                let results = &mut piece.0[..folded.next_multiple_of(VECTOR)];
+                fold(&values[first..], taps, identity, &step, results);
+            }
+            let from = line + oc - first;
+            let len = (c.output - oc).min(folded - from);
+            let results = &mut out[oc..oc + len];
+            results.copy_from_slice(&piece.0[from..from + len]);
+            finish(results, [oa, ob, oc]);
+            oc += len;
         }
     }
 }
 
-/// Up to `W` outputs of [`slide`]: how many there were.
+/// Folds the taps of neighbouring windows.
 #[inline(always)]
-fn vector<const W: usize>(
-    from: &[f32],
-    taps: &[usize],
+fn fold(
+    values: &[f32],
+    taps: &[(usize, f32)],
     identity: f32,
-    step: &impl Fn(f32, usize, f32) -> f32,
-    finish: &impl Fn(f32, [usize; AXES]) -> f32,
-    at: [usize; AXES],
-    out: &mut [f32],
-) -> usize {
-    let mut sums = [identity; W];
-    for (t, &tap) in taps.iter().enumerate() {
-        // The slack lets a partial vector be read whole.
-        let values: &[f32] = &from[tap..tap + W];
-        for (sum, &v) in sums.iter_mut().zip(values) {
-            *sum = step(*sum, t, v);
+    step: &impl Fn(f32, f32, f32) -> f32,
+    results: &mut [f32],
+) {
+    results.fill(identity);
+    for &(tap, weight) in taps {
+        for (result, &value) in results.iter_mut().zip(&values[tap..]) {
+            *result = step(*result, weight, value);
         }
     }
-    let width = W.min(out.len());
-    for (j, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-        *out = finish(sum, [at[0], at[1], at[2] + j]);
-    }
-    width
 }
 
 #[cfg(test)]
@@ -200,11 +226,15 @@ mod tests {
         let planes: Vec<f32> = (0..2 * window.input_len())
             .map(|i| i as f32 + 1.0)
             .collect();
-        for sheet in [
-            Sheet::new(&window, &planes, 0.0),
-            Sheet::borrow(&window, &planes, 0.0),
-        ] {
-            let taps = sheet.taps();
+        let layout = Layout::of(&window);
+        let mut written = layout.empty(2, 0.0);
+        layout.write(&planes, &mut written);
+        let mut sheets = vec![written];
+        if layout.is_plain() {
+            sheets.push(planes.clone());
+        }
+        for sheet in sheets {
+            let taps = layout.taps();
             for i in 0..2 * window.output_len() * window.kernel_len() {
                 let (tap, o) = (i % window.kernel_len(), i / window.kernel_len());
                 let (plane, o) = (o / window.output_len(), o % window.output_len());
@@ -230,7 +260,7 @@ mod tests {
                     0.0
                 };
                 assert_eq!(
-                    sheet.planes_from(plane)[sheet.position(at) + taps[tap]],
+                    sheet[plane * layout.plane() + layout.position(at) + taps[tap]],
                     expected
                 );
             }

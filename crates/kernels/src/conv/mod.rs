@@ -81,7 +81,7 @@ impl Conv {
             pads_end: spec.pads_end,
             ceil_mode: false,
         })?;
-        let padded = window.axes.map(|a| a.begin + a.input + a.end);
+        let padded = window.axes.map(|a| a.span().saturating_add(a.stride));
         product([
             spec.batch,
             spec.in_channels,
@@ -233,30 +233,25 @@ pub fn conv(
     if let Some(bias) = bias {
         assert_eq!(bias.len(), conv.out_channels(), "conv: bias length");
     }
-    let inputs = x.chunks_exact(conv.group_in * conv.window.input_len());
-    let outputs = y.chunks_exact_mut(conv.group_out * conv.window.output_len());
-    for (i, (x, y)) in inputs.zip(outputs).enumerate() {
-        let group = i % conv.groups;
-        match &filters.packed {
-            Packed::Plain(filters) => {
-                let filters = &filters[group * conv.group_out * conv.depth()..];
-                isa.run(depthwise::Depthwise {
-                    window: &conv.window,
-                    x,
-                    filters,
-                    y,
-                });
+    match &filters.packed {
+        Packed::Plain(filters) => isa.run(depthwise::Depthwise {
+            window: &conv.window,
+            multiplier: conv.group_out,
+            x,
+            filters,
+            y,
+        }),
+        Packed::Slivers(groups) => {
+            let inputs = x.chunks_exact(conv.group_in * conv.window.input_len());
+            let outputs = y.chunks_exact_mut(conv.group_out * conv.window.output_len());
+            for ((x, y), filters) in inputs.zip(outputs).zip(groups.iter().cycle()) {
+                unfold::convolve(isa, &conv.window, x, filters, y);
             }
-            Packed::Slivers(slivers) => unfold::convolve(isa, &conv.window, x, &slivers[group], y),
         }
-        if let Some(bias) = bias {
-            let bias = &bias[group * conv.group_out..(group + 1) * conv.group_out];
-            isa.run(AddBias {
-                bias,
-                plane: conv.window.output_len(),
-                y,
-            });
-        }
+    }
+    if let Some(bias) = bias {
+        let plane = conv.window.output_len();
+        isa.run(AddBias { bias, plane, y });
     }
 }
 
@@ -272,7 +267,11 @@ impl Kernel for AddBias<'_> {
 
     #[inline(always)]
     fn run(self) {
-        for (y, &bias) in self.y.chunks_exact_mut(self.plane).zip(self.bias) {
+        for (y, &bias) in self
+            .y
+            .chunks_exact_mut(self.plane)
+            .zip(self.bias.iter().cycle())
+        {
             for y in y {
                 *y = canonical(*y + bias);
             }

@@ -1,29 +1,33 @@
 //! Convolution as a matrix product: filters times the unfolded input, of which only a few panels
 //! exist at a time.
 
+use std::borrow::Cow;
+
 use crate::gemm::{PANEL, Row, Slivers, multiply_made};
 use crate::isa::Isa;
-use crate::sheet::Sheet;
+use crate::sheet::Layout;
 use crate::window::Window;
 
 /// One group of one image: all filters over the planes `x`.
 pub(super) fn convolve(isa: Isa, window: &Window, x: &[f32], filters: &Slivers, y: &mut [f32]) {
-    let sheet = Sheet::borrow(window, x, 0.0);
-    let taps = sheet.taps();
-    let depth = filters.k();
-    multiply_made(
-        isa,
-        filters,
-        window.output_len(),
-        y,
-        &mut Vec::new(),
-        |first, rows| {
-            for (i, panel) in rows.chunks_exact_mut(depth).enumerate() {
-                let runs = Runs::of(window, &sheet, (first + i) * PANEL);
-                unfold(&sheet, &taps, &runs, panel);
+    let layout = Layout::of(window);
+    let sheet = if layout.is_plain() {
+        Cow::Borrowed(x)
+    } else {
+        let mut sheet = layout.empty(x.len() / window.input_len(), 0.0);
+        layout.write(x, &mut sheet);
+        Cow::Owned(sheet)
+    };
+    let (depth, taps) = (filters.k(), layout.taps());
+    let make = |first: usize, rows: &mut [Row]| {
+        for (i, panel) in rows.chunks_exact_mut(depth).enumerate() {
+            let runs = Runs::of(window, &layout, (first + i) * PANEL);
+            for (channel, rows) in panel.chunks_exact_mut(taps.len()).enumerate() {
+                runs.unfold(&sheet[channel * layout.plane()..], &taps, rows);
             }
-        },
-    );
+        }
+    };
+    multiply_made(isa, filters, window.output_len(), y, &mut Vec::new(), make);
 }
 
 /// The outputs of one panel, cut where the innermost axis begins anew.
@@ -34,7 +38,7 @@ struct Runs {
 }
 
 impl Runs {
-    fn of(window: &Window, sheet: &Sheet<'_>, first: usize) -> Runs {
+    fn of(window: &Window, layout: &Layout, first: usize) -> Runs {
         let [_, b, c] = &window.axes;
         let width = PANEL.min(window.output_len() - first);
         let mut runs = Runs {
@@ -46,28 +50,25 @@ impl Runs {
             let output = first + column;
             let (line, oc) = (output / c.output, output % c.output);
             let len = (c.output - oc).min(width - column);
-            let offset = sheet.position([line / b.output, line % b.output, oc]);
+            let offset = layout.position([line / b.output, line % b.output, oc]);
             runs.runs[runs.count] = (column, len, offset);
             runs.count += 1;
             column += len;
         }
         runs
     }
-}
 
-/// Writes the input under each tap, one row of the panel for each.
-fn unfold(sheet: &Sheet<'_>, taps: &[usize], runs: &Runs, panel: &mut [Row]) {
-    for (channel, rows) in panel.chunks_exact_mut(taps.len()).enumerate() {
-        let plane = sheet.planes_from(channel);
+    /// Writes the values of one plane under each tap, one row for each.
+    fn unfold(&self, plane: &[f32], taps: &[usize], rows: &mut [Row]) {
+        let runs = &self.runs[..self.count];
         for (row, &tap) in rows.iter_mut().zip(taps) {
-            match runs.runs[..runs.count] {
-                [(_, PANEL, offset)] => {
-                    if let Some(whole) = plane[offset + tap..].first_chunk() {
-                        row.0 = *whole;
-                    }
-                }
-                ref several => row.0 = gather(&plane[tap..], several),
-            }
+            let values = &plane[tap..];
+            row.0 = match *runs {
+                [(_, PANEL, offset)] => *values[offset..]
+                    .first_chunk()
+                    .expect("a whole run lies in the plane"),
+                _ => gather(values, runs),
+            };
         }
     }
 }

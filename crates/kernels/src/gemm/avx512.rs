@@ -127,7 +127,7 @@ fn tile<const H: usize>(
 #[target_feature(enable = "avx512f")]
 fn row_by_panels<const P: usize>(row: &[f32], panels: &[Row], out: &mut [f32]) {
     let k = row.len();
-    let panels: [&[Row]; P] = std::array::from_fn(|p| &panels[p * k..(p + 1) * k]);
+    assert_eq!(panels.len(), P * k, "panels of the row's length");
     let (out, _) = out.as_chunks_mut::<LANES>();
     for start in (0..k).step_by(BLOCK_K) {
         let end = k.min(start + BLOCK_K);
@@ -136,12 +136,14 @@ fn row_by_panels<const P: usize>(row: &[f32], panels: &[Row], out: &mut [f32]) {
             last: end == k,
         };
         let mut sums = [[_mm512_setzero_ps(); 2]; P];
-        for i in start..end {
-            let a = _mm512_set1_ps(row[i]);
-            for p in 0..P {
-                let b = load(&panels[p][i]);
-                sums[p][0] = _mm512_fmadd_ps(a, b[0], sums[p][0]);
-                sums[p][1] = _mm512_fmadd_ps(a, b[1], sums[p][1]);
+        for (i, &a) in row[start..end].iter().enumerate() {
+            let a = _mm512_set1_ps(a);
+            for (p, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: p < P and start + i < k, and there are P · k rows. A check in this
+                // place keeps the compiler from holding the sums in registers.
+                let b = load(unsafe { panels.get_unchecked(p * k + start + i) });
+                sums[0] = _mm512_fmadd_ps(a, b[0], sums[0]);
+                sums[1] = _mm512_fmadd_ps(a, b[1], sums[1]);
             }
         }
         for (p, [left, right]) in sums.into_iter().enumerate() {

@@ -75,7 +75,7 @@ pub(super) fn exp_minus_one_of_negative(x: f32) -> f32 {
     scale.mul_add(t, scale - 1.0)
 }
 
-/// 1 ÷ (1 + e⁻ˣ), with an error below 2 ulp.
+/// 1 ÷ (1 + e⁻ˣ), with an error below 1.6 ulp.
 #[must_use]
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
@@ -102,7 +102,7 @@ const TANH: [f32; 5] = [
     f32::from_bits(0xbeaa_aa99), // 1
 ];
 
-/// Hyperbolic tangent, with an error below 1.5 ulp.
+/// Hyperbolic tangent, with an error below 1.4 ulp.
 #[must_use]
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
@@ -141,7 +141,7 @@ const LN_ERFC: [f32; 8] = [
     f32::from_bits(0x393d_1c2c), // 1
 ];
 
-/// Error function, with an error below 1.5 ulp.
+/// Error function, with an error below 1.2 ulp.
 #[must_use]
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {

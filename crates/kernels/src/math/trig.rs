@@ -2,7 +2,7 @@
 
 use super::{canonical, horner};
 
-/// Sine of x radians, with an error below 1 ulp; NaN of an infinity.
+/// Sine of x radians, with an error below 1.1 ulp; NaN of an infinity.
 #[must_use]
 #[inline(always)]
 pub fn sin(x: f32) -> f32 {
@@ -13,7 +13,7 @@ pub fn sin(x: f32) -> f32 {
     finite(x, f32::from_bits(y.to_bits() ^ flip))
 }
 
-/// Cosine of x radians, with an error below 1 ulp; NaN of an infinity.
+/// Cosine of x radians, with an error below 1.1 ulp; NaN of an infinity.
 #[must_use]
 #[inline(always)]
 pub fn cos(x: f32) -> f32 {

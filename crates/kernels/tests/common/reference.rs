@@ -29,37 +29,37 @@ pub(crate) const FUNCTIONS: &[Function] = &[
         name: "tanh",
         ours: math::tanh,
         exact: f64::tanh,
-        bound: 1.5,
+        bound: 1.4,
     },
     Function {
         name: "erf",
         ours: math::erf,
         exact: erf,
-        bound: 1.5,
+        bound: 1.2,
     },
     Function {
         name: "sigmoid",
         ours: math::sigmoid,
         exact: |x| 1.0 / (1.0 + (-x).exp()),
-        bound: 2.0,
+        bound: 1.6,
     },
     Function {
         name: "softplus",
         ours: math::softplus,
         exact: softplus,
-        bound: 2.0,
+        bound: 1.8,
     },
     Function {
         name: "sin",
         ours: math::sin,
         exact: f64::sin,
-        bound: 1.0,
+        bound: 1.1,
     },
     Function {
         name: "cos",
         ours: math::cos,
         exact: f64::cos,
-        bound: 1.0,
+        bound: 1.1,
     },
     Function {
         name: "elu",
@@ -92,7 +92,7 @@ fn softplus(x: f64) -> f64 {
 }
 
 fn elu(x: f64) -> f64 {
-    if x > 0.0 { x } else { x.exp_m1() }
+    if x > 0.0 { x } else { x.exp_m1() + 0.0 }
 }
 
 /// Error function: the Taylor series up to 2, beyond it the continued fraction of its complement.

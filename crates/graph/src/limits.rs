@@ -6,7 +6,8 @@ pub struct Limits {
     /// Bytes of the model file itself.
     pub model_bytes: u64,
     /// Bytes of all constants together: weights, whether inside the model file or beside it, and
-    /// what is computed from them when the model is loaded.
+    /// what is computed from them when the model is loaded. Copies of weights that are arranged for
+    /// the kernels are kept as far as they fit too.
     pub constant_bytes: u64,
     /// Operations on constants alone, which are done when a model is loaded.
     pub constant_operations: u64,

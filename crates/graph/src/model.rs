@@ -82,7 +82,7 @@ impl Model {
     pub fn load(bytes: &[u8], files: &dyn Files, limits: &Limits) -> Result<Model, ImportError> {
         let graph = crate::onnx::import(bytes, files, limits)?;
         let folded = fold(&graph, limits)?;
-        let prepared = prepare(&graph, &folded);
+        let prepared = prepare(&graph, &folded, limits);
         Ok(Model {
             graph,
             folded,

@@ -12,9 +12,12 @@ use crate::error::OpError;
 use crate::fact::{Fact, Known, Sym, Type};
 use crate::tensor::{Element, MAX_RANK, Tensor, element_count};
 
-/// Values no larger than this are computed while shapes are inferred, if everything that they
-/// follow from is known: they are shapes, or parts of shapes.
-const SHAPE_SIZED: u64 = 4096;
+/// Values of no more elements than this are computed while shapes are inferred, if everything that
+/// they follow from is known: they are shapes, or parts of shapes.
+const SHAPE_SIZED: u64 = 64;
+
+/// Operations and bytes that such a computation may take.
+const SHAPE_WORK: u64 = 1 << 16;
 
 /// Work prepared once for constant operands, such as packed weights.
 pub(crate) type Prepared = Box<dyn Any + Send + Sync>;
@@ -66,6 +69,13 @@ pub(crate) struct Concrete {
 }
 
 impl Concrete {
+    pub(crate) fn of(tensor: &Tensor) -> Concrete {
+        Concrete {
+            dtype: tensor.dtype(),
+            shape: tensor.shape().to_vec(),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -154,6 +164,11 @@ pub(crate) trait Operator: Debug + Send + Sync {
         0
     }
 
+    /// Bytes that [`Operator::prepare`] would take: an upper bound.
+    fn prepared_bytes(&self, _constants: Operands<'_, Tensor>) -> u64 {
+        0
+    }
+
     /// Arranges constant operands once, for all evaluations to come. Only constant operands are
     /// given.
     fn prepare(&self, _constants: Operands<'_, Tensor>) -> Option<Prepared> {
@@ -231,6 +246,15 @@ fn evaluate_small(
         return Ok(None);
     }
     let outputs = concrete(types)?;
+    let shapes: Vec<Option<Concrete>> = tensors.iter().map(|t| t.map(Concrete::of)).collect();
+    let shapes: Vec<Option<&Concrete>> = shapes.iter().map(Option::as_ref).collect();
+    let work = [
+        op.cost(Operands(&shapes), &outputs),
+        op.scratch(Operands(&shapes), &outputs),
+    ];
+    if work.iter().any(|&n| n > SHAPE_WORK) {
+        return Ok(None);
+    }
     op.eval(&Eval {
         isa: Isa::PORTABLE,
         threads: 1,

@@ -137,26 +137,33 @@ fn shapes(
         .into_iter()
         .map(|f| f.ty)
         .collect();
-    let shape = |t: &Tensor| Concrete {
-        dtype: t.dtype(),
-        shape: t.shape().to_vec(),
-    };
     Ok((
         concrete(&types)?,
-        operands.iter().map(|t| t.map(shape)).collect(),
+        operands.iter().map(|t| t.map(Concrete::of)).collect(),
     ))
 }
 
-/// Arranges constant operands for the kernels.
-pub(crate) fn prepare(graph: &Graph, folded: &Folded) -> Vec<Option<Prepared>> {
-    let prepared = graph.nodes.iter().enumerate().map(|(index, node)| {
-        if folded[index].is_some() {
-            return None;
-        }
+/// Arranges constant operands for the kernels, as far as the limit on constants goes: what does
+/// not fit is arranged in each run, and counts as its memory.
+pub(crate) fn prepare(graph: &Graph, folded: &Folded, limits: &Limits) -> Vec<Option<Prepared>> {
+    let constants = graph.constants.iter().map(|c| &c.tensor);
+    let all = constants.chain(folded.iter().flatten().flatten());
+    let mut left = all.fold(limits.constant_bytes, |left, tensor| {
+        left.saturating_sub(tensor.byte_len() as u64)
+    });
+    let mut prepared = Vec::with_capacity(graph.nodes.len());
+    for (index, node) in graph.nodes.iter().enumerate() {
         let operand =
             |input: &Option<Ref>| input.and_then(|source| constant(graph, folded, source));
         let operands: Vec<Option<&Tensor>> = node.inputs.iter().map(operand).collect();
-        node.op.prepare(Operands(&operands))
-    });
-    prepared.collect()
+        let bytes = node.op.prepared_bytes(Operands(&operands));
+        prepared.push(if folded[index].is_none() && bytes <= left {
+            node.op
+                .prepare(Operands(&operands))
+                .inspect(|_| left -= bytes)
+        } else {
+            None
+        });
+    }
+    prepared
 }

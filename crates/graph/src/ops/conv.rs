@@ -104,6 +104,26 @@ impl Sliding {
         spatial.iter().enumerate().map(size).collect()
     }
 
+    /// Bytes of `planes` inputs with their padding written out, as the kernels lay them out: an
+    /// upper bound.
+    pub(crate) fn padded_bytes(&self, planes: usize, input: &[usize], output: &[usize]) -> u64 {
+        let Ok(pads) = self.pads(input) else {
+            return u64::MAX;
+        };
+        let span = |axis: usize| {
+            let reach = output[axis]
+                .saturating_sub(1)
+                .saturating_mul(self.strides[axis]);
+            let reach = reach.saturating_add(self.extent(axis).unwrap_or(usize::MAX));
+            let padded = input[axis]
+                .saturating_add(pads.before[axis])
+                .saturating_add(pads.after[axis]);
+            padded.max(reach).saturating_add(self.strides[axis]) as u64
+        };
+        let planes = (planes as u64).saturating_mul(size_of::<f32>() as u64);
+        (0..input.len()).fold(planes, |bytes, axis| bytes.saturating_mul(span(axis)))
+    }
+
     pub(crate) fn check_rank(&self, spatial: usize) -> Result<(), OpError> {
         let mut lists = vec![
             ("kernel_shape", self.kernel.len()),
@@ -161,6 +181,20 @@ impl Conv {
             pads_begin: &pads.before,
             pads_end: &pads.after,
         })?)
+    }
+
+    /// Bytes of packed filters: the output channels of a group are rounded up.
+    fn packed_bytes(&self, filters: &[usize]) -> u64 {
+        const ROUNDED_TO: u64 = 32;
+        let (out, depth) = match filters.split_first() {
+            Some((out, depth)) => (*out, depth.iter().product::<usize>() as u64),
+            None => (0, 0),
+        };
+        let group = (out as u64 / self.groups.max(1) as u64).next_multiple_of(ROUNDED_TO);
+        let values = (self.groups as u64)
+            .saturating_mul(group)
+            .saturating_mul(depth);
+        values.saturating_mul(size_of::<f32>() as u64)
     }
 
     /// The geometry that packing asks for: it depends on the filters alone.
@@ -298,10 +332,20 @@ impl Operator for Conv {
     }
 
     fn scratch(&self, inputs: Operands<'_, Concrete>, outputs: &[Concrete]) -> u64 {
-        // The filters packed, and at most one unfolded block of 256 values for each position.
-        let filters = inputs.get(1).map_or(0, |w| 2 * w.bytes());
-        let positions: usize = outputs[0].shape[2..].iter().product();
-        filters + positions as u64 * 256 * 4
+        // The filters packed, the padded input, and one unfolded block for each position.
+        let filters = inputs.get(1).map_or(0, |w| self.packed_bytes(&w.shape));
+        let output = &outputs[0].shape[2..];
+        let padded = inputs.get(0).map_or(0, |x| {
+            self.window
+                .padded_bytes(x.shape[0] * x.shape[1], &x.shape[2..], output)
+        });
+        let unfolded =
+            output.iter().product::<usize>() as u64 * (kernels::BLOCK_K * size_of::<f32>()) as u64;
+        filters.saturating_add(padded).saturating_add(unfolded)
+    }
+
+    fn prepared_bytes(&self, constants: Operands<'_, Tensor>) -> u64 {
+        constants.get(1).map_or(0, |w| self.packed_bytes(w.shape()))
     }
 
     fn prepare(&self, constants: Operands<'_, Tensor>) -> Option<Prepared> {

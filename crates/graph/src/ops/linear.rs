@@ -172,8 +172,13 @@ impl Operator for MatMul {
     }
 
     fn scratch(&self, inputs: Operands<'_, Concrete>, _: &[Concrete]) -> u64 {
-        // The right operand packed, in panels that round its columns up.
-        inputs.get(1).map_or(0, |b| 2 * b.bytes() + packed_extra(b))
+        let right = inputs.get(1).map(|b| right_matrix(&b.shape));
+        right.map_or(0, |(k, cols)| packed_bytes(k, cols))
+    }
+
+    fn prepared_bytes(&self, constants: Operands<'_, Tensor>) -> u64 {
+        let right = constants.get(1).map(|b| right_matrix(b.shape()));
+        right.map_or(0, |(k, cols)| packed_bytes(k, cols))
     }
 
     fn prepare(&self, constants: Operands<'_, Tensor>) -> Option<Prepared> {
@@ -187,15 +192,22 @@ impl Operator for MatMul {
     }
 }
 
-/// Columns that packing adds to round up to whole panels, bytes.
-fn packed_extra(b: &Concrete) -> u64 {
+/// Rows and columns of one matrix on the right.
+fn right_matrix(shape: &[usize]) -> (usize, usize) {
+    match *shape {
+        [k] => (k, 1),
+        [.., k, cols] => (k, cols),
+        [] => (0, 0),
+    }
+}
+
+/// Bytes of a packed matrix: its columns are rounded up to whole panels.
+fn packed_bytes(k: usize, cols: usize) -> u64 {
     const PANEL: u64 = 64;
-    let k = match *b.shape.as_slice() {
-        [k] => k,
-        [.., k, _] => k,
-        [] => 0,
-    };
-    k as u64 * PANEL * 4
+    let cols = (cols as u64).next_multiple_of(PANEL);
+    (k as u64)
+        .saturating_mul(cols)
+        .saturating_mul(size_of::<f32>() as u64)
 }
 
 /// `alpha · A′ · B′ + beta · C` on matrices, where `A′` is `A` or its transpose.
@@ -344,11 +356,18 @@ impl Operator for Gemm {
             .get(0)
             .filter(|_| self.trans_a)
             .map_or(0, Concrete::bytes);
-        let b = inputs.get(1).map_or(0, |b| {
-            let k = Gemm::oriented(&b.shape, self.trans_b).map_or(0, |(k, _)| k);
-            b.bytes() + k as u64 * 64 * 4
-        });
+        let b = inputs
+            .get(1)
+            .and_then(|b| Gemm::oriented(&b.shape, self.trans_b));
+        let b = b.map_or(0, |(k, cols)| packed_bytes(k, cols));
         a + b
+    }
+
+    fn prepared_bytes(&self, constants: Operands<'_, Tensor>) -> u64 {
+        let b = constants
+            .get(1)
+            .and_then(|b| Gemm::oriented(b.shape(), self.trans_b));
+        b.map_or(0, |(k, cols)| packed_bytes(k, cols))
     }
 
     fn prepare(&self, constants: Operands<'_, Tensor>) -> Option<Prepared> {

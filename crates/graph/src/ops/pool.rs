@@ -106,4 +106,12 @@ impl Operator for Pool {
             .fold(1u64, |n, &k| n.saturating_mul(k as u64));
         (outputs[0].len() as u64).saturating_mul(window)
     }
+
+    fn scratch(&self, inputs: Operands<'_, Concrete>, outputs: &[Concrete]) -> u64 {
+        inputs.get(0).map_or(0, |x| {
+            let planes = x.shape[0] * x.shape[1];
+            self.window
+                .padded_bytes(planes, &x.shape[2..], &outputs[0].shape[2..])
+        })
+    }
 }

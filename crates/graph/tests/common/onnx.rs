@@ -139,3 +139,77 @@ pub fn rename(graph: &mut [Field]) {
         *bytes = encode(&inside);
     }
 }
+
+fn text_field(number: u64, text: &str) -> Field {
+    Field::Bytes(number, text.as_bytes().to_vec())
+}
+
+/// A node; attributes are lists of integers.
+pub fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64])]) -> Field {
+    let mut fields: Vec<Field> = inputs.iter().map(|i| text_field(1, i)).collect();
+    fields.push(text_field(2, output));
+    fields.push(text_field(3, op));
+    fields.push(text_field(4, op));
+    for (name, values) in attributes {
+        let mut attribute = vec![text_field(1, name), Field::Varint(20, 7)];
+        attribute.extend(values.iter().map(|v| Field::Varint(8, v.cast_unsigned())));
+        fields.push(Field::Bytes(5, encode(&attribute)));
+    }
+    Field::Bytes(1, encode(&fields))
+}
+
+/// A declaration of a tensor of FP32 with a symbol for each negative dimension.
+pub fn value(number: u64, name: &str, dims: &[i64]) -> Field {
+    let dims = dims.iter().enumerate().map(|(axis, &d)| {
+        let dim = if d < 0 {
+            text_field(2, &format!("d{axis}"))
+        } else {
+            Field::Varint(1, d.unsigned_abs())
+        };
+        Field::Bytes(1, encode(&[dim]))
+    });
+    let shape = encode(&dims.collect::<Vec<_>>());
+    let tensor = encode(&[Field::Varint(1, 1), Field::Bytes(2, shape)]);
+    let kind = encode(&[Field::Bytes(1, tensor)]);
+    Field::Bytes(
+        number,
+        encode(&[text_field(1, name), Field::Bytes(2, kind)]),
+    )
+}
+
+/// An initializer of FP32.
+pub fn floats(name: &str, dims: &[i64], values: &[f32]) -> Field {
+    let mut fields: Vec<Field> = dims
+        .iter()
+        .map(|d| Field::Varint(1, d.unsigned_abs()))
+        .collect();
+    let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    fields.extend([
+        Field::Varint(2, 1),
+        text_field(8, name),
+        Field::Bytes(9, raw),
+    ]);
+    Field::Bytes(5, encode(&fields))
+}
+
+/// An initializer of INT64, a vector.
+pub fn ints(name: &str, values: &[i64]) -> Field {
+    let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let fields = [
+        Field::Varint(1, values.len() as u64),
+        Field::Varint(2, 7),
+        text_field(8, name),
+        Field::Bytes(9, raw),
+    ];
+    Field::Bytes(5, encode(&fields))
+}
+
+/// A model of operator set 17 with this graph.
+pub fn model(graph: &[Field]) -> Vec<u8> {
+    let opset = encode(&[Field::Varint(2, 17)]);
+    encode(&[
+        Field::Varint(1, 8),
+        Field::Bytes(7, encode(graph)),
+        Field::Bytes(8, opset),
+    ])
+}

@@ -217,18 +217,26 @@ fn is_inf(cx: &mut Context<'_, '_>) -> Lowered {
 
 /// Bounds were attributes before operator set 11.
 fn clip(cx: &mut Context<'_, '_>) -> Lowered {
+    let x = cx.input(0)?;
     if cx.opset >= 11 {
         cx.arity(1, 3)?;
-        return cx.one(Clip);
+        // Nothing is clipped without a bound.
+        return if cx.inputs.len() == 1 {
+            Ok(vec![x])
+        } else {
+            cx.one(Clip)
+        };
     }
     cx.arity(1, 1)?;
-    let x = cx.input(0)?;
     let (min, max) = (cx.maybe_float("min")?, cx.maybe_float("max")?);
     let low = min.map(|v| cx.tensor(Tensor::scalar(v)));
     let high = max.map(|v| cx.tensor(Tensor::scalar(v)));
     let mut inputs = vec![Some(x), low, high];
     while let Some(None) = inputs.last() {
         inputs.pop();
+    }
+    if inputs.len() == 1 {
+        return Ok(vec![x]);
     }
     Ok(vec![cx.add(Clip, &inputs)?])
 }

@@ -1,0 +1,141 @@
+//! Memory and work follow from shapes, and are bounded before anything is done.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod common;
+
+use common::onnx::{Field, floats, ints, model, node, value};
+use lemma_graph::{Limits, Model, NoFiles, RunOptions, Tensor};
+
+fn load(graph: &[Field]) -> Model {
+    Model::load(&model(graph), &NoFiles, &Limits::small()).unwrap()
+}
+
+fn refusal(model: &Model, x: Tensor) -> String {
+    let options = RunOptions {
+        memory: 64 << 20,
+        ..RunOptions::default()
+    };
+    model.run(&[("x", x)], &options).unwrap_err().to_string()
+}
+
+/// The padded input is 16 TiB, the output nine numbers.
+#[test]
+fn padding_that_only_the_stride_skips_counts_as_memory() {
+    let huge = 1 << 20;
+    let window: [(&str, &[i64]); 3] = [
+        ("pads", &[huge, huge, huge, huge]),
+        ("strides", &[huge, huge]),
+        ("kernel_shape", &[1, 1]),
+    ];
+    let conv = load(&[
+        node("Conv", &["x", "w"], "y", &window),
+        floats("w", &[1, 1, 1, 1], &[1.0]),
+        value(11, "x", &[1, 1, 3, 3]),
+        value(12, "y", &[1, 1, 3, 3]),
+    ]);
+    let x = Tensor::new(&[1, 1, 3, 3], vec![1f32; 9]).unwrap();
+    assert!(refusal(&conv, x).contains("bytes of memory"));
+}
+
+/// The same with a constant for the input: then it is the import that would compute.
+#[test]
+fn constants_are_folded_within_limits() {
+    let huge = 1 << 20;
+    let window: [(&str, &[i64]); 3] = [
+        ("pads", &[huge, huge, huge, huge]),
+        ("strides", &[huge, huge]),
+        ("kernel_shape", &[1, 1]),
+    ];
+    let graph = [
+        node("Conv", &["c", "w"], "y", &window),
+        floats("w", &[1, 1, 1, 1], &[1.0]),
+        floats("c", &[1, 1, 3, 3], &[1.0; 9]),
+        value(12, "y", &[1, 1, 3, 3]),
+    ];
+    let error = Model::load(&model(&graph), &NoFiles, &Limits::small())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("bytes of constants") && error.contains("Conv"),
+        "{error}"
+    );
+}
+
+/// A thousand vectors of 2^14 numbers that all follow from one shape.
+#[test]
+fn values_from_shapes_are_not_kept_in_plans() {
+    let mut graph = vec![
+        node("Shape", &["x"], "v0", &[]),
+        ints("many", &[1 << 14]),
+        node("Expand", &["v0", "many"], "e0", &[]),
+    ];
+    for i in 0..1000 {
+        let [from, to] = [format!("e{i}"), format!("e{}", i + 1)];
+        graph.push(node("Add", &[&from, &from], &to, &[]));
+    }
+    graph.extend([
+        node("Cast", &["e1000"], "y", &[]),
+        value(11, "x", &[-1]),
+        value(12, "y", &[1 << 14]),
+    ]);
+    // The attribute of Cast is one integer, not a list.
+    let last = graph.len() - 3;
+    let fields = [
+        Field::Bytes(1, b"e1000".to_vec()),
+        Field::Bytes(2, b"y".to_vec()),
+        Field::Bytes(4, b"Cast".to_vec()),
+        Field::Bytes(
+            5,
+            common::onnx::encode(&[
+                Field::Bytes(1, b"to".to_vec()),
+                Field::Varint(20, 2),
+                Field::Varint(3, 1),
+            ]),
+        ),
+    ];
+    graph[last] = Field::Bytes(1, common::onnx::encode(&fields));
+    let model = load(&graph);
+    let run = |memory| {
+        let options = RunOptions {
+            memory,
+            ..RunOptions::default()
+        };
+        let x = Tensor::vector(vec![0f32; 3]);
+        model
+            .run(&[("x", x)], &options)
+            .map(|run| run.outputs[0].clone())
+    };
+    // Two vectors of 128 KiB live at a time, and the result.
+    assert_eq!(run(300 << 10).unwrap().as_slice::<f32>().unwrap()[0], 0.0);
+    assert!(run(200 << 10).is_err());
+}
+
+/// A column is packed into whole panels, many times its size: only as far as constants may grow.
+#[test]
+fn packing_stays_within_the_limit_on_constants() {
+    let k = 1 << 16;
+    let graph = [
+        node("MatMul", &["x", "w"], "y", &[]),
+        floats("w", &[k, 1], &vec![1.0; 1 << 16]),
+        value(11, "x", &[-1, k]),
+        value(12, "y", &[-1, 1]),
+    ];
+    let limits = Limits {
+        constant_bytes: 1 << 19,
+        ..Limits::small()
+    };
+    let model = Model::load(&model(&graph), &NoFiles, &limits).unwrap();
+    let run = |memory| {
+        let options = RunOptions {
+            memory,
+            ..RunOptions::default()
+        };
+        let x = Tensor::new(&[1, 1 << 16], vec![1f32; 1 << 16]).unwrap();
+        model
+            .run(&[("x", x)], &options)
+            .map(|run| run.outputs[0].as_slice::<f32>().unwrap().to_vec())
+    };
+    assert!(run(1 << 20).is_err());
+    assert_eq!(run(32 << 20).unwrap(), [65536.0]);
+}

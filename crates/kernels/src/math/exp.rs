@@ -3,7 +3,7 @@
 use super::{canonical, horner, with_sign};
 
 /// 1.5 · 2²³: a sum with it is rounded to an integer, which stands in the low bits.
-const MAGIC: f32 = 12_582_912.0;
+const MAGIC: f32 = f32::from_bits(0x4b40_0000);
 
 /// log₂ e.
 const LOG2_E: f32 = f32::from_bits(0x3fb8_aa3b);

@@ -130,7 +130,7 @@ fn log2(a: f32) -> f64 {
 #[inline(always)]
 fn exp2(t: f64) -> f32 {
     /// 1.5 · 2⁵²: a sum with it is rounded to an integer, which stands in the low bits.
-    const MAGIC: f64 = 6_755_399_441_055_744.0;
+    const MAGIC: f64 = f64::from_bits(0x4338_0000_0000_0000);
     let t = if t > 200.0 { 200.0 } else { t };
     let t = if t < -200.0 { -200.0 } else { t };
     let shifted = t + MAGIC;

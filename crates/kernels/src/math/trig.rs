@@ -53,8 +53,8 @@ const TWO_OVER_PI: [u32; 8] = [
 ];
 
 /// π/2 · 2⁻⁶² in two parts.
-const STEP_HIGH: f32 = f32::from_bits(0x3fc9_0fdb - (62 << 23));
-const STEP_LOW: f32 = f32::from_bits(0xb33b_bd2e - (62 << 23));
+const STEP_HIGH: f32 = f32::from_bits(0x20c9_0fdb);
+const STEP_LOW: f32 = f32::from_bits(0x943b_bd2e);
 
 /// a = quadrant · π/2 + remainder (mod 2π), for a ≥ 0; of an infinity or NaN, anything.
 ///

@@ -60,6 +60,7 @@ impl Pool {
                 });
             }
         }
+        window.check_padded(1)?;
         product([spec.planes, window.input_len()])?;
         product([spec.planes, window.output_len()])?;
         Ok(Pool {

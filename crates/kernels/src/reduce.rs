@@ -6,28 +6,28 @@ use crate::math;
 /// Number of strided lanes of a reduction: one AVX-512 register, two of AVX2, four of NEON.
 pub const LANES: usize = 16;
 
-/// What a reduction computes. Of no values at all: the identity in brackets.
+/// What a reduction computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
-    /// Σ x [+0].
+    /// Σ x; +0 of no values.
     Sum,
-    /// Σ x ÷ n [NaN].
+    /// Σ x ÷ n; NaN of no values.
     Mean,
-    /// Π x [1].
+    /// Π x; 1 of no values.
     Prod,
-    /// Largest value; NaN if there is one; +0 over −0 [−∞].
+    /// Largest value; NaN if there is one; +0 over −0; −∞ of no values.
     Max,
-    /// Smallest value; NaN if there is one; −0 under +0 [+∞].
+    /// Smallest value; NaN if there is one; −0 under +0; +∞ of no values.
     Min,
-    /// Σ |x| [+0].
+    /// Σ |x|; +0 of no values.
     L1,
-    /// √(Σ x²) [+0].
+    /// √(Σ x²); +0 of no values.
     L2,
-    /// Σ x² [+0].
+    /// Σ x²; +0 of no values.
     SumSquare,
-    /// ln(Σ x) [−∞].
+    /// ln(Σ x); −∞ of no values.
     LogSum,
-    /// m + ln(Σ e^(x − m)) with m the largest value [−∞].
+    /// m + ln(Σ e^(x − m)) with m the largest value; −∞ of no values.
     LogSumExp,
 }
 

@@ -401,6 +401,18 @@ fn impossible_geometries_are_refused() {
         }),
         ShapeError::Overflow
     ));
+    // Four outputs of one input value, but a padded input of 2⁴⁰ places.
+    let huge = 1 << 20;
+    assert!(matches!(
+        refused(ConvSpec {
+            input: &[1, 1],
+            kernel: &[1, 1],
+            strides: &[huge, huge],
+            pads_begin: &[huge, huge],
+            ..spec
+        }),
+        ShapeError::Padded { .. }
+    ));
     let pool = |pads: &[usize]| {
         Case {
             begin: pads.to_vec(),

@@ -52,7 +52,7 @@ impl Conv {
     ///
     /// # Errors
     /// Where sizes are zero or overflow, lists do not match, channels do not divide into the
-    /// groups, or the window exceeds the padded input.
+    /// groups, the window exceeds the padded input, or the padding is out of all proportion.
     pub fn new(spec: &ConvSpec<'_>) -> Result<Conv, ShapeError> {
         for (what, channels) in [
             ("input channels", spec.in_channels),
@@ -81,14 +81,8 @@ impl Conv {
             pads_end: spec.pads_end,
             ceil_mode: false,
         })?;
-        let padded = window.axes.map(|a| a.span().saturating_add(a.stride));
-        product([
-            spec.batch,
-            spec.in_channels,
-            padded[0],
-            padded[1],
-            padded[2],
-        ])?;
+        window.check_padded(spec.in_channels / spec.groups)?;
+        product([spec.batch, spec.in_channels, window.input_len()])?;
         product([spec.batch, spec.out_channels, window.output_len()])?;
         product([
             spec.out_channels,

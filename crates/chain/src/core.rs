@@ -105,6 +105,7 @@ impl Core {
     pub(crate) async fn settled(&self, head: &Head) -> Result<(), ChainError> {
         let mut heads = self.head.subscribe();
         tokio::select! {
+            biased;
             _ = heads.wait_for(|now| now.hash != head.hash) => Ok(()),
             () = self.requests.closed() => Err(ChainError::Stopped),
         }

@@ -142,6 +142,7 @@ impl ChainHandle {
     pub async fn reached(&self, number: u64) -> Result<Head, ChainError> {
         let mut heads = self.subscribe();
         tokio::select! {
+            biased;
             head = heads.wait_for(|head| head.number >= number) => {
                 head.map(|head| head.clone()).map_err(|_| ChainError::Stopped)
             }
@@ -202,6 +203,7 @@ impl ChainHandle {
                 return Ok(located);
             }
             tokio::select! {
+                biased;
                 _ = heads.changed() => {}
                 () = self.0.requests.closed() => return Err(ChainError::Stopped),
             }

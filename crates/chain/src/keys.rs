@@ -176,7 +176,9 @@ impl ValidatorKeys {
         bytes
     }
 
-    pub(crate) fn public_key(&self) -> PublicKey {
+    /// This validator's name, as the network layer has it.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
         self.signer.public_key()
     }
 

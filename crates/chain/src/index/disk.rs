@@ -17,7 +17,7 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-use super::{ExecutedBlock, Index, IndexError, Log, memory::gap, new_leaves, records, tree};
+use super::{ExecutedBlock, Index, IndexError, Log, memory::gap, new_leaves, records, same, tree};
 use crate::block::Block;
 
 /// Height to encoded block.
@@ -197,14 +197,18 @@ fn write(
     certificate: Option<&Bytes>,
 ) -> Result<(), IndexError> {
     let number = block.number();
+    let mut blocks = transaction.open_table(BLOCKS).map_err(storage)?;
+    let tip = last_key(&blocks)?;
+    if let Some(stored) = blocks.get(number).map_err(storage)? {
+        let stored = Block::decode_own(stored.value()).map_err(|e| damaged("block", number, e))?;
+        same(block, stored.hash())?;
+    }
     if let Some(certificate) = certificate {
         let mut certificates = transaction.open_table(CERTIFICATES).map_err(storage)?;
         certificates
             .insert(number, certificate.as_ref())
             .map_err(storage)?;
     }
-    let mut blocks = transaction.open_table(BLOCKS).map_err(storage)?;
-    let tip = last_key(&blocks)?;
     if number <= tip {
         return Ok(());
     }
@@ -413,7 +417,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = DiskIndex::open(&dir.path().join("i"), GENESIS_HASH).unwrap();
         let memory = MemoryIndex::default();
-        let blocks = chain();
+        let (blocks, other) = (chain(), fixtures::chain(&[vec![]]));
         for index in [&disk as &dyn Index, &memory] {
             block_on(index.append(blocks[0].clone(), None)).unwrap();
             let early = block_on(index.append(blocks[2].clone(), None));
@@ -423,6 +427,8 @@ mod tests {
             ));
             block_on(index.append(blocks[0].clone(), None)).unwrap();
             assert_eq!(index.tip().unwrap(), 1);
+            let fork = block_on(index.append(other[0].clone(), None));
+            assert!(matches!(fork, Err(IndexError::Fork { number: 1, .. })));
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use alloy_primitives::{B256, Bytes};
 use futures::{FutureExt as _, future::BoxFuture};
 
-use super::{ExecutedBlock, Index, IndexError, Log, new_leaves, tree};
+use super::{ExecutedBlock, Index, IndexError, Log, new_leaves, same, tree};
 
 /// An [`Index`] that is lost with the process. Clones share it.
 #[derive(Clone, Default)]
@@ -36,10 +36,15 @@ impl Tables {
         certificate: Option<Bytes>,
     ) -> Result<(), IndexError> {
         let number = block.number();
+        let stored = self
+            .blocks
+            .get(&number)
+            .map(|stored| same(&block, stored.hash()))
+            .transpose()?;
         if let Some(certificate) = certificate {
             self.certificates.insert(number, certificate);
         }
-        if self.blocks.contains_key(&number) {
+        if stored.is_some() {
             return Ok(());
         }
         let tip = self.blocks.last_key_value().map_or(0, |(tip, _)| *tip);

@@ -146,6 +146,16 @@ pub enum IndexError {
         /// Height of the block that was to be appended.
         found: u64,
     },
+    /// Two final blocks at one height: never, while less than a third of the validators are faulty.
+    #[error("block {number} is {stored} in the index, but {found} was finalised")]
+    Fork {
+        /// The height.
+        number: u64,
+        /// The block in the index.
+        stored: B256,
+        /// The other block.
+        found: B256,
+    },
     /// The index is closed.
     #[error("block index is closed")]
     Closed,
@@ -218,6 +228,20 @@ pub(crate) fn path(
     tree::path(leaf, size, &|level, position| {
         index.node(log, level, position)
     })
+}
+
+/// What is stored at a block's height is the block.
+fn same(block: &ExecutedBlock, stored: B256) -> Result<(), IndexError> {
+    let (number, found) = (block.number(), block.hash());
+    if stored == found {
+        Ok(())
+    } else {
+        Err(IndexError::Fork {
+            number,
+            stored,
+            found,
+        })
+    }
 }
 
 /// Leaves of the logs that appending `block` adds.

@@ -134,9 +134,11 @@ def main():
         w = series(lambda x: abs(x**3 / log(1 + x)) + mpf("1e-9"), [mpf("1e-9")])
         fit("log: (ln(1+f) - f + f^2/2) / f^3", f, w, 8, sqrt(mpf(1) / 2) - 1, sqrt(mpf(2)) - 1, "f32")
     if want("tanh"):
+
         def g(q):
             x = sqrt(q)
             return (tanh(x) / x - 1) / q
+
         f = series(g, [-mpf(1) / 3, mpf(2) / 15, -mpf(17) / 315])
         w = lambda q: q / (tanh(sqrt(q)) / sqrt(q)) + mpf("1e-9") if q > 0 else mpf("1e-9")
         fit("tanh: (tanh(x)/x - 1) / x^2 in x^2, |x| <= 0.625", f, w, 4, 0, mpf("0.625") ** 2, "f32")
@@ -158,9 +160,11 @@ def main():
         fit("cos: (cos(r) - 1 + r^2/2) / r^4 in r^2", f, w, 2, 0, quarter, "f32")
     if want("pow"):
         ln2 = log(mpf(2))
+
         def g(q):
             s = sqrt(q)
             return log((1 + s) / (1 - s)) / s / ln2
+
         f = series(g, [2 / ln2, 2 / (3 * ln2), 2 / (5 * ln2)])
         top = ((sqrt(mpf(2)) - 1) / (sqrt(mpf(2)) + 1)) ** 2 * mpf("1.0005")
         fit("pow: log2((1+s)/(1-s)) / s in s^2", f, lambda q: 1 / f(q), 6, 0, top, "f64")
@@ -173,7 +177,7 @@ def main():
             value *= 2**32
             words.append(int(value))
             value -= int(value)
-        print("// 2/pi:", ", ".join(f"0x{w >> 16:04x}_{w & 0xffff:04x}" for w in words))
+        print("// 2/pi:", ", ".join(f"0x{w >> 16:04x}_{w & 0xFFFF:04x}" for w in words))
 
 
 if __name__ == "__main__":

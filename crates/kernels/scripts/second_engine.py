@@ -569,7 +569,9 @@ def main():
     points += [F32.decode(source.bits()) for _ in range(32)]
     for name, function in UNARY.items():
         print(name, "|", show(points), "|", show(function(x) for x in points))
-    exponents = [f32(bits) for bits in SPECIAL.split()] + [integer(n) for n in (-3, -2, 3, 5, 100)] + source.values(20, 6)
+    exponents = (
+        [f32(bits) for bits in SPECIAL.split()] + [integer(n) for n in (-3, -2, 3, 5, 100)] + source.values(20, 6)
+    )
     pairs = [(points[i * 7 % len(points)], y) for i, y in enumerate(exponents * 4)]
     print("pow |", show(x for x, _ in pairs), "|", show(y for _, y in pairs), "|", show(power(x, y) for x, y in pairs))
     for n in (1, 15, 16, 17, 100):

@@ -160,6 +160,8 @@ pub(crate) fn slide(
     let mut piece = Piece([identity; PIECE]);
     // Which positions are folded, and the first of them.
     let (mut folded, mut first) = (0, 0);
+    // Where more lies between the lines than on them, each is folded by itself after all.
+    let apart = layout.sizes[2] > 2 * c.output;
     let end = layout.position(layout.axes.map(|a| a.output - 1)) + 1;
     for (i, out) in out.chunks_exact_mut(c.output).enumerate() {
         let (oa, ob) = (i / b.output, i % b.output);
@@ -168,7 +170,7 @@ pub(crate) fn slide(
         while oc < c.output {
             if line + oc >= first + folded {
                 first = line + oc;
-                folded = PIECE.min(end - first);
+                folded = PIECE.min(if apart { c.output - oc } else { end - first });
                 // Whole vectors, which the slack allows.
                 let results = &mut piece.0[..folded.next_multiple_of(VECTOR)];
                 fold(&values[first..], taps, identity, &step, results);

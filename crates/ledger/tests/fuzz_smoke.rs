@@ -8,6 +8,11 @@ mod ledger;
 mod smoke;
 
 #[test]
+fn endpoint() {
+    smoke::run("endpoint", ledger::endpoint);
+}
+
+#[test]
 fn transaction() {
     smoke::run("transaction", ledger::transaction);
 }

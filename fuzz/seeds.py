@@ -9,6 +9,35 @@ VERIFY = ROOT / "crates/verify/tests/vectors"
 ONNX = ROOT / "crates/graph/tests/data"
 MODELS = ROOT / "models"
 
+OPERATORS = [
+    "argmax_last",
+    "averagepool_same_lower",
+    "batchnorm_2d",
+    "cast_float_to_int64",
+    "concat_middle",
+    "constantofshape_value",
+    "conv_1d_dilated_groups",
+    "conv_strides",
+    "expand_both",
+    "gather_negative",
+    "gemm_full_c",
+    "layernorm_two_axes",
+    "matmul_broadcast",
+    "maxpool_dilations",
+    "pad_negative",
+    "range_int64",
+    "reducesum_two_axes_dropped",
+    "reshape_keep_and_infer",
+    "shape_range",
+    "slice_reversed_steps",
+    "softmax_middle",
+    "split_opset18_uneven",
+    "tile",
+    "transpose_perm",
+    "unsqueeze_axes",
+    "where_broadcast",
+]
+
 
 def vector(folder: Path, name: str):
     return json.loads((folder / name).read_text())
@@ -41,11 +70,14 @@ def seeds():
     yield "bundle", "unsettled", json.dumps(unsettled).encode()
     yield "trusted_root", "golden", json.dumps(root, separators=(",", ":")).encode()
     yield "certificate", "golden", unhex(bundle["settlement"]["finalization"])
+    for index, url in enumerate(["http://127.0.0.1:8402", "https://node.example/a/b%20c", "https://[::1]:1/"]):
+        yield "endpoint", f"{index}", url.encode()
     for model in ("digits", "iris"):
         yield "npy", model, (MODELS / model / "example.npy").read_bytes()
         yield "oip", model, (MODELS / model / "example.json").read_bytes()
-    # The networks, and a few of the models that must be refused; each is small.
+    # The networks, an operator of each family, and a few of the models that must be refused; each is small.
     names = [f"valid/{case.name}" for case in sorted((ONNX / "valid").glob("network_*"))]
+    names += [f"valid/{name}" for name in OPERATORS]
     names += [f"hostile/{name}" for name in ("graph_cycle", "initializer_huge_little_data", "growth_doubling")]
     for name in names:
         yield "onnx", name.split("/")[1], (ONNX / name / "model.onnx").read_bytes()

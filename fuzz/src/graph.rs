@@ -1,11 +1,12 @@
 //! Decoders of `lemma-graph`.
 
 use lemma_graph::io::{npy, oip};
-use lemma_graph::{Limits, Model, NoFiles, RunOptions, Tensor};
+use lemma_graph::{Isa, Limits, Model, NoFiles, RunOptions, Tensor};
 use lemma_types::tensor::{Dim, TensorData};
 
-/// ONNX models: what imports has a root that importing again finds, and runs on small inputs or says why not.
-pub fn onnx(data: &[u8]) {
+/// ONNX models: what imports has a root that importing again finds, and runs on small inputs or says why not, on every
+/// instruction set to the same bits.
+pub fn onnx(data: &[u8]) -> bool {
     let limits = Limits {
         constant_bytes: 4 << 20,
         constant_operations: 10_000_000,
@@ -14,24 +15,30 @@ pub fn onnx(data: &[u8]) {
         ..Limits::small()
     };
     let Ok(model) = Model::load(data, &NoFiles, &limits) else {
-        return;
+        return false;
     };
     assert_eq!(
         lemma_graph::import(data, &NoFiles, &limits),
         Ok(model.root())
     );
     let Some(inputs) = inputs(&model) else {
-        return;
+        return true;
     };
-    let options = RunOptions {
-        memory: 4 << 20,
-        cost: 10_000_000,
-        ..RunOptions::default()
+    let run = |isa| {
+        let options = RunOptions {
+            isa,
+            memory: 4 << 20,
+            cost: 10_000_000,
+            ..RunOptions::default()
+        };
+        model.infer(&inputs, &options)
     };
-    if let Ok(outputs) = model.infer(&inputs, &options) {
+    let result = run(Isa::PORTABLE);
+    assert_eq!(run(Isa::detect()), result);
+    if let Ok(outputs) = result {
         assert_eq!(outputs.len(), model.outputs().len());
-        assert_eq!(model.infer(&inputs, &options), Ok(outputs));
     }
+    true
 }
 
 /// Inputs of small numbers with every symbol 2, unless they are large.
@@ -56,16 +63,21 @@ fn inputs(model: &Model) -> Option<Vec<TensorData>> {
 }
 
 /// `.npy` files: what is read is written and read again as the same tensor.
-pub fn npy(data: &[u8]) {
-    if let Ok(tensor) = npy::read("x", data) {
-        let again = npy::write(&tensor).and_then(|file| npy::read("x", &file));
-        assert_eq!(again, Ok(tensor));
-    }
+pub fn npy(data: &[u8]) -> bool {
+    let Ok(tensor) = npy::read("x", data) else {
+        return false;
+    };
+    let again = npy::write(&tensor).and_then(|file| npy::read("x", &file));
+    assert_eq!(again, Ok(tensor));
+    true
 }
 
 /// Inputs in JSON: what is read is finite, and survives the way through JSON.
-pub fn oip(data: &[u8]) {
-    for tensor in oip::read_inputs(data).unwrap_or_default() {
+pub fn oip(data: &[u8]) -> bool {
+    let Ok(tensors) = oip::read_inputs(data) else {
+        return false;
+    };
+    for tensor in tensors {
         let text =
             serde_json::to_string(&oip::AsJson(&tensor)).expect("numbers of JSON are finite");
         let json: oip::JsonTensor = serde_json::from_str(&text).expect("what was written is read");
@@ -73,4 +85,5 @@ pub fn oip(data: &[u8]) {
         assert_eq!(again, tensor);
         assert!(Tensor::from_data(&tensor).is_ok());
     }
+    true
 }

@@ -39,21 +39,23 @@ static GOLDEN: LazyLock<Golden> = LazyLock::new(|| {
 });
 
 /// Bundles: nothing but the golden bundle verifies under the golden root. Salts may differ, since no content is opened.
-pub fn bundle(data: &[u8]) {
+pub fn bundle(data: &[u8]) -> bool {
     let report = GOLDEN.verifier.verify_bytes(data, &Opened::default());
     assert!(!report.render().is_empty());
-    if report.verdict == Verdict::Verified {
-        let accepted = decode_bundle(data).expect("what verifies can be read");
-        let expected = Bundle {
-            openings: accepted.openings,
-            ..GOLDEN.bundle.clone()
-        };
-        assert_eq!(accepted, expected);
+    if report.verdict != Verdict::Verified {
+        return false;
     }
+    let accepted = decode_bundle(data).expect("what verifies can be read");
+    let expected = Bundle {
+        openings: accepted.openings,
+        ..GOLDEN.bundle.clone()
+    };
+    assert_eq!(accepted, expected);
+    true
 }
 
 /// Certificates: a quorum's signature over one block has one encoding.
-pub fn certificate(data: &[u8]) {
+pub fn certificate(data: &[u8]) -> bool {
     let golden = &*GOLDEN;
     let settlement = golden.bundle.settlement.as_ref().expect("it is settled");
     let accepted = golden
@@ -66,13 +68,17 @@ pub fn certificate(data: &[u8]) {
         ..golden.proposal
     };
     assert!(golden.key.verify_finalization(&other, data).is_err());
+    accepted
 }
 
 /// Trusted roots: a key is accepted only if it is a point of the group.
-pub fn trusted_root(data: &[u8]) {
-    if let Ok(root) = decode_trusted_root(data)
-        && Verifier::new(&root).is_ok()
-    {
-        assert_eq!(root.network_key.len(), 96);
+pub fn trusted_root(data: &[u8]) -> bool {
+    let Ok(root) = decode_trusted_root(data) else {
+        return false;
+    };
+    if Verifier::new(&root).is_err() {
+        return false;
     }
+    assert_eq!(root.network_key.len(), 96);
+    true
 }

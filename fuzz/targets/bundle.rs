@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| lemma_fuzz::verify::bundle(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    lemma_fuzz::verify::bundle(data);
+});

@@ -36,6 +36,8 @@ const INDEX_FILE: &str = "index.redb";
 const CONSENSUS_DIRECTORY: &str = "consensus";
 /// How long tasks may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Stack of a validator's thread, bytes: consensus is made of large futures, above all in builds without optimisation.
+const STACK: usize = 16 << 20;
 /// Ports that Linux and others do not give to outgoing connections.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
@@ -77,6 +79,7 @@ impl Validator {
         let data_dir = config.data_dir.clone();
         let thread = thread::Builder::new()
             .name("validator".to_owned())
+            .stack_size(STACK)
             .spawn(move || run(config, addresses, Arc::new(index), started, ending))
             .map_err(|error| StartError::Directory {
                 path: data_dir,
@@ -148,7 +151,7 @@ fn run(
         .with_tcp_nodelay(Some(true));
     let closing = Closing(index.clone());
     sockets::Runner::new(runtime).start(|context| async move {
-        match connect(&context, config, addresses, index).await {
+        match Box::pin(connect(&context, config, addresses, index)).await {
             Ok(Running {
                 handle,
                 engine,

@@ -53,6 +53,10 @@ impl<A> OnDemand<A> {
         let excluded = self.unfinished(ancestry).await;
         let seed = self.seed(context, &parent).await;
         let base_fee = base_fee_after(&self.core.genesis, parent.header());
+        if parent.number() == 0 {
+            // The genesis allocation is in the first block: nobody could submit anything before it.
+            return Some(Build { seed, excluded });
+        }
         tokio::select! {
             biased;
             () = self.core.pool.wait(base_fee, &excluded) => {}

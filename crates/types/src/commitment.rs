@@ -83,6 +83,8 @@ pub fn tensor_transcript(salt: B256, inputs: &[TensorData], outputs: &[TensorDat
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::tensor::DType;
 
@@ -91,21 +93,19 @@ mod tests {
         let x = TensorData::new("x", DType::U8, vec![2], vec![1, 2]).unwrap();
         let y = TensorData::new("y", DType::U8, vec![2], vec![1, 2]).unwrap();
         let (salt, model) = (B256::repeat_byte(1), Digest::of(b"m"));
-        let base = tensor_request(salt, model, &[x.clone()]);
+        let request = |salt, model, x: &TensorData| tensor_request(salt, model, from_ref(x));
+        let base = request(salt, model, &x);
+        assert_ne!(base, request(B256::repeat_byte(2), model, &x));
+        assert_ne!(base, request(salt, Digest::of(b"n"), &x));
+        assert_ne!(base, request(salt, model, &y));
         assert_ne!(
-            base,
-            tensor_request(B256::repeat_byte(2), model, &[x.clone()])
-        );
-        assert_ne!(base, tensor_request(salt, Digest::of(b"n"), &[x.clone()]));
-        assert_ne!(base, tensor_request(salt, model, &[y.clone()]));
-        assert_ne!(
-            tensor_response(salt, &[x.clone()]),
-            tensor_response(salt, &[y.clone()])
+            tensor_response(salt, from_ref(&x)),
+            tensor_response(salt, from_ref(&y))
         );
         let transcript = |i: &[TensorData], o: &[TensorData]| tensor_transcript(salt, i, o);
         assert_ne!(
-            transcript(&[x.clone()], &[y.clone()]),
-            transcript(&[y], &[x])
+            transcript(from_ref(&x), from_ref(&y)),
+            transcript(from_ref(&y), from_ref(&x))
         );
     }
 

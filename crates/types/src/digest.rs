@@ -68,10 +68,11 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() == 64 && !text.bytes().any(|b| b.is_ascii_uppercase()) {
-            if let Ok(hash) = blake3::Hash::from_hex(text) {
-                return Ok(Self(*hash.as_bytes()));
-            }
+        if text.len() == 64
+            && !text.bytes().any(|b| b.is_ascii_uppercase())
+            && let Ok(hash) = blake3::Hash::from_hex(text)
+        {
+            return Ok(Self(*hash.as_bytes()));
         }
         Err(DigestError(text.chars().take(80).collect()))
     }

@@ -256,10 +256,10 @@ impl TensorData {
                 actual: data.len(),
             });
         }
-        if dtype == DType::Bool {
-            if let Some(index) = data.iter().position(|byte| *byte > 1) {
-                return Err(TensorError::Bool { name, index });
-            }
+        if dtype == DType::Bool
+            && let Some(index) = data.iter().position(|byte| *byte > 1)
+        {
+            return Err(TensorError::Bool { name, index });
         }
         Ok(Self {
             name,

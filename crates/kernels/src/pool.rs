@@ -32,6 +32,7 @@ pub struct PoolSpec<'a> {
 pub struct Pool {
     planes: usize,
     window: Window,
+    padded_len: usize,
 }
 
 impl Pool {
@@ -60,12 +61,13 @@ impl Pool {
                 });
             }
         }
-        window.check_padded(1)?;
+        let padded_len = window.padded_len(1)?;
         product([spec.planes, window.input_len()])?;
         product([spec.planes, window.output_len()])?;
         Ok(Pool {
             planes: spec.planes,
             window,
+            padded_len,
         })
     }
 
@@ -79,6 +81,13 @@ impl Pool {
     #[must_use]
     pub fn input_len(&self) -> usize {
         self.planes * self.window.input_len()
+    }
+
+    /// Bound on the values of one plane with its padding written out, which a pool holds in memory
+    /// while it works on that plane: see [`Conv::padded_len`](crate::Conv::padded_len).
+    #[must_use]
+    pub fn padded_len(&self) -> usize {
+        self.padded_len
     }
 
     /// Number of output values: planes × spatial sizes of the output.

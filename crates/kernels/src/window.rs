@@ -51,21 +51,10 @@ pub enum ShapeError {
         /// Extent of the dilated window.
         window: usize,
     },
-    /// With its padding, the input of one channel group takes far more memory than the input.
-    #[error("the padded input has {values} values: {limit} are supported")]
-    Padded {
-        /// Values of the padded input.
-        values: usize,
-        /// How many are supported.
-        limit: usize,
-    },
     /// A size does not fit the address space.
     #[error("sizes overflow")]
     Overflow,
 }
-
-/// Values that a padded input may have, unless the input itself is that large: 1 GiB.
-const MAX_PADDED: usize = 1 << 28;
 
 /// Number of axes every geometry is widened to, by leading axes of size 1.
 pub(crate) const AXES: usize = 3;
@@ -164,16 +153,10 @@ impl Window {
         Ok(window)
     }
 
-    /// Checks that `planes` planes with their padding written out take a bounded amount of memory:
-    /// sizes come from outside, and a padding costs its author nothing.
-    pub(crate) fn check_padded(&self, planes: usize) -> Result<(), ShapeError> {
+    /// Values of some planes with their padding written out.
+    pub(crate) fn padded_len(&self, planes: usize) -> Result<usize, ShapeError> {
         let [a, b, c] = self.axes.map(|a| a.span().saturating_add(a.stride));
-        let values = product([planes, a, b, c])?;
-        let limit = MAX_PADDED.max(product([planes, self.input_len(), 4])?);
-        if values > limit {
-            return Err(ShapeError::Padded { values, limit });
-        }
-        Ok(())
+        product([planes, a, b, c])
     }
 
     /// The same windows with fewer axes, where two neighbours may be taken for one: every output

@@ -45,6 +45,7 @@ pub struct Conv {
     group_out: usize,
     window: Window,
     output_shape: Vec<usize>,
+    padded_len: usize,
 }
 
 impl Conv {
@@ -52,7 +53,7 @@ impl Conv {
     ///
     /// # Errors
     /// Where sizes are zero or overflow, lists do not match, channels do not divide into the
-    /// groups, the window exceeds the padded input, or the padding is out of all proportion.
+    /// groups, or the window exceeds the padded input.
     pub fn new(spec: &ConvSpec<'_>) -> Result<Conv, ShapeError> {
         for (what, channels) in [
             ("input channels", spec.in_channels),
@@ -81,7 +82,7 @@ impl Conv {
             pads_end: spec.pads_end,
             ceil_mode: false,
         })?;
-        window.check_padded(spec.in_channels / spec.groups)?;
+        let padded_len = window.padded_len(spec.in_channels / spec.groups)?;
         product([spec.batch, spec.in_channels, window.input_len()])?;
         product([spec.batch, spec.out_channels, window.output_len()])?;
         product([
@@ -96,6 +97,7 @@ impl Conv {
             group_out: spec.out_channels / spec.groups,
             window: window.flattened(),
             output_shape: window.output_shape(),
+            padded_len,
         })
     }
 
@@ -121,6 +123,14 @@ impl Conv {
     #[must_use]
     pub fn filter_len(&self) -> usize {
         self.groups * self.group_out * self.depth()
+    }
+
+    /// Bound on the values of one group's input with its padding written out, which [`conv`]
+    /// holds in memory while it works on that group. Padding costs its author nothing: who takes
+    /// geometries from strangers bounds this.
+    #[must_use]
+    pub fn padded_len(&self) -> usize {
+        self.padded_len
     }
 
     /// Number of output channels, of all groups.

@@ -75,12 +75,26 @@ macro_rules! storage_of {
     };
 }
 
+/// Appends the bytes of each value, in a loop that compiles to a plain copy.
+fn encode_each<T: Copy, const N: usize>(
+    values: &[T],
+    out: &mut Vec<u8>,
+    bytes: impl Fn(T) -> [u8; N],
+) {
+    let start = out.len();
+    out.resize(start + values.len() * N, 0);
+    let (chunks, _) = out[start..].as_chunks_mut();
+    for (chunk, &value) in chunks.iter_mut().zip(values) {
+        *chunk = bytes(value);
+    }
+}
+
 macro_rules! element {
     ($($variant:ident($element:ty)),*) => {$(
         impl Element for $element {
             storage_of!($variant);
             fn encode(values: &[Self], out: &mut Vec<u8>) {
-                out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+                encode_each(values, out, |v| v.to_le_bytes());
             }
             fn decode(bytes: &[u8]) -> Result<Vec<Self>, TensorError> {
                 let (chunks, _) = bytes.as_chunks();
@@ -108,7 +122,7 @@ macro_rules! half_element {
         impl Element for $variant {
             storage_of!($variant);
             fn encode(values: &[Self], out: &mut Vec<u8>) {
-                out.extend(values.iter().flat_map(|v| v.0.to_le_bytes()));
+                encode_each(values, out, |v| v.0.to_le_bytes());
             }
             fn decode(bytes: &[u8]) -> Result<Vec<Self>, TensorError> {
                 let (chunks, _) = bytes.as_chunks();

@@ -240,6 +240,14 @@ pub enum RunError {
         /// The input.
         name: String,
     },
+    /// Another number of shapes than the model has inputs.
+    #[error("{found} shapes are given, the model takes {expected} inputs")]
+    Count {
+        /// Shapes given.
+        found: usize,
+        /// Inputs of the model.
+        expected: usize,
+    },
     /// An input whose datatype or shape is not the declared one.
     #[error("input `{name}`: {field} {reason}")]
     Input {

@@ -33,8 +33,8 @@ impl Sym {
     }
 
     pub(crate) fn size(n: usize) -> Sym {
-        // Sizes are lengths of allocations, or were parsed from an i64.
-        Sym::Known(i64::try_from(n).expect("a size fits i64"))
+        // What does not fit is larger than any tensor: the largest number is refused as one too.
+        Sym::Known(i64::try_from(n).unwrap_or(i64::MAX))
     }
 
     /// What a dimension is that has to be both `self` and `other`, if that can be.

@@ -15,7 +15,7 @@ use crate::limits::Limits;
 use crate::operator::{Eval, Operands, Prepared};
 use crate::plan::{Plan, failed};
 use crate::prepare::{Folded, fold, prepare};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, element_count};
 
 /// A model that can be run. Cheap to share behind an `Arc`; runs do not disturb each other.
 pub struct Model {
@@ -259,10 +259,10 @@ impl Model {
     fn check_shapes(&self, shapes: &[&[usize]]) -> Result<(), RunError> {
         let specs = self.inputs();
         let mut bound: BTreeMap<&str, (usize, &str)> = BTreeMap::new();
-        if let Some(spec) = specs.get(shapes.len()) {
-            return Err(RunError::MissingInput {
-                name: spec.name.clone(),
-                expected: format!("{} inputs", specs.len()),
+        if shapes.len() != specs.len() {
+            return Err(RunError::Count {
+                found: shapes.len(),
+                expected: specs.len(),
             });
         }
         for (spec, shape) in specs.iter().zip(shapes) {
@@ -280,6 +280,10 @@ impl Model {
                     "is {shape:?}, the model takes {}",
                     declared()
                 )));
+            }
+            let bytes = element_count(shape).and_then(|n| n.checked_mul(spec.dtype.size()));
+            if bytes.is_none_or(|n| n > isize::MAX as usize) {
+                return Err(wrong(format!("is {shape:?}, which overflows")));
             }
             for (axis, (dim, &size)) in spec.shape.iter().zip(*shape).enumerate() {
                 match dim {

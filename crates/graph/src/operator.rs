@@ -214,15 +214,16 @@ fn check_type(ty: &Type) -> Result<(), OpError> {
     if ty.shape.iter().any(|d| d.known().is_some_and(|n| n < 0)) {
         return Err(OpError::shape("a dimension of the result is negative"));
     }
-    let all_known = ty.shape.iter().all(|d| d.known().is_some());
-    let bytes = ty
-        .elements()
-        .and_then(|n| n.checked_mul(ty.dtype.size() as u64))
-        .filter(|&n| n <= isize::MAX as u64);
-    if all_known && bytes.is_none() {
-        return Err(OpError::shape("the size of the result overflows"));
+    // Of dimensions that are known, whatever the others are: so no part of a shape overflows
+    // either, beside a zero.
+    let known = ty.shape.iter().filter_map(Sym::known);
+    let bytes = known
+        .map(|d| d.max(1).unsigned_abs())
+        .try_fold(ty.dtype.size() as u64, u64::checked_mul);
+    match bytes {
+        Some(bytes) if bytes <= isize::MAX as u64 => Ok(()),
+        _ => Err(OpError::shape("the size of the result overflows")),
     }
-    Ok(())
 }
 
 /// Evaluates an operator whose operands are all known, if all of it is of the size of shapes.

@@ -382,10 +382,14 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// The number of elements of a shape, unless it overflows.
+/// The number of elements of a shape, unless it overflows, as it does too where only a zero among
+/// the dimensions would hide that.
 #[must_use]
 pub fn element_count(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    let product = shape
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+    Some(if shape.contains(&0) { 0 } else { product })
 }
 
 fn check_shape(shape: &[usize], elements: usize) -> Result<(), TensorError> {

@@ -9,7 +9,7 @@ use crate::error::ImportError;
 use crate::files::Files;
 use crate::limits::Limits;
 use crate::onnx::proto;
-use crate::tensor::{Bf16, F16, Tensor};
+use crate::tensor::{Bf16, F16, Tensor, element_count};
 
 /// Reads constants, counting their bytes.
 pub(crate) struct Constants<'a> {
@@ -102,9 +102,9 @@ impl<'a> Constants<'a> {
 
     /// The number of elements, within the limits; their bytes are counted.
     fn count(&mut self, shape: &[usize], dtype: DType) -> Result<usize, Failure> {
-        let count = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
-        let count =
-            count.ok_or_else(|| format!("the number of elements of {shape:?} overflows"))?;
+        let count = element_count(shape)
+            .ok_or_else(|| format!("the number of elements of {shape:?} overflows"))?
+            as u64;
         if count > self.limits.elements {
             return Err(format!(
                 "{count} elements exceed the limit of {}",

@@ -141,7 +141,7 @@ impl Operator for Pad {
 
     fn scratch(&self, _: Operands<'_, Concrete>, outputs: &[Concrete]) -> u64 {
         let places: usize = outputs[0].shape.iter().sum();
-        places as u64 * size_of::<Option<usize>>() as u64
+        (places as u64).saturating_mul(size_of::<Option<usize>>() as u64)
     }
 }
 

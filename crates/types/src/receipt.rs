@@ -4,7 +4,7 @@
 //! their own tools. Its id is its EIP-712 struct hash; it is never edited. Later facts are separate statements that point
 //! to the id.
 
-use alloy_sol_types::{Eip712Domain, SolStruct, eip712_domain, sol};
+use alloy_sol_types::{Eip712Domain, SolStruct, SolValue, eip712_domain, sol};
 use serde::{Deserialize, Serialize};
 
 use crate::{Address, Amount, B256, Bytes, Digest, Mode, U256, keys, keys::SecretKey};
@@ -112,6 +112,32 @@ impl Receipt {
         }
     }
 
+    /// The receipt that Solidity's struct stands for; `None` if a price or mode is none of ours.
+    #[must_use]
+    pub fn from_sol(receipt: &LemmaReceipt) -> Option<Self> {
+        Some(Self {
+            request_id: receipt.requestId,
+            model_root: receipt.modelRoot.into(),
+            engine: receipt.engine,
+            request_commitment: receipt.requestCommitment,
+            response_commitment: receipt.responseCommitment,
+            transcript_root: receipt.transcriptRoot,
+            usage_in: receipt.usageIn,
+            usage_out: receipt.usageOut,
+            compute_units: receipt.computeUnits,
+            price: Amount::from_units(receipt.price.try_into().ok()?),
+            payer: receipt.payer,
+            payment: receipt.payment,
+            mode: Mode::from_code(receipt.mode)?,
+            worker: receipt.worker,
+            anchor_height: receipt.anchorHeight,
+            anchor_hash: receipt.anchorHash,
+            completed_at: receipt.completedAt,
+            previous_receipt: receipt.previousReceipt,
+            evidence: receipt.evidence,
+        })
+    }
+
     /// The receipt's id: its EIP-712 struct hash. Leaf of the batch tree.
     #[must_use]
     pub fn id(&self) -> B256 {
@@ -164,6 +190,31 @@ pub enum SignatureError {
 }
 
 impl SignedReceipt {
+    /// Length of [`encode`](Self::encode): nineteen words and a signature.
+    pub const ENCODED_BYTES: usize = 19 * 32 + 65;
+
+    /// The compact form for storage: `abi.encode` of the struct, then the signature.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.receipt.to_sol().abi_encode();
+        bytes.extend_from_slice(&self.signature);
+        bytes
+    }
+
+    /// Decodes what [`encode`](Self::encode) wrote; `None` for anything else. Does not check the signature.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != Self::ENCODED_BYTES {
+            return None;
+        }
+        let (words, signature) = bytes.split_at(Self::ENCODED_BYTES - 65);
+        let receipt = Receipt::from_sol(&LemmaReceipt::abi_decode_validate(words).ok()?)?;
+        Some(Self {
+            receipt,
+            signature: signature.to_vec().into(),
+        })
+    }
+
     /// Checks that the receipt's worker signed it for this network.
     ///
     /// # Errors
@@ -183,5 +234,47 @@ impl SignedReceipt {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compact_form_round_trips_and_is_strict() {
+        let key = SecretKey::from_bytes(&[7; 32]).unwrap();
+        let word = B256::repeat_byte;
+        let receipt = Receipt {
+            request_id: word(1),
+            model_root: Digest::of(b"model"),
+            engine: word(2),
+            request_commitment: word(3),
+            response_commitment: word(4),
+            transcript_root: word(5),
+            usage_in: 64,
+            usage_out: 10,
+            compute_units: u64::MAX,
+            price: Amount::from_units(u128::MAX),
+            payer: Address::repeat_byte(6),
+            payment: word(7),
+            mode: Mode::Signed,
+            worker: key.address(),
+            anchor_height: 8,
+            anchor_hash: word(9),
+            completed_at: 1_700_000_000_000,
+            previous_receipt: word(10),
+            evidence: B256::ZERO,
+        };
+        let signed = receipt.sign(1, &key);
+        let bytes = signed.encode();
+        assert_eq!(bytes.len(), SignedReceipt::ENCODED_BYTES);
+        assert_eq!(SignedReceipt::decode(&bytes), Some(signed));
+        for length in [0, bytes.len() - 1] {
+            assert_eq!(SignedReceipt::decode(&bytes[..length]), None);
+        }
+        let mut bad = bytes;
+        bad[12 * 32 + 31] = 0; // the mode's code
+        assert_eq!(SignedReceipt::decode(&bad), None);
     }
 }

@@ -6,12 +6,21 @@
 //!   before it returns an answer, and hands out bundles.
 //! * [`host`] serves content: manifests and model files, addressed by BLAKE3.
 //! * [`network`] is all of it in one process: validators, workers and a gateway under one data directory.
+//!
+//! All of them reach the ledger through [`ledger`], which asks whichever validator of the process runs.
 
+pub mod clock;
 pub mod gateway;
+pub mod host;
+pub mod keys;
+pub mod ledger;
 pub mod metrics;
+pub mod model;
 pub mod network;
+pub mod protocol;
 pub mod worker;
 
 pub use gateway::Gateway;
+pub use ledger::Ledger;
 pub use network::Network;
 pub use worker::Worker;

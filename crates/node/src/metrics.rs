@@ -12,15 +12,15 @@ pub const WORKERS: &str = "lemma_workers";
 pub const RECEIPTS_SIGNED: &str = "lemma_receipts_signed_total";
 /// Counter: receipts in batches that the ledger settled.
 pub const RECEIPTS_SETTLED: &str = "lemma_receipts_settled_total";
-/// Gauge: receipts of a worker that are not settled yet.
+/// Gauge: receipts of a worker that are not settled yet. Labels: `worker`.
 pub const RECEIPTS_WAITING: &str = "lemma_receipts_waiting";
 /// Counter: batches that the ledger settled.
 pub const BATCHES_SETTLED: &str = "lemma_batches_settled_total";
 /// Histogram, seconds: executions of a model on a worker.
 pub const EXECUTION_SECONDS: &str = "lemma_execution_seconds";
-/// Gauge: requests that wait for a thread of a worker.
+/// Gauge: requests that wait for a thread of a worker. Labels: `worker`.
 pub const QUEUE_DEPTH: &str = "lemma_worker_queue_depth";
-/// Gauge, bytes: models that a worker holds in memory.
+/// Gauge, bytes: files of the models that a worker holds in memory. Labels: `worker`.
 pub const MODEL_BYTES: &str = "lemma_worker_model_bytes";
 /// Counter, bytes: content served by a host.
 pub const BLOB_BYTES_SERVED: &str = "lemma_blob_bytes_served_total";

@@ -259,10 +259,10 @@ impl BlobStore {
         if size <= GROUP_BYTES {
             return Ok(Outline::of_one_group(*digest, size));
         }
-        if let Ok(bytes) = fs::read(self.place("outlines", digest)) {
-            if let Ok(outline) = Outline::decode(*digest, size, &bytes) {
-                return Ok(outline);
-            }
+        if let Ok(bytes) = fs::read(self.place("outlines", digest))
+            && let Ok(outline) = Outline::decode(*digest, size, &bytes)
+        {
+            return Ok(outline);
         }
         let outline = self.hash(digest)?;
         self.write_outline(&outline)?;

@@ -12,7 +12,7 @@ use crate::{
     BlobStore, GROUP_BYTES, Outline, Source, SourceError, StoreError,
     blob_store::blocking,
     partial::{Partial, TransferLock, saved_outline},
-    source::{fetch_group, fetch_outline},
+    source::{fetch_group, fetch_outline, fetch_whole},
 };
 
 /// Bounds of a [`Fetcher`].
@@ -179,6 +179,45 @@ impl Fetcher {
         .await?;
         let transfer = Transfer::new(self, partial, live, progress);
         transfer.run().await
+    }
+
+    /// Brings a blob of unknown size, at most `limit` bytes and one group, into the store, and returns it.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch_small(
+        &self,
+        digest: Digest,
+        limit: u64,
+        sources: &[Source],
+        store: &BlobStore,
+    ) -> Result<Vec<u8>, FetchError> {
+        let limit = limit.min(GROUP_BYTES).min(self.config.max_bytes);
+        if store.contains(&digest) {
+            let store = store.clone();
+            return Ok(blocking(move || store.read(&digest, limit)).await?);
+        }
+        let mut live = Live::new(sources);
+        for (index, source) in sources.iter().enumerate() {
+            loop {
+                let fetched =
+                    fetch_whole(&self.client, source, digest, limit, self.config.idle).await;
+                match fetched {
+                    Ok(bytes) => {
+                        let store = store.clone();
+                        return Ok(blocking(move || store.put_bytes(&bytes).map(|_| bytes)).await?);
+                    }
+                    Err(error) => match live.fail(index, error, self.config.tries) {
+                        Some(pause) => tokio::time::sleep(pause).await,
+                        None => break,
+                    },
+                }
+            }
+        }
+        Err(FetchError::Sources {
+            digest,
+            dropped: live.dropped,
+        })
     }
 
     /// The outline: derived for one group, saved by an earlier transfer, or from the first source that has it.

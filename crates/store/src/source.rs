@@ -169,6 +169,26 @@ pub(crate) async fn fetch_group(
     read_exactly(response, length, idle).await
 }
 
+/// Fetches and checks a blob of at most `limit` bytes whose size is not known.
+pub(crate) async fn fetch_whole(
+    client: &Client,
+    source: &Source,
+    digest: Digest,
+    limit: u64,
+    idle: Duration,
+) -> Result<Vec<u8>, SourceError> {
+    let response = send(client.get(source.content_url(&digest)), idle).await?;
+    match response.status() {
+        StatusCode::OK => {}
+        status => return Err(unexpected(status)),
+    }
+    let bytes = read_up_to(response, limit, idle).await?;
+    if Digest::of(&bytes) != digest {
+        return Err(SourceError::WrongBytes(0));
+    }
+    Ok(bytes)
+}
+
 async fn send(request: reqwest::RequestBuilder, idle: Duration) -> Result<Response, SourceError> {
     match tokio::time::timeout(idle, request.send()).await {
         Ok(Ok(response)) => Ok(response),
@@ -179,35 +199,50 @@ async fn send(request: reqwest::RequestBuilder, idle: Duration) -> Result<Respon
 
 /// Reads a body of exactly `expected` bytes and not one more.
 async fn read_exactly(
-    mut response: Response,
+    response: Response,
     expected: u64,
     idle: Duration,
 ) -> Result<Vec<u8>, SourceError> {
-    let wrong = |actual| SourceError::Length { actual, expected };
     if let Some(actual) = response
         .content_length()
         .filter(|length| *length != expected)
     {
+        return Err(SourceError::Length { actual, expected });
+    }
+    let bytes = read_up_to(response, expected, idle).await?;
+    let actual = bytes.len() as u64;
+    if actual == expected {
+        Ok(bytes)
+    } else {
+        Err(SourceError::Length { actual, expected })
+    }
+}
+
+/// Reads a body of at most `limit` bytes. A stated length is not believed: memory grows as bytes come.
+async fn read_up_to(
+    mut response: Response,
+    limit: u64,
+    idle: Duration,
+) -> Result<Vec<u8>, SourceError> {
+    let wrong = |actual| SourceError::Length {
+        actual,
+        expected: limit,
+    };
+    if let Some(actual) = response.content_length().filter(|length| *length > limit) {
         return Err(wrong(actual));
     }
-    // The caller bounds `expected`; the body is still only believed as it comes.
     let mut bytes = Vec::new();
     loop {
         let chunk = match tokio::time::timeout(idle, response.chunk()).await {
             Ok(chunk) => chunk.map_err(|error| connection(&error))?,
             Err(_) => return Err(SourceError::Stalled(idle)),
         };
-        let Some(chunk) = chunk else { break };
+        let Some(chunk) = chunk else { return Ok(bytes) };
         let actual = (bytes.len() + chunk.len()) as u64;
-        if actual > expected {
+        if actual > limit {
             return Err(wrong(actual));
         }
         bytes.extend_from_slice(&chunk);
-    }
-    if bytes.len() as u64 == expected {
-        Ok(bytes)
-    } else {
-        Err(wrong(bytes.len() as u64))
     }
 }
 

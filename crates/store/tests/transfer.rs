@@ -1,4 +1,8 @@
 //! Transfers from real HTTP servers on loopback, honest and not.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should fail there"
+)]
 
 use std::{
     net::SocketAddr,
@@ -213,7 +217,7 @@ async fn a_source_that_corrupts_any_group_is_dropped_and_named() {
         let (_directory, store) = store();
         let size = content.len() as u64;
         let error = fetcher()
-            .fetch(digest, size, &[liar.clone()], &store, &|_| {})
+            .fetch(digest, size, std::slice::from_ref(&liar), &store, &|_| {})
             .await
             .unwrap_err();
         assert_eq!(why(&error, &liar), SourceError::WrongBytes(bad));
@@ -292,7 +296,7 @@ async fn lies_about_length_and_range_are_found() {
         let (liar, _server) = serve(&content, tamper).await;
         let (_directory, store) = store();
         let error = fetcher()
-            .fetch(digest, size, &[liar.clone()], &store, &|_| {})
+            .fetch(digest, size, std::slice::from_ref(&liar), &store, &|_| {})
             .await
             .unwrap_err();
         let reason = why(&error, &liar);
@@ -318,7 +322,7 @@ async fn an_interrupted_transfer_goes_on_where_it_ended() {
     .await;
     let (directory, store) = store();
     let error = fetcher()
-        .fetch(digest, size, &[half.clone()], &store, &|_| {})
+        .fetch(digest, size, std::slice::from_ref(&half), &store, &|_| {})
         .await
         .unwrap_err();
     assert_eq!(why(&error, &half), SourceError::NotFound);
@@ -420,7 +424,13 @@ async fn a_silent_source_is_given_up() {
         ..FetchConfig::default()
     };
     let error = Fetcher::new(config)
-        .fetch(Digest::of(&content), 10, &[silent.clone()], &store, &|_| {})
+        .fetch(
+            Digest::of(&content),
+            10,
+            std::slice::from_ref(&silent),
+            &store,
+            &|_| {},
+        )
         .await
         .unwrap_err();
     assert!(matches!(why(&error, &silent), SourceError::Stalled(_)));
@@ -463,5 +473,37 @@ async fn a_stated_size_beyond_the_bound_is_refused_before_anything_is_made() {
             .unwrap()
             .count(),
         0
+    );
+}
+
+#[tokio::test]
+async fn a_small_blob_of_unknown_size_is_bounded_and_checked() {
+    let routes =
+        |body: Vec<u8>| Router::new().route("/blobs/{digest}", get(move || async move { body }));
+    let content = pattern(5000);
+    let digest = Digest::of(&content);
+    let mut wrong = content.clone();
+    wrong[77] ^= 1;
+    let liar = Source::host(&listen(routes(wrong)).await);
+    let huge = Source::host(&listen(routes(vec![0; 2 << 20])).await);
+    let good = Source::host(&listen(routes(content.clone())).await);
+    let (_directory, store) = store();
+    let fetcher = fetcher();
+    let error = fetcher
+        .fetch_small(digest, 1 << 20, &[liar.clone(), huge.clone()], &store)
+        .await
+        .unwrap_err();
+    assert_eq!(why(&error, &liar), SourceError::WrongBytes(0));
+    assert!(matches!(why(&error, &huge), SourceError::Length { .. }));
+    let fetched = fetcher
+        .fetch_small(digest, 1 << 20, &[liar, good], &store)
+        .await;
+    assert_eq!(fetched.unwrap(), content);
+    assert_eq!(
+        fetcher
+            .fetch_small(digest, 1 << 20, &[], &store)
+            .await
+            .unwrap(),
+        content
     );
 }

@@ -1,5 +1,8 @@
 use lemma_types::{Address, Digest, Mode, manifest::ManifestError};
 
+use super::index::IndexError;
+use crate::ledger::LedgerError;
+
 /// Why the gateway could not do what was asked, inference aside.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
@@ -30,6 +33,18 @@ pub enum GatewayError {
     Storage(String),
 }
 
+impl From<LedgerError> for GatewayError {
+    fn from(error: LedgerError) -> Self {
+        Self::Ledger(error.to_string())
+    }
+}
+
+impl From<IndexError> for GatewayError {
+    fn from(error: IndexError) -> Self {
+        Self::Storage(error.to_string())
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
@@ -40,7 +55,7 @@ pub enum InferError {
     #[error("input is not what the model takes: {0}")]
     InvalidInput(String),
     /// The mode is not offered.
-    #[error("mode `{asked}` is not offered here: {offered} is")]
+    #[error("mode `{asked}` is not offered here: `{offered}` is")]
     ModeNotOffered {
         /// What was asked for.
         asked: Mode,

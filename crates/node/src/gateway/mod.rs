@@ -1,16 +1,48 @@
 //! The gateway: resolves models on the ledger, picks workers, fails over, checks every receipt, hands out bundles.
 
-use std::{fmt, str::FromStr, time::Duration};
+mod bundles;
+mod client;
+mod collect;
+mod error;
+mod follow;
+mod index;
+mod infer;
+mod pool;
 
-use lemma_store::BlobStore;
-use lemma_types::{
-    Address, B256, Digest, Manifest, Mode, ModelName, SignedReceipt, TrustedRoot, bundle::Bundle,
-    commitment::Openings, tensor::TensorData,
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt, fs,
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard},
+    thread,
+    time::Duration,
 };
 
-mod error;
+use lemma_store::{BlobStore, FetchConfig, Fetcher, Source, StoreError};
+use lemma_types::{
+    Address, B256, Digest, Manifest, Mode, ModelName, SignedReceipt, TrustedRoot, bundle::Bundle,
+    commitment::Openings, limits, tensor::TensorData,
+};
+use lemma_verify::Verifier;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::Instant,
+};
+
+use self::{client::WorkerClient, index::Index, infer::Resolved, pool::Pool};
+use crate::{
+    clock::{Clock, SystemClock},
+    host::{self, Host},
+    ledger::{Ledger, ModelRecord},
+    model::{self, LoadError},
+};
 
 pub use error::{GatewayError, InferError};
+
+/// Manifests that are kept in memory.
+const MANIFESTS: usize = 1_024;
 
 /// A model as a client names it: by its name on the ledger, or by the root of its manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,57 +178,319 @@ pub struct GatewayStatus {
     pub receipts_pending: u64,
 }
 
+/// How to run a gateway.
+#[derive(Clone)]
+pub struct GatewayConfig {
+    /// Its own directory: content store and index of receipts.
+    pub data_dir: PathBuf,
+    /// Bases of other hosts, for manifests that are not in the own store.
+    pub hosts: Vec<String>,
+    /// How long a worker may take for one request, waiting included.
+    pub request_timeout: Duration,
+    /// Largest model that is taken into the store, bytes of files.
+    pub max_model_bytes: u64,
+    /// Not ready if the last final block is older than this.
+    pub stale_after: Duration,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl GatewayConfig {
+    /// The usual bounds.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            hosts: Vec::new(),
+            request_timeout: Duration::from_secs(60),
+            max_model_bytes: 2 << 30,
+            stale_after: Duration::from_secs(15),
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
 /// A running gateway. Clones share it.
 #[derive(Clone)]
-pub struct Gateway {}
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: GatewayConfig,
+    ledger: Ledger,
+    store: BlobStore,
+    index: Arc<Index>,
+    pool: Pool,
+    client: WorkerClient,
+    fetcher: Fetcher,
+    hosts: Vec<Source>,
+    verifier: Verifier,
+    /// Names on the ledger.
+    models: RwLock<BTreeMap<ModelName, ModelRecord>>,
+    manifests: Mutex<HashMap<Digest, Arc<Manifest>>>,
+    /// Request ids that clients chose and that are being worked on.
+    chosen: Mutex<HashSet<B256>>,
+    /// Wakes the collector.
+    collect: Notify,
+    /// Rises with each batch that was collected.
+    collected: watch::Sender<u64>,
+    /// Height up to which blocks were looked through.
+    followed: watch::Sender<u64>,
+    host_base: String,
+    /// What has to be ended; taken by [`Gateway::stop`].
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    host: Host,
+    tasks: JoinSet<()>,
+    writer: thread::JoinHandle<()>,
+}
+
+/// Runs disk work off the async threads.
+async fn blocking<T: Send + 'static, E: Into<GatewayError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, GatewayError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => Err(GatewayError::Storage("the gateway is stopping".to_owned())),
+    }
+}
+
+impl Inner {
+    fn models(&self) -> RwLockWriteGuard<'_, BTreeMap<ModelName, ModelRecord>> {
+        self.models.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn manifests(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Manifest>>> {
+        self.manifests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn resolve(&self, model: &ModelRef) -> Result<Resolved, GatewayError> {
+        let (name, root) = match model {
+            ModelRef::Root(root) => (None, *root),
+            ModelRef::Name(name) => {
+                let known = self.models.read().unwrap_or_else(PoisonError::into_inner);
+                let record = known
+                    .get(name)
+                    .ok_or_else(|| GatewayError::UnknownModel(name.to_string()))?;
+                (Some(name.clone()), record.root)
+            }
+        };
+        let manifest = self.manifest(root).await?;
+        Ok(Resolved {
+            name,
+            root,
+            manifest,
+        })
+    }
+
+    /// A manifest: from memory, else from the store, else from a host.
+    async fn manifest(&self, root: Digest) -> Result<Arc<Manifest>, GatewayError> {
+        if let Some(manifest) = self.manifests().get(&root) {
+            return Ok(Arc::clone(manifest));
+        }
+        let limit = limits::MANIFEST_BYTES as u64;
+        let fetched = self
+            .fetcher
+            .fetch_small(root, limit, &self.hosts, &self.store)
+            .await;
+        let bytes = fetched.map_err(|error| {
+            tracing::debug!(model = %root, %error, "manifest not found");
+            GatewayError::UnknownModel(root.to_string())
+        })?;
+        let manifest = Arc::new(Manifest::decode(&bytes)?);
+        let mut manifests = self.manifests();
+        if manifests.len() >= MANIFESTS {
+            manifests.clear();
+        }
+        manifests.insert(root, Arc::clone(&manifest));
+        Ok(manifest)
+    }
+}
+
+impl From<StoreError> for GatewayError {
+    fn from(error: StoreError) -> Self {
+        Self::Storage(error.to_string())
+    }
+}
 
 impl Gateway {
+    /// Starts a gateway. When this returns it knows the names and workers of the ledger's head, and its host serves.
+    ///
+    /// # Errors
+    /// If its directory can not be used, or no validator answers.
+    pub async fn start(config: GatewayConfig, ledger: Ledger) -> Result<Self, GatewayError> {
+        let storage = |error: &dyn fmt::Display| GatewayError::Storage(error.to_string());
+        fs::create_dir_all(&config.data_dir).map_err(|error| storage(&error))?;
+        let store = BlobStore::open(config.data_dir.join("store"))?;
+        let (index, writer) =
+            Index::open(&config.data_dir.join("index.redb"), ledger.trusted_root())?;
+        let verifier = Verifier::new(ledger.trusted_root())
+            .map_err(|error| GatewayError::Ledger(error.to_string()))?;
+        let host = Host::start(store.clone())
+            .await
+            .map_err(|error| storage(&error))?;
+        let cursor = match index.cursor()? {
+            // Nothing was served before, so nothing that is settled already matters.
+            None => ledger.head().number,
+            Some(cursor) => cursor,
+        };
+        let inner = Arc::new(Inner {
+            client: WorkerClient::new(config.request_timeout),
+            fetcher: Fetcher::new(FetchConfig::default()),
+            hosts: config.hosts.iter().map(|base| Source::host(base)).collect(),
+            config,
+            ledger,
+            store,
+            index: Arc::new(index),
+            pool: Pool::default(),
+            verifier,
+            models: RwLock::default(),
+            manifests: Mutex::default(),
+            chosen: Mutex::default(),
+            collect: Notify::new(),
+            collected: watch::Sender::new(0),
+            followed: watch::Sender::new(cursor),
+            host_base: host.base().to_owned(),
+            running: Mutex::default(),
+        });
+        follow::snapshot(&inner).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow::follow(Arc::clone(&inner), cursor));
+        tasks.spawn(collect::collect(Arc::clone(&inner)));
+        *inner.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(Running {
+            host,
+            tasks,
+            writer,
+        });
+        Ok(Self { inner })
+    }
+
+    /// Stops the background work and the host, and returns when everything is on disk. Requests in flight may still end.
+    pub async fn stop(&self) {
+        let running = self
+            .inner
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(Running {
+            host,
+            mut tasks,
+            writer,
+        }) = running
+        else {
+            return;
+        };
+        tasks.shutdown().await;
+        host.stop().await;
+        let cursor = *self.inner.followed.borrow();
+        follow::save_cursor(&self.inner, cursor).await;
+        self.inner.index.close();
+        // A panic of the writer was logged as it happened.
+        let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+    }
+
+    /// Resolves when the gateway has taken in the blocks up to `height`: names, workers and batches.
+    pub async fn followed(&self, height: u64) {
+        let mut followed = self.inner.followed.subscribe();
+        // The sender lives in `self`, so this does not fail.
+        let _ = followed.wait_for(|reached| *reached >= height).await;
+    }
+
     /// What an offline verifier of this network's bundles has to trust.
     #[must_use]
     pub fn trusted_root(&self) -> &TrustedRoot {
-        unimplemented!()
+        self.inner.ledger.trusted_root()
+    }
+
+    /// The ledger, as this gateway reaches it.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.inner.ledger
     }
 
     /// The gateway's content store, which its host serves at `/blobs`.
     #[must_use]
     pub fn store(&self) -> &BlobStore {
-        unimplemented!()
+        &self.inner.store
+    }
+
+    /// The base of the gateway's own host, from which workers of this machine fetch models.
+    #[must_use]
+    pub fn host_base(&self) -> &str {
+        &self.inner.host_base
     }
 
     /// Routes that serve the content store: `GET|HEAD /blobs/{digest}` (with `Range`), `GET /blobs/{digest}/outline`.
     /// Mount them at the root of the API.
     pub fn host_routes(&self) -> axum::Router {
-        unimplemented!()
+        host::routes(self.inner.store.clone())
     }
 
     /// All names on the ledger, sorted.
     ///
     /// # Errors
-    /// If no validator answers.
+    /// None at present: the gateway follows the ledger and knows.
     pub async fn models(&self) -> Result<Vec<ModelEntry>, GatewayError> {
-        unimplemented!()
+        let models = self
+            .inner
+            .models
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let entry = |record: &ModelRecord| ModelEntry {
+            name: record.name.clone(),
+            root: record.root,
+            author: record.owner,
+        };
+        Ok(models.values().map(entry).collect())
     }
 
     /// One model with its manifest.
     ///
     /// # Errors
-    /// [`GatewayError::UnknownModel`], or that the manifest can not be had.
+    /// [`GatewayError::UnknownModel`], also if no host has its manifest.
     pub async fn model(&self, model: &ModelRef) -> Result<ModelInfo, GatewayError> {
-        let _ = model;
-        unimplemented!()
+        let Resolved {
+            name,
+            root,
+            manifest,
+        } = self.inner.resolve(model).await?;
+        Ok(ModelInfo {
+            name,
+            root,
+            manifest: (*manifest).clone(),
+        })
     }
 
     /// Takes a model into the content store, so that hosts and workers can serve it: checks the manifest, that each of
-    /// its files is in the store with the stated size (upload them first with `store().put_*`), and that they derive the
-    /// stated graph root. Idempotent.
+    /// its files is in the store with the stated size (upload them first with `store().put_*`), and that everything that
+    /// it states follows from them. Idempotent.
     ///
     /// The name is registered by its author, with an ordinary transaction to the models module.
     ///
     /// # Errors
     /// [`GatewayError::Manifest`], [`GatewayError::MissingFile`], [`GatewayError::Refused`].
     pub async fn publish(&self, manifest: &[u8]) -> Result<Digest, GatewayError> {
-        let _ = manifest;
-        unimplemented!()
+        let bytes = manifest.to_vec();
+        let manifest = Manifest::decode(&bytes)?;
+        let (store, limit) = (self.inner.store.clone(), self.inner.config.max_model_bytes);
+        blocking(move || {
+            let present =
+                |file: &lemma_types::manifest::File| store.size(&file.blake3) == Some(file.size);
+            if let Some(missing) = manifest.files.iter().find(|file| !present(file)) {
+                let (path, digest) = (missing.path.clone(), missing.blake3);
+                return Err(GatewayError::MissingFile { path, digest });
+            }
+            model::load(&manifest, &store, limit)
+                .map_err(|error: LoadError| GatewayError::Refused(error.to_string()))?;
+            Ok(store.put_bytes(&bytes)?)
+        })
+        .await
     }
 
     /// Runs a model on a worker and checks the receipt before it returns.
@@ -204,8 +498,7 @@ impl Gateway {
     /// # Errors
     /// See [`InferError`].
     pub async fn infer(&self, request: InferRequest) -> Result<Answer, InferError> {
-        let _ = request;
-        unimplemented!()
+        self.inner.infer(request).await
     }
 
     /// The receipt with this id and, once its batch is final, all that proves it.
@@ -213,8 +506,7 @@ impl Gateway {
     /// # Errors
     /// If no validator answers or the store fails.
     pub async fn bundle(&self, receipt_id: B256) -> Result<BundleStatus, GatewayError> {
-        let _ = receipt_id;
-        unimplemented!()
+        self.inner.bundle(receipt_id).await
     }
 
     /// Waits until [`bundle`](Self::bundle) is final, at most `timeout`; then returns what it is.
@@ -226,8 +518,26 @@ impl Gateway {
         receipt_id: B256,
         timeout: Duration,
     ) -> Result<BundleStatus, GatewayError> {
-        let _ = (receipt_id, timeout);
-        unimplemented!()
+        let deadline = Instant::now() + timeout;
+        let mut heads = self.inner.ledger.heads();
+        let mut collected = self.inner.collected.subscribe();
+        loop {
+            heads.mark_unchanged();
+            collected.mark_unchanged();
+            let status = self.bundle(receipt_id).await?;
+            if !matches!(status, BundleStatus::Pending(_)) {
+                return Ok(status);
+            }
+            let news = async {
+                tokio::select! {
+                    _ = heads.changed() => {}
+                    _ = collected.changed() => {}
+                }
+            };
+            if tokio::time::timeout_at(deadline, news).await.is_err() {
+                return Ok(status);
+            }
+        }
     }
 
     /// Height, workers, models and receipts at a glance.
@@ -235,7 +545,20 @@ impl Gateway {
     /// # Errors
     /// If no validator answers.
     pub async fn status(&self) -> Result<GatewayStatus, GatewayError> {
-        unimplemented!()
+        let head = self.inner.ledger.chain()?.head();
+        Ok(GatewayStatus {
+            chain_id: self.inner.ledger.chain_id(),
+            height: head.number,
+            block_time_ms: head.timestamp_ms,
+            workers: self.inner.pool.status(),
+            models: self
+                .inner
+                .models
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .len(),
+            receipts_pending: self.inner.index.open_count(),
+        })
     }
 
     /// Whether requests can be served: blocks finalise and a worker is available. `Err` says what is missing.
@@ -243,6 +566,31 @@ impl Gateway {
     /// # Errors
     /// A sentence for `/readyz`.
     pub fn ready(&self) -> Result<(), String> {
-        unimplemented!()
+        let head = self
+            .inner
+            .ledger
+            .chain()
+            .map_err(|error| error.to_string())?
+            .head();
+        let age = self
+            .inner
+            .config
+            .clock
+            .now_ms()
+            .saturating_sub(head.timestamp_ms);
+        if u128::from(age) > self.inner.config.stale_after.as_millis() {
+            return Err(format!(
+                "no block was finalised for {} s: the ledger halts",
+                age / 1000
+            ));
+        }
+        let workers = self.inner.pool.status();
+        if workers.is_empty() {
+            return Err("no worker is registered on the ledger".to_owned());
+        }
+        if workers.iter().all(|worker| !worker.set_aside.is_zero()) {
+            return Err("every worker failed lately".to_owned());
+        }
+        Ok(())
     }
 }

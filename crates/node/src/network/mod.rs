@@ -1,17 +1,50 @@
 //! A whole network in one process, under one data directory.
 
+mod accounts;
+mod error;
+mod layout;
+mod samples;
+mod validators;
+
 use std::{
+    collections::BTreeMap,
+    future::Future,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use lemma_types::{Address, B256, ModelName, TrustedRoot};
+use alloy_primitives::U256;
+use lemma_chain::Pace;
+use lemma_types::{Address, Bytes, TrustedRoot};
+use tokio::sync::Mutex;
 
-use crate::Gateway;
-
-mod error;
-
+pub use accounts::DevelopmentAccount;
 pub use error::NetworkError;
+pub use layout::LOCAL_CHAIN_ID;
+pub use samples::SampleModel;
+
+use self::{
+    accounts::{development_accounts, funds},
+    layout::{Definition, Layout},
+    validators::Validators,
+};
+use crate::{
+    Gateway, Ledger, Worker,
+    clock::{Clock, SystemClock},
+    gateway::GatewayConfig,
+    keys,
+    ledger::Account,
+    worker::{WorkerConfig, key_path},
+};
+
+/// Most validators and most workers of a local network.
+const MOST: u32 = 16;
+/// How long the network may take until it is ready.
+const START: Duration = Duration::from_secs(60);
+/// A worker with less than this is given as much again, wei: 0.1 LEM.
+const LOW_FUNDS: u128 = 100_000_000_000_000_000;
+/// What a worker is given, wei: 100 LEM.
+const WORKER_FUNDS: u128 = 100_000_000_000_000_000_000;
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -28,6 +61,8 @@ pub struct NetworkConfig {
     pub batch_interval: Duration,
     /// Blocks without transactions come this often.
     pub heartbeat: Duration,
+    /// How long a worker may take for one request before the gateway asks another.
+    pub request_timeout: Duration,
     /// Models to publish at the first start.
     pub samples: Vec<SampleModel>,
 }
@@ -43,39 +78,45 @@ impl NetworkConfig {
             worker_threads: 1,
             batch_interval: Duration::from_secs(1),
             heartbeat: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(60),
             samples: Vec::new(),
         }
     }
-}
 
-/// A model that a new network publishes.
-#[derive(Clone, Debug)]
-pub struct SampleModel {
-    /// Its name on the ledger.
-    pub name: ModelName,
-    /// The ONNX file.
-    pub onnx: &'static [u8],
-    /// Description and licences for the manifest.
-    pub description: &'static str,
-    /// SPDX expression of the model's licence.
-    pub licence: &'static str,
-    /// SPDX expression of the outputs' licence.
-    pub output_licence: &'static str,
-    /// Files that are laid beside it in `samples/<name>/` of the data directory: (file name, content).
-    pub examples: Vec<(&'static str, &'static [u8])>,
-}
-
-/// An account that genesis funded. Its key is public knowledge: for development only.
-#[derive(Clone, Debug)]
-pub struct DevelopmentAccount {
-    /// Address.
-    pub address: Address,
-    /// Secret key, 32 bytes.
-    pub key: B256,
+    fn check(&self) -> Result<(), NetworkError> {
+        for (field, value) in [("validators", self.validators), ("workers", self.workers)] {
+            if !(1..=MOST).contains(&value) {
+                let reason = format!("{value}, expected 1 to {MOST}");
+                return Err(NetworkError::Config { field, reason });
+            }
+        }
+        if self.worker_threads == 0 {
+            return Err(NetworkError::Config {
+                field: "worker_threads",
+                reason: "0, expected at least 1".to_owned(),
+            });
+        }
+        if self.heartbeat.is_zero() {
+            return Err(NetworkError::Config {
+                field: "heartbeat",
+                reason: "zero, expected a time".to_owned(),
+            });
+        }
+        Ok(())
+    }
 }
 
 /// A running network.
-pub struct Network {}
+pub struct Network {
+    config: NetworkConfig,
+    layout: Layout,
+    validators: Validators,
+    ledger: Ledger,
+    gateway: Gateway,
+    workers: Mutex<Vec<Option<Worker>>>,
+    accounts: Vec<DevelopmentAccount>,
+    trusted_root_path: PathBuf,
+}
 
 impl Network {
     /// Starts the network in `config.data_dir`, or resumes the one that is there. Returns when blocks finalise, workers
@@ -84,43 +125,184 @@ impl Network {
     /// # Errors
     /// See [`NetworkError`].
     pub async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let _ = config;
-        unimplemented!()
+        config.check()?;
+        let (accounts, operator) = development_accounts();
+        let layout = Layout::take(&config.data_dir)?;
+        let workers = worker_addresses(&layout, config.workers)?;
+        let (definition, keys) = layout.open(|| {
+            let funded = accounts
+                .iter()
+                .chain([&operator])
+                .map(|account| (account.address, funds()));
+            let workers = workers
+                .iter()
+                .map(|worker| (*worker, U256::from(WORKER_FUNDS)));
+            let seconds = SystemClock.now_ms() / 1000;
+            Definition::new(
+                seconds,
+                config.validators,
+                funded.chain(workers).collect::<BTreeMap<_, _>>(),
+            )
+        })?;
+        let pace = Pace::with_heartbeat(config.heartbeat);
+        let validators = Validators::start(&layout, keys, &definition.genesis(), pace).await?;
+        let ledger = ledger(&validators).await?;
+        layout.write_trusted_root(ledger.trusted_root())?;
+        in_time("the first block", ledger.reached(1)).await?;
+
+        let gateway = Gateway::start(
+            GatewayConfig {
+                request_timeout: config.request_timeout,
+                ..GatewayConfig::new(layout.gateway())
+            },
+            ledger.clone(),
+        )
+        .await
+        .map_err(|error| NetworkError::Gateway(error.to_string()))?;
+        let operator = Account::new(operator.secret(), ledger.clone());
+        let network = Self {
+            trusted_root_path: layout.trusted_root(),
+            config,
+            layout,
+            validators,
+            ledger,
+            gateway,
+            workers: Mutex::default(),
+            accounts,
+        };
+        network.bring_up(&operator, &workers).await?;
+        Ok(network)
+    }
+
+    /// Workers and sample models, at the same time.
+    async fn bring_up(
+        &self,
+        operator: &Account,
+        addresses: &[Address],
+    ) -> Result<(), NetworkError> {
+        let samples = async {
+            for sample in &self.config.samples {
+                in_time(
+                    "a sample model",
+                    samples::publish(sample, &self.layout, &self.gateway, operator),
+                )
+                .await??;
+            }
+            Ok::<_, NetworkError>(())
+        };
+        let workers = async {
+            for (index, address) in addresses.iter().enumerate() {
+                in_time("a worker's funds", self.fund(operator, index, *address)).await??;
+            }
+            for index in 0..addresses.len() {
+                let worker = self.start_worker(index).await?;
+                self.workers.lock().await.push(Some(worker));
+            }
+            let registered: Vec<_> = self
+                .workers
+                .lock()
+                .await
+                .iter()
+                .flatten()
+                .map(Worker::registered)
+                .collect();
+            for mut registered in registered {
+                let done = async { registered.wait_for(|done| *done).await.is_ok() };
+                if !in_time("a worker's registration", done).await? {
+                    return Err(NetworkError::NotReady(
+                        "a worker ended while it registered".to_owned(),
+                    ));
+                }
+            }
+            Ok(())
+        };
+        tokio::try_join!(samples, workers)?;
+        // The gateway has to have heard of it all.
+        let height = self.ledger.head().number;
+        in_time("the gateway", self.gateway.followed(height)).await
+    }
+
+    async fn fund(
+        &self,
+        operator: &Account,
+        index: usize,
+        address: Address,
+    ) -> Result<(), NetworkError> {
+        let failed = |error: crate::ledger::LedgerError| NetworkError::Worker {
+            index,
+            reason: error.to_string(),
+        };
+        let chain = self.ledger.chain().map_err(failed)?;
+        let balance = chain
+            .balance(address)
+            .await
+            .map_err(|error| failed(error.into()))?;
+        if balance < U256::from(LOW_FUNDS) {
+            let sent = operator
+                .send(address, U256::from(WORKER_FUNDS), Bytes::new())
+                .await;
+            sent.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn start_worker(&self, index: usize) -> Result<Worker, NetworkError> {
+        let config = WorkerConfig {
+            hosts: vec![self.gateway.host_base().to_owned()],
+            threads: self.config.worker_threads,
+            batch_interval: self.config.batch_interval,
+            ..WorkerConfig::new(self.layout.worker(index))
+        };
+        let started = Worker::start(config, self.ledger.clone()).await;
+        started.map_err(|error| NetworkError::Worker {
+            index,
+            reason: error.to_string(),
+        })
     }
 
     /// The network's gateway.
     #[must_use]
     pub fn gateway(&self) -> &Gateway {
-        unimplemented!()
+        &self.gateway
+    }
+
+    /// The ledger, through whichever validator runs.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// What an offline verifier has to trust; also written to [`trusted_root_path`](Self::trusted_root_path).
     #[must_use]
     pub fn trusted_root(&self) -> &TrustedRoot {
-        unimplemented!()
+        self.ledger.trusted_root()
     }
 
     /// The file with the trusted root, JSON.
     #[must_use]
     pub fn trusted_root_path(&self) -> &Path {
-        unimplemented!()
+        &self.trusted_root_path
     }
 
     /// The data directory.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
-        unimplemented!()
+        self.layout.root()
     }
 
     /// Accounts that genesis funded, for development.
     #[must_use]
     pub fn accounts(&self) -> &[DevelopmentAccount] {
-        unimplemented!()
+        &self.accounts
     }
 
     /// Stops everything in order: requests in flight are answered, receipts are durable, state is flushed.
     pub async fn stop(self) {
-        unimplemented!()
+        let workers = std::mem::take(&mut *self.workers.lock().await);
+        futures::future::join_all(workers.into_iter().flatten().map(Worker::stop)).await;
+        self.gateway.stop().await;
+        self.validators.stop().await;
+        tracing::info!("the network has stopped");
     }
 
     /// Stops validator `index` at once, as a crash would.
@@ -128,8 +310,7 @@ impl Network {
     /// # Errors
     /// If there is no such validator, or it does not run.
     pub async fn kill_validator(&self, index: usize) -> Result<(), NetworkError> {
-        let _ = index;
-        unimplemented!()
+        self.validators.kill(index).await
     }
 
     /// Starts a killed validator again.
@@ -137,8 +318,9 @@ impl Network {
     /// # Errors
     /// If there is no such validator, it runs, or it does not start.
     pub async fn restart_validator(&self, index: usize) -> Result<(), NetworkError> {
-        let _ = index;
-        unimplemented!()
+        let handle = self.validators.restart(index).await?;
+        self.ledger.add(handle);
+        Ok(())
     }
 
     /// Stops worker `index` at once, as a crash would.
@@ -146,8 +328,18 @@ impl Network {
     /// # Errors
     /// If there is no such worker, or it does not run.
     pub async fn kill_worker(&self, index: usize) -> Result<(), NetworkError> {
-        let _ = index;
-        unimplemented!()
+        let worker = self
+            .workers
+            .lock()
+            .await
+            .get_mut(index)
+            .and_then(Option::take);
+        let worker = worker.ok_or_else(|| NetworkError::Worker {
+            index,
+            reason: "it does not run".to_owned(),
+        })?;
+        worker.kill().await;
+        Ok(())
     }
 
     /// Starts a killed worker again.
@@ -155,7 +347,49 @@ impl Network {
     /// # Errors
     /// If there is no such worker, it runs, or it does not start.
     pub async fn restart_worker(&self, index: usize) -> Result<(), NetworkError> {
-        let _ = index;
-        unimplemented!()
+        let mut workers = self.workers.lock().await;
+        match workers.get_mut(index) {
+            Some(slot @ None) => *slot = Some(self.start_worker(index).await?),
+            _ => {
+                return Err(NetworkError::Worker {
+                    index,
+                    reason: "it runs, or there is none".to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
+}
+
+/// Accounts of the workers, whose keys are made if they are not there.
+fn worker_addresses(layout: &Layout, count: u32) -> Result<Vec<Address>, NetworkError> {
+    let address = |index: usize| {
+        let folder = layout.worker(index);
+        let path = key_path(&folder);
+        let key = std::fs::create_dir_all(&folder).and_then(|()| keys::load_or_create(&path));
+        key.map(|key| key.address())
+            .map_err(|error| NetworkError::File {
+                path,
+                reason: error.to_string(),
+            })
+    };
+    (0..count as usize).map(address).collect()
+}
+
+async fn ledger(validators: &Validators) -> Result<Ledger, NetworkError> {
+    let mut handles = validators.handles().await.into_iter();
+    let none = || NetworkError::NotReady("no validator runs".to_owned());
+    let ledger = Ledger::new(&handles.next().ok_or_else(none)?);
+    handles.for_each(|handle| ledger.add(handle));
+    Ok(ledger)
+}
+
+async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> Result<T, NetworkError> {
+    let late = |_| {
+        NetworkError::NotReady(format!(
+            "{what} did not become ready within {} s",
+            START.as_secs()
+        ))
+    };
+    tokio::time::timeout(START, work).await.map_err(late)
 }

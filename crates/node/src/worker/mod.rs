@@ -1,4 +1,348 @@
-//! The worker: runs models, signs receipts, settles them.
+//! The worker: takes requests over HTTP, runs models exactly, signs a receipt for each answer, settles receipts in
+//! batches on the ledger.
+//!
+//! It is stateless towards models: it loads them by content id from its own store, else from hosts, checking every byte,
+//! derives the graph root again and refuses a mismatch. What it must not lose is its journal of receipts.
 
-/// A running worker.
-pub struct Worker {}
+mod execute;
+mod http;
+mod journal;
+mod models;
+mod notary;
+mod register;
+mod settle;
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use lemma_store::{BlobStore, FetchConfig, Fetcher, Source, StoreError};
+use lemma_types::{Address, Amount};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    sync::{oneshot, watch},
+};
+
+pub use journal::JournalError;
+
+use self::{
+    execute::{ExecutionLimits, Executor, Queue},
+    http::Service,
+    journal::Journal,
+    models::Models,
+    notary::Notary,
+    settle::{Batching, Settler},
+};
+use crate::{
+    clock::{Clock, SystemClock},
+    keys,
+    ledger::{Account, Ledger},
+    model::engine,
+    protocol,
+};
+
+/// How long a graceful stop waits for requests in flight.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How to run a worker.
+#[derive(Clone)]
+pub struct WorkerConfig {
+    /// Its own directory: key, journal and models.
+    pub data_dir: PathBuf,
+    /// Where it listens; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// What to register as its endpoint; where it listens, if `None`.
+    pub endpoint: Option<String>,
+    /// Who is paid for its work; its own account, if `None`.
+    pub payee: Option<Address>,
+    /// Bases of hosts to fetch models from.
+    pub hosts: Vec<String>,
+    /// Models that run at the same time.
+    pub threads: usize,
+    /// Requests that may wait for a thread; more are turned away.
+    pub queue: usize,
+    /// Bound on one model and on all that are kept in memory, bytes of files.
+    pub max_model_bytes: u64,
+    /// Bytes that one execution may hold besides the model and its inputs.
+    pub max_execution_bytes: u64,
+    /// Operations that one execution may take.
+    pub max_operations: u64,
+    /// How long the first receipt of a batch waits for others.
+    pub batch_interval: Duration,
+    /// A batch is sealed at once when so many receipts wait.
+    pub batch_threshold: u64,
+    /// Asked for each compute unit; zero serves for nothing.
+    pub price_per_unit: Amount,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl WorkerConfig {
+    /// A worker on a free loopback port that serves for nothing, with one thread.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            endpoint: None,
+            payee: None,
+            hosts: Vec::new(),
+            threads: 1,
+            queue: 256,
+            max_model_bytes: 2 << 30,
+            max_execution_bytes: 2 << 30,
+            max_operations: 1 << 42,
+            batch_interval: Duration::from_secs(1),
+            batch_threshold: 10_000,
+            price_per_unit: Amount::ZERO,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// Why a worker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A file of its directory.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The address can not be listened on.
+    #[error("can not listen on {address}: {error}; choose another port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The journal of receipts.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The content store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No threads are to be had.
+    #[error("threads can not be started: {0}")]
+    Threads(io::Error),
+}
+
+/// A running worker, on threads of its own.
+pub struct Worker {
+    address: Address,
+    endpoint: String,
+    service: Arc<Service>,
+    registered: watch::Receiver<bool>,
+    shutdown: oneshot::Sender<()>,
+    served: oneshot::Receiver<()>,
+    runtime: Runtime,
+    notary: thread::JoinHandle<()>,
+}
+
+/// The path of a worker's key in its directory.
+#[must_use]
+pub fn key_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("worker.key")
+}
+
+impl Worker {
+    /// Starts a worker: it listens when this returns, and registers itself on the ledger in the background.
+    ///
+    /// # Errors
+    /// See [`WorkerError`].
+    pub async fn start(config: WorkerConfig, ledger: Ledger) -> Result<Self, WorkerError> {
+        let file_error = |path: &Path| {
+            let path = path.to_owned();
+            move |error| WorkerError::File { path, error }
+        };
+        fs::create_dir_all(&config.data_dir).map_err(file_error(&config.data_dir))?;
+        let key_path = key_path(&config.data_dir);
+        let key = keys::load_or_create(&key_path).map_err(file_error(&key_path))?;
+        let address = key.address();
+        let journal_path = config.data_dir.join("journal.redb");
+        let journal = Arc::new(Journal::open(
+            &journal_path,
+            address,
+            ledger.trusted_root(),
+            &engine(),
+        )?);
+        let store = BlobStore::open(config.data_dir.join("store"))?;
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(config.threads + 8)
+            .thread_name("lemma-worker")
+            .enable_all()
+            .build()
+            .map_err(WorkerError::Threads)?;
+        let waiting = watch::Sender::new(journal.waiting());
+        let (notary, notary_thread) = Notary::start(
+            Arc::clone(&journal),
+            key.clone(),
+            ledger.chain_id(),
+            waiting.clone(),
+        )
+        .map_err(WorkerError::Threads)?;
+        let executor = executor(&config, address, &ledger, store, notary);
+        let service = Arc::new(Service {
+            executor,
+            journal: Arc::clone(&journal),
+            stopping: AtomicBool::new(false),
+        });
+        let listen = config.listen;
+        let bound = runtime.spawn(TcpListener::bind(listen)).await;
+        let listener = bound
+            .unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
+            .map_err(|error| WorkerError::Listen {
+                address: listen,
+                error,
+            })?;
+        let address_bound = listener.local_addr().map_err(|error| WorkerError::Listen {
+            address: listen,
+            error,
+        })?;
+        let endpoint = config
+            .endpoint
+            .clone()
+            .unwrap_or_else(|| format!("http://{address_bound}"));
+
+        let account = Account::new(key, ledger.clone());
+        let settler = Settler {
+            journal,
+            account: account.clone(),
+            ledger: ledger.clone(),
+            batching: Batching {
+                interval: config.batch_interval,
+                threshold: config.batch_threshold.clamp(1, protocol::MAX_BATCH as u64),
+                most: protocol::MAX_BATCH as u64,
+            },
+            waiting,
+        };
+        let (registered, registered_receiver) = watch::channel(false);
+        let payee = config.payee.unwrap_or(address);
+        let registration = (endpoint.clone(), payee);
+        runtime.spawn(async move {
+            let (endpoint, payee) = registration;
+            register::register(&ledger, &account, &endpoint, payee).await;
+            registered.send_replace(true);
+            // Only registered workers settle.
+            settler.run().await;
+        });
+        let (shutdown, stop) = oneshot::channel();
+        let (done, served) = oneshot::channel();
+        let server = axum::serve(listener, http::routes(Arc::clone(&service)))
+            .with_graceful_shutdown(async {
+                // Dropped or told: either way it is over.
+                let _ = stop.await;
+            });
+        runtime.spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the worker's server failed");
+            }
+            let _ = done.send(());
+        });
+        tracing::info!(worker = %address, %endpoint, "worker listens");
+        Ok(Self {
+            address,
+            endpoint,
+            service,
+            registered: registered_receiver,
+            shutdown,
+            served,
+            runtime,
+            notary: notary_thread,
+        })
+    }
+
+    /// Its account.
+    #[must_use]
+    pub const fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Where it can be reached.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Receipts that the ledger has not settled yet.
+    #[must_use]
+    pub fn receipts_waiting(&self) -> u64 {
+        self.service.journal.waiting()
+    }
+
+    /// Tells when the ledger knows the worker and its endpoint.
+    #[must_use]
+    pub fn registered(&self) -> watch::Receiver<bool> {
+        self.registered.clone()
+    }
+
+    /// Stops gracefully: takes no more requests, answers those in flight. Receipts that are not settled yet are settled
+    /// after the next start.
+    pub async fn stop(self) {
+        self.service.stopping.store(true, Ordering::Relaxed);
+        let _ = self.shutdown.send(());
+        if tokio::time::timeout(GRACE, self.served).await.is_err() {
+            tracing::warn!(worker = %self.address, "requests were still in flight when the worker stopped");
+        }
+        end(self.runtime, self.service, self.notary).await;
+    }
+
+    /// Stops at once, as a crash would: connections break, nothing is answered any more.
+    pub async fn kill(self) {
+        end(self.runtime, self.service, self.notary).await;
+    }
+}
+
+/// Ends all tasks, then the notary, so that nobody has the journal open any more.
+async fn end(runtime: Runtime, service: Arc<Service>, notary: thread::JoinHandle<()>) {
+    let ended = tokio::task::spawn_blocking(move || {
+        runtime.shutdown_timeout(Duration::from_secs(2));
+        // The last of what holds the notary: its thread ends.
+        drop(service);
+        notary.join()
+    });
+    if !matches!(ended.await, Ok(Ok(()))) {
+        tracing::warn!("the worker did not end in order");
+    }
+}
+
+fn executor(
+    config: &WorkerConfig,
+    worker: Address,
+    ledger: &Ledger,
+    store: BlobStore,
+    notary: Notary,
+) -> Executor {
+    let fetcher = Fetcher::new(FetchConfig {
+        max_bytes: config.max_model_bytes,
+        ..FetchConfig::default()
+    });
+    let hosts = config.hosts.iter().map(|base| Source::host(base)).collect();
+    Executor {
+        worker,
+        ledger: ledger.clone(),
+        models: Models::new(store, fetcher, hosts, config.max_model_bytes, worker),
+        notary,
+        clock: Arc::clone(&config.clock),
+        queue: Queue::new(config.threads, config.queue, worker),
+        limits: ExecutionLimits {
+            memory: config.max_execution_bytes,
+            operations: config.max_operations,
+        },
+        price_per_unit: config.price_per_unit,
+    }
+}

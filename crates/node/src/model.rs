@@ -1,0 +1,275 @@
+//! Models as manifests describe them: made from an ONNX file, and loaded again from a content store.
+
+use std::path::Path;
+
+use lemma_graph::{Files, IMPORTER_VERSION, ImportError, Limits, Model, RunError, compute_units};
+use lemma_store::{BlobStore, StoreError};
+use lemma_types::{
+    Digest, Engine, Manifest,
+    manifest::{File, Format, ManifestError, Royalty},
+    tensor::{Dim, TensorSpec},
+};
+use std::io::Read as _;
+
+/// The engine of this program: what its receipts name.
+#[must_use]
+pub fn engine() -> Engine {
+    Engine {
+        numeric_spec: lemma_graph::NUMERIC_SPEC_VERSION,
+        importer: IMPORTER_VERSION,
+        runtime: concat!("lemma/", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+/// What an author says of a model that can not be read off its files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// One paragraph for people.
+    pub description: String,
+    /// SPDX expression of the model's licence.
+    pub licence: String,
+    /// SPDX expression of the outputs' licence.
+    pub output_licence: String,
+    /// Who receives royalties.
+    pub royalty: Option<Royalty>,
+    /// The model that this one was made from.
+    pub parent: Option<Digest>,
+}
+
+/// Why a model can not be had from a store.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The manifest names no model file.
+    #[error("the manifest names no .onnx file")]
+    NoModel,
+    /// A file is not in the store, is damaged, or is too large.
+    #[error("file `{path}`: {error}")]
+    File {
+        /// Its path in the manifest.
+        path: String,
+        /// What is wrong with it.
+        error: StoreError,
+    },
+    /// The files together are larger than this node accepts.
+    #[error("the model's files have {size} bytes: at most {limit} are accepted")]
+    TooLarge {
+        /// Bytes stated.
+        size: u64,
+        /// Bytes accepted.
+        limit: u64,
+    },
+    /// Not a model that this engine can run.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// Derived by other rules than this engine's.
+    #[error(
+        "the manifest was made by importer {found}: this engine has importer {IMPORTER_VERSION}"
+    )]
+    Importer {
+        /// The manifest's version.
+        found: u32,
+    },
+    /// What follows from the files is not what the manifest states.
+    #[error(
+        "manifest field `{field}` does not follow from the files: stated {stated}, derived {derived}"
+    )]
+    Mismatch {
+        /// Which field.
+        field: &'static str,
+        /// What the manifest states.
+        stated: String,
+        /// What the files give.
+        derived: String,
+    },
+    /// The cost of the model can not be computed.
+    #[error(transparent)]
+    Cost(#[from] RunError),
+    /// A field of the manifest has a value that it can not have.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+/// Makes the manifest of a model. `files` are all its files; the first whose path ends in `.onnx` must be the one that
+/// `model` was loaded from.
+///
+/// # Errors
+/// [`LoadError::Cost`], or [`LoadError::Manifest`] if a path or text is not acceptable.
+pub fn manifest(model: &Model, mut files: Vec<File>, terms: Terms) -> Result<Manifest, LoadError> {
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let manifest = Manifest {
+        schema: Manifest::SCHEMA.to_owned(),
+        format: Format::Onnx,
+        files,
+        graph_root: model.root(),
+        importer: IMPORTER_VERSION,
+        inputs: model.inputs().to_vec(),
+        outputs: model.outputs().to_vec(),
+        compute_units: least_compute_units(model)?,
+        licence: terms.licence,
+        output_licence: terms.output_licence,
+        description: terms.description,
+        royalty: terms.royalty,
+        parent: terms.parent,
+    };
+    manifest.check()?;
+    Ok(manifest)
+}
+
+/// Work of one inference with every symbolic dimension 1.
+fn least_compute_units(model: &Model) -> Result<u64, LoadError> {
+    let size = |dim: &Dim| match dim {
+        Dim::Fixed(size) => *size as usize,
+        Dim::Symbol(_) => 1,
+    };
+    let shape = |spec: &TensorSpec| spec.shape.iter().map(size).collect();
+    let shapes: Vec<Vec<usize>> = model.inputs().iter().map(shape).collect();
+    Ok(compute_units(model.cost(&shapes)?))
+}
+
+/// Size of all files of a manifest together, bytes.
+#[must_use]
+pub fn total_bytes(manifest: &Manifest) -> u64 {
+    manifest
+        .files
+        .iter()
+        .fold(0, |sum, file| file.size.saturating_add(sum))
+}
+
+/// Loads a model whose files are in the store, derives everything that the manifest states, and refuses any difference.
+/// Takes as long as reading and importing the files.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Model, LoadError> {
+    let size = total_bytes(manifest);
+    if size > max_bytes {
+        return Err(LoadError::TooLarge {
+            size,
+            limit: max_bytes,
+        });
+    }
+    if manifest.importer != IMPORTER_VERSION {
+        return Err(LoadError::Importer {
+            found: manifest.importer,
+        });
+    }
+    let file = manifest
+        .files
+        .iter()
+        .find(|file| file.path.ends_with(".onnx"))
+        .ok_or(LoadError::NoModel)?;
+    let wrong = |file: &File, error| LoadError::File {
+        path: file.path.clone(),
+        error,
+    };
+    // Every byte is checked once here; slices are read unchecked afterwards.
+    for beside in manifest
+        .files
+        .iter()
+        .filter(|other| other.path != file.path)
+    {
+        store
+            .verify(&beside.blake3)
+            .map_err(|error| wrong(beside, error))?;
+    }
+    let bytes = store
+        .read(&file.blake3, file.size)
+        .map_err(|error| wrong(file, error))?;
+    let folder = Path::new(&file.path)
+        .parent()
+        .and_then(Path::to_str)
+        .unwrap_or("");
+    let files = ManifestFiles {
+        manifest,
+        store,
+        folder,
+    };
+    let limits = Limits {
+        model_bytes: max_bytes,
+        constant_bytes: max_bytes.saturating_mul(4),
+        ..Limits::default()
+    };
+    let model = Model::load(&bytes, &files, &limits)?;
+    check(manifest, &model)?;
+    Ok(model)
+}
+
+fn check(manifest: &Manifest, model: &Model) -> Result<(), LoadError> {
+    let mismatch = |field, stated: String, derived: String| LoadError::Mismatch {
+        field,
+        stated,
+        derived,
+    };
+    if manifest.graph_root != model.root() {
+        let (stated, derived) = (manifest.graph_root.to_string(), model.root().to_string());
+        return Err(mismatch("graph_root", stated, derived));
+    }
+    for (field, stated, derived) in [
+        ("inputs", &manifest.inputs, model.inputs()),
+        ("outputs", &manifest.outputs, model.outputs()),
+    ] {
+        if stated != derived {
+            return Err(mismatch(field, signature(stated), signature(derived)));
+        }
+    }
+    let units = least_compute_units(model)?;
+    if manifest.compute_units != units {
+        return Err(mismatch(
+            "compute_units",
+            manifest.compute_units.to_string(),
+            units.to_string(),
+        ));
+    }
+    Ok(())
+}
+
+/// A signature in one line: `image FP32 [batch, 1, 8, 8]`.
+#[must_use]
+pub fn signature(specs: &[TensorSpec]) -> String {
+    let one = |spec: &TensorSpec| {
+        let dims: Vec<String> = spec.shape.iter().map(Dim::to_string).collect();
+        format!("{} {} [{}]", spec.name, spec.dtype, dims.join(", "))
+    };
+    specs.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// The files beside a model, by their paths relative to it.
+struct ManifestFiles<'a> {
+    manifest: &'a Manifest,
+    store: &'a BlobStore,
+    folder: &'a str,
+}
+
+impl ManifestFiles<'_> {
+    fn find(&self, path: &str) -> Result<&File, String> {
+        let full = match self.folder {
+            "" => path.to_owned(),
+            folder => format!("{folder}/{path}"),
+        };
+        let found = self.manifest.files.iter().find(|file| file.path == full);
+        found.ok_or_else(|| "the manifest has no such file".to_owned())
+    }
+}
+
+impl Files for ManifestFiles<'_> {
+    fn size(&self, path: &str) -> Result<u64, String> {
+        self.find(path).map(|file| file.size)
+    }
+
+    fn read(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>, String> {
+        let digest = self.find(path)?.blake3;
+        let mut reader = self
+            .store
+            .open_range(&digest, offset, length as u64)
+            .map_err(|error| error.to_string())?;
+        let mut bytes = Vec::with_capacity(length);
+        reader
+            .read_to_end(&mut bytes)
+            .map_err(|error| error.to_string())?;
+        if bytes.len() == length {
+            Ok(bytes)
+        } else {
+            Err("the file is shorter than stated".to_owned())
+        }
+    }
+}

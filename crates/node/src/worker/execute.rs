@@ -1,0 +1,303 @@
+//! Runs one request: the model on a blocking thread, then the receipt.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use lemma_graph::{Isa, RunError, RunOptions, compute_units};
+use lemma_types::{
+    Address, Amount, B256, Digest, Mode, Receipt,
+    commitment::{self, Openings},
+    tensor::TensorData,
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    models::{Loaded, Models},
+    notary::{Notary, NotaryError},
+};
+use crate::{
+    clock::Clock,
+    keys::random_word,
+    ledger::Ledger,
+    metrics as names,
+    model::engine,
+    protocol::{ErrorBody, ErrorCode, Signed, WorkRequest},
+};
+
+/// What a worker needs to answer requests.
+pub(crate) struct Executor {
+    pub(crate) worker: Address,
+    pub(crate) ledger: Ledger,
+    pub(crate) models: Models,
+    pub(crate) notary: Notary,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) queue: Queue,
+    pub(crate) limits: ExecutionLimits,
+    /// Asked for each compute unit.
+    pub(crate) price_per_unit: Amount,
+}
+
+/// Bounds of one execution.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExecutionLimits {
+    /// Bytes that a run may hold besides the model and its inputs.
+    pub(crate) memory: u64,
+    /// Operations that a run may take.
+    pub(crate) operations: u64,
+}
+
+/// Threads, and a bounded number of requests that wait for one.
+pub(crate) struct Queue {
+    threads: Semaphore,
+    waiting: AtomicUsize,
+    most_waiting: usize,
+    worker: String,
+}
+
+impl Queue {
+    pub(crate) fn new(threads: usize, most_waiting: usize, worker: Address) -> Self {
+        Self {
+            threads: Semaphore::new(threads),
+            waiting: AtomicUsize::new(0),
+            most_waiting,
+            worker: worker.to_string(),
+        }
+    }
+
+    /// A thread to run on, or an error at once if too many wait already. A caller that goes away leaves the queue.
+    async fn thread(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ErrorBody> {
+        if let Ok(permit) = self.threads.try_acquire() {
+            return Ok(permit);
+        }
+        let _place = Place::take(self).ok_or_else(|| {
+            let message = format!(
+                "{} requests wait already: try again in a moment",
+                self.most_waiting
+            );
+            error(ErrorCode::Busy, message)
+        })?;
+        let stopping = |_| error(ErrorCode::Stopping, "the worker is stopping");
+        self.threads.acquire().await.map_err(stopping)
+    }
+}
+
+/// A place in the queue.
+struct Place<'a>(&'a Queue);
+
+impl<'a> Place<'a> {
+    fn take(queue: &'a Queue) -> Option<Self> {
+        let add = |waiting: usize| (waiting < queue.most_waiting).then_some(waiting + 1);
+        let taken = queue
+            .waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let place = taken.ok().map(|_| Self(queue));
+        queue.gauge();
+        place
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.gauge();
+    }
+}
+
+impl Queue {
+    fn gauge(&self) {
+        let waiting = self.waiting.load(Ordering::Relaxed) as f64;
+        metrics::gauge!(names::QUEUE_DEPTH, "worker" => self.worker.clone()).set(waiting);
+    }
+}
+
+/// What a run gave, with commitments to it.
+struct Computed {
+    outputs: Vec<TensorData>,
+    openings: Openings,
+    request_commitment: B256,
+    response_commitment: B256,
+    transcript_root: B256,
+    usage_in: u64,
+    usage_out: u64,
+}
+
+impl Executor {
+    /// Answers a request. Dropping the future gives up what has not begun.
+    pub(crate) async fn infer(
+        &self,
+        request: WorkRequest,
+    ) -> Result<(Signed, Vec<TensorData>), ErrorBody> {
+        if request.mode != Mode::Signed {
+            let message = format!(
+                "mode `{}` is not offered here: `{}` is",
+                request.mode,
+                Mode::Signed
+            );
+            return Err(error(ErrorCode::ModeNotOffered, message));
+        }
+        let WorkRequest {
+            request_id,
+            model_root,
+            payer,
+            payment,
+            offer,
+            inputs,
+            mode,
+        } = request;
+        let loaded = self
+            .models
+            .get(model_root)
+            .await
+            .map_err(|reason| error(ErrorCode::ModelUnavailable, reason.to_string()))?;
+        let units = self.compute_units(&loaded, &inputs)?;
+        let price = self.price(units, offer)?;
+        let computed = {
+            let _thread = self.queue.thread().await?;
+            self.run(Arc::clone(&loaded), model_root, inputs).await?
+        };
+        let anchor = self.ledger.head();
+        let engine = engine();
+        let receipt = Receipt {
+            request_id,
+            model_root,
+            engine: engine.id(),
+            request_commitment: computed.request_commitment,
+            response_commitment: computed.response_commitment,
+            transcript_root: computed.transcript_root,
+            usage_in: computed.usage_in,
+            usage_out: computed.usage_out,
+            compute_units: units,
+            price,
+            payer,
+            payment,
+            mode,
+            worker: self.worker,
+            anchor_height: anchor.number,
+            anchor_hash: anchor.hash,
+            completed_at: self.clock.now_ms(),
+            // The notary fills it in.
+            previous_receipt: B256::ZERO,
+            evidence: B256::ZERO,
+        };
+        let receipt = self.notary.sign(receipt).await.map_err(not_signed)?;
+        Ok((
+            Signed {
+                receipt,
+                openings: computed.openings,
+                engine,
+            },
+            computed.outputs,
+        ))
+    }
+
+    /// Work of this request, by the shapes of its inputs; checks them against the signature.
+    fn compute_units(&self, loaded: &Loaded, inputs: &[TensorData]) -> Result<u64, ErrorBody> {
+        let invalid = |reason: String| error(ErrorCode::InvalidInput, reason);
+        let specs = &loaded.manifest.inputs;
+        let in_order = specs.len() == inputs.len()
+            && specs
+                .iter()
+                .zip(inputs)
+                .all(|(spec, input)| spec.name == input.name());
+        if !in_order {
+            let expected = crate::model::signature(specs);
+            return Err(invalid(format!(
+                "expected exactly these inputs, in this order: {expected}"
+            )));
+        }
+        let shape = |input: &TensorData| input.shape().iter().map(|dim| *dim as usize).collect();
+        let shapes: Vec<Vec<usize>> = inputs.iter().map(shape).collect();
+        let operations = loaded
+            .model
+            .cost(&shapes)
+            .map_err(|reason| invalid(reason.to_string()))?;
+        Ok(compute_units(operations))
+    }
+
+    fn price(&self, units: u64, offer: Amount) -> Result<Amount, ErrorBody> {
+        let price = self
+            .price_per_unit
+            .checked_mul(units)
+            .filter(|price| *price <= offer);
+        price.ok_or_else(|| {
+            let message = format!(
+                "{units} compute units at {} LEM each are more than the {offer} LEM offered",
+                self.price_per_unit
+            );
+            error(ErrorCode::OfferTooLow, message)
+        })
+    }
+
+    async fn run(
+        &self,
+        loaded: Arc<Loaded>,
+        model_root: Digest,
+        inputs: Vec<TensorData>,
+    ) -> Result<Computed, ErrorBody> {
+        let options = RunOptions {
+            isa: Isa::detect(),
+            threads: 1,
+            memory: self.limits.memory,
+            cost: self.limits.operations,
+            trace: false,
+        };
+        let openings = Openings::derive(random_word());
+        let began = Instant::now();
+        let run = tokio::task::spawn_blocking(move || {
+            let outputs = loaded.model.infer(&inputs, &options)?;
+            Ok::<_, RunError>(commit(model_root, &inputs, outputs, openings))
+        });
+        let computed = run
+            .await
+            .map_err(|failure| {
+                tracing::error!(model = %model_root.short(), %failure, "an execution did not end");
+                error(ErrorCode::Internal, "the execution did not end")
+            })?
+            .map_err(|reason| error(ErrorCode::InvalidInput, reason.to_string()))?;
+        metrics::histogram!(names::EXECUTION_SECONDS).record(began.elapsed().as_secs_f64());
+        Ok(computed)
+    }
+}
+
+fn commit(
+    model: Digest,
+    inputs: &[TensorData],
+    outputs: Vec<TensorData>,
+    openings: Openings,
+) -> Computed {
+    let elements = |tensors: &[TensorData]| {
+        tensors
+            .iter()
+            .fold(0u64, |sum, tensor| sum.saturating_add(tensor.elements()))
+    };
+    Computed {
+        openings,
+        request_commitment: commitment::tensor_request(openings.request, model, inputs),
+        response_commitment: commitment::tensor_response(openings.response, &outputs),
+        transcript_root: commitment::tensor_transcript(openings.transcript, inputs, &outputs),
+        usage_in: elements(inputs),
+        usage_out: elements(&outputs),
+        outputs,
+    }
+}
+
+pub(crate) fn error(code: ErrorCode, message: impl Into<String>) -> ErrorBody {
+    ErrorBody {
+        code,
+        message: message.into(),
+    }
+}
+
+fn not_signed(reason: NotaryError) -> ErrorBody {
+    let code = match reason {
+        NotaryError::Duplicate(_) => ErrorCode::DuplicateRequest,
+        NotaryError::Journal(_) => ErrorCode::Internal,
+        NotaryError::Stopped => ErrorCode::Stopping,
+    };
+    error(code, reason.to_string())
+}

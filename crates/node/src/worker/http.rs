@@ -1,0 +1,125 @@
+//! The worker's protocol over HTTP (see [`protocol`](crate::protocol)).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use lemma_types::{B256, limits};
+
+use super::{
+    execute::{Executor, error},
+    journal::{Journal, JournalError},
+};
+use crate::protocol::{self, ErrorBody, ErrorCode, WorkRequest, encode_answer};
+
+/// What handlers share.
+pub(crate) struct Service {
+    pub(crate) executor: Executor,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) stopping: AtomicBool,
+}
+
+pub(crate) fn routes(service: Arc<Service>) -> Router {
+    // The tensors of the largest request, and the fields before them.
+    let body = DefaultBodyLimit::max(limits::HTTP_BODY_BYTES + 4096);
+    Router::new()
+        .route(protocol::INFER, post(infer).layer(body))
+        .route(&format!("{}/{{id}}", protocol::RECEIPTS), get(receipt))
+        .route(&format!("{}/{{root}}", protocol::BATCHES), get(batch))
+        .route(protocol::HEALTH, get(health))
+        .with_state(service)
+}
+
+impl IntoResponse for ErrorBody {
+    fn into_response(self) -> Response {
+        (self.code.status(), Json(self)).into_response()
+    }
+}
+
+async fn infer(
+    State(service): State<Arc<Service>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ErrorBody> {
+    if service.stopping.load(Ordering::Relaxed) {
+        return Err(error(ErrorCode::Stopping, "the worker is stopping"));
+    }
+    let body = body.map_err(|rejection| error(ErrorCode::BadRequest, rejection.body_text()))?;
+    let request = WorkRequest::decode(&body)
+        .map_err(|reason| error(ErrorCode::BadRequest, reason.to_string()))?;
+    drop(body);
+    let request_id = request.request_id;
+    if blocking(&service, move |journal| journal.answered(request_id)).await? {
+        let message = format!("request id {request_id} was answered before by this worker");
+        return Err(error(ErrorCode::DuplicateRequest, message));
+    }
+    let (signed, outputs) = service.executor.infer(request).await?;
+    let answer = encode_answer(&signed, &outputs);
+    Ok(([(header::CONTENT_TYPE, protocol::MEDIA_TYPE)], answer).into_response())
+}
+
+async fn receipt(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+) -> Result<Response, ErrorBody> {
+    let id = parse_word(&id)?;
+    let found = blocking(&service, move |journal| journal.find(id)).await?;
+    Ok(match found {
+        Some(state) => Json(state).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    })
+}
+
+async fn batch(
+    State(service): State<Arc<Service>>,
+    Path(root): Path<String>,
+) -> Result<Response, ErrorBody> {
+    let root = parse_word(&root)?;
+    let found = blocking(&service, move |journal| journal.batch_ids(root)).await?;
+    Ok(match found {
+        Some(ids) => ids.concat().into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    })
+}
+
+async fn health(State(service): State<Arc<Service>>) -> StatusCode {
+    match service.stopping.load(Ordering::Relaxed) {
+        false => StatusCode::OK,
+        true => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn parse_word(text: &str) -> Result<B256, ErrorBody> {
+    text.parse().map_err(|_| {
+        error(
+            ErrorCode::BadRequest,
+            "expected 0x and 64 hexadecimal digits",
+        )
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    service: &Service,
+    work: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, ErrorBody> {
+    let journal = Arc::clone(&service.journal);
+    match tokio::task::spawn_blocking(move || work(&journal)).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(reason)) => {
+            tracing::error!(%reason, "the receipt journal failed");
+            Err(error(
+                ErrorCode::Internal,
+                "the worker's receipt journal failed",
+            ))
+        }
+        Err(_) => Err(error(ErrorCode::Stopping, "the worker is stopping")),
+    }
+}

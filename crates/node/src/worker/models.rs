@@ -1,0 +1,199 @@
+//! Models in memory: loaded once by content id, bounded together, the least recently used leaves first.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use lemma_graph::Model;
+use lemma_store::{BlobStore, FetchError, Fetcher, Source};
+use lemma_types::{Address, Digest, Manifest, limits, manifest::ManifestError};
+use tokio::sync::OnceCell;
+
+use crate::{
+    metrics as names,
+    model::{self, LoadError},
+};
+
+/// A model that can be run, with its manifest.
+pub(crate) struct Loaded {
+    pub(crate) manifest: Manifest,
+    pub(crate) model: Model,
+}
+
+/// Why a model can not be run here.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("model {root}: {reason}")]
+pub(crate) struct Unavailable {
+    root: Digest,
+    reason: String,
+}
+
+/// Loads models and keeps them.
+pub(crate) struct Models {
+    store: BlobStore,
+    fetcher: Fetcher,
+    hosts: Vec<Source>,
+    /// Largest model, and bound on all that are kept, bytes of files.
+    max_bytes: u64,
+    /// The worker, for metrics.
+    worker: String,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    slots: HashMap<Digest, Slot>,
+    uses: u64,
+}
+
+struct Slot {
+    /// Filled once, however many requests wait for it.
+    cell: Arc<OnceCell<Arc<Loaded>>>,
+    bytes: u64,
+    last_use: u64,
+}
+
+impl Models {
+    pub(crate) fn new(
+        store: BlobStore,
+        fetcher: Fetcher,
+        hosts: Vec<Source>,
+        max_bytes: u64,
+        worker: Address,
+    ) -> Self {
+        let worker = worker.to_string();
+        Self {
+            store,
+            fetcher,
+            hosts,
+            max_bytes,
+            worker,
+            kept: Mutex::default(),
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The model with this root: from memory, else from the store, else from a host.
+    pub(crate) async fn get(&self, root: Digest) -> Result<Arc<Loaded>, Unavailable> {
+        let cell = self.kept().touch(root);
+        let loaded = cell.get_or_try_init(|| self.load(root)).await;
+        match loaded {
+            Ok(loaded) => {
+                self.keep(root, model::total_bytes(&loaded.manifest));
+                Ok(Arc::clone(loaded))
+            }
+            Err(reason) => {
+                self.kept().forget_empty(root);
+                Err(Unavailable { root, reason })
+            }
+        }
+    }
+
+    async fn load(&self, root: Digest) -> Result<Arc<Loaded>, String> {
+        let manifest = self
+            .manifest(root)
+            .await
+            .map_err(|error| error.to_string())?;
+        let size = model::total_bytes(&manifest);
+        if size > self.max_bytes {
+            let limit = self.max_bytes;
+            return Err(LoadError::TooLarge { size, limit }.to_string());
+        }
+        for file in &manifest.files {
+            let fetched = self
+                .fetcher
+                .fetch(file.blake3, file.size, &self.hosts, &self.store, &|_| {})
+                .await
+                .map_err(|error| format!("file `{}`: {error}", file.path))?;
+            metrics::counter!(names::BLOB_BYTES_FETCHED).increment(fetched.fetched);
+        }
+        let (store, limit) = (self.store.clone(), self.max_bytes);
+        let loaded = tokio::task::spawn_blocking(move || {
+            let model = model::load(&manifest, &store, limit)?;
+            Ok::<_, LoadError>(Loaded { manifest, model })
+        });
+        match loaded.await {
+            Ok(Ok(loaded)) => {
+                tracing::info!(model = %root.short(), bytes = size, "model loaded");
+                Ok(Arc::new(loaded))
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("loading it was cancelled".to_owned()),
+        }
+    }
+
+    async fn manifest(&self, root: Digest) -> Result<Manifest, ManifestUnavailable> {
+        let fetched = self
+            .fetcher
+            .fetch_small(
+                root,
+                limits::MANIFEST_BYTES as u64,
+                &self.hosts,
+                &self.store,
+            )
+            .await?;
+        Ok(Manifest::decode(&fetched)?)
+    }
+
+    /// Counts a model that has been loaded, and lets others go if all together are too large.
+    fn keep(&self, root: Digest, bytes: u64) {
+        let mut kept = self.kept();
+        if let Some(slot) = kept.slots.get_mut(&root) {
+            slot.bytes = bytes;
+        }
+        while kept.bytes() > self.max_bytes {
+            let others = kept
+                .slots
+                .iter()
+                .filter(|(other, slot)| **other != root && slot.bytes > 0);
+            let Some(oldest) = others
+                .min_by_key(|(_, slot)| slot.last_use)
+                .map(|(root, _)| *root)
+            else {
+                break;
+            };
+            tracing::info!(model = %oldest.short(), "model leaves memory");
+            kept.slots.remove(&oldest);
+        }
+        metrics::gauge!(names::MODEL_BYTES, "worker" => self.worker.clone())
+            .set(kept.bytes() as f64);
+    }
+}
+
+impl Kept {
+    fn touch(&mut self, root: Digest) -> Arc<OnceCell<Arc<Loaded>>> {
+        self.uses += 1;
+        let uses = self.uses;
+        let slot = self.slots.entry(root).or_insert_with(|| Slot {
+            cell: Arc::default(),
+            bytes: 0,
+            last_use: 0,
+        });
+        slot.last_use = uses;
+        Arc::clone(&slot.cell)
+    }
+
+    /// A root that can not be loaded leaves nothing behind.
+    fn forget_empty(&mut self, root: Digest) {
+        let empty = |slot: &Slot| !slot.cell.initialized() && Arc::strong_count(&slot.cell) <= 2;
+        if self.slots.get(&root).is_some_and(empty) {
+            self.slots.remove(&root);
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.slots.values().map(|slot| slot.bytes).sum()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ManifestUnavailable {
+    #[error("its manifest: {0}")]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}

@@ -105,13 +105,14 @@ impl Inner {
                     lease.succeeded();
                     let served = Served {
                         receipt: signed.receipt.clone(),
-                        engine: signed.engine,
+                        engine: signed.engine.clone(),
                     };
                     self.index.served(served).await;
                     return Ok(Answer {
                         model_name: asked.model_name.clone(),
                         outputs,
                         receipt: signed.receipt,
+                        engine: signed.engine,
                         openings: signed.openings,
                         worker: lease.address,
                         failovers: tried.len() as u32 - 1,

@@ -21,8 +21,8 @@ use std::{
 
 use lemma_store::{BlobStore, FetchConfig, Fetcher, Source, StoreError};
 use lemma_types::{
-    Address, B256, Digest, Manifest, Mode, ModelName, SignedReceipt, TrustedRoot, bundle::Bundle,
-    commitment::Openings, limits, tensor::TensorData,
+    Address, B256, Digest, Engine, Manifest, Mode, ModelName, SignedReceipt, TrustedRoot,
+    bundle::Bundle, commitment::Openings, limits, tensor::TensorData,
 };
 use lemma_verify::Verifier;
 use tokio::{
@@ -118,6 +118,8 @@ pub struct Answer {
     pub outputs: Vec<TensorData>,
     /// The worker's receipt.
     pub receipt: SignedReceipt,
+    /// What the receipt's engine id stands for.
+    pub engine: Engine,
     /// The salts of its commitments: secret between worker, gateway and client. The gateway keeps no copy.
     pub openings: Openings,
     /// The account of the worker that ran it.

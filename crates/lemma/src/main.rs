@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary `lemma`.
+
+fn main() -> std::process::ExitCode {
+    lemma_cli::run()
+}

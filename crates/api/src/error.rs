@@ -1,0 +1,119 @@
+//! Errors of the native API (`/v1`): a status, and a body that says what, why and where.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use lemma_node::gateway::{GatewayError, InferError};
+use serde_json::json;
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    /// A stable word for programs.
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+    /// The part of the request that is wrong.
+    pub(crate) param: Option<String>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            param: None,
+        }
+    }
+
+    pub(crate) fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// Names the part of the request that is wrong.
+    pub(crate) fn param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// The kind, as clients of hosted APIs know it.
+    fn kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            404 => "not_found_error",
+            429 => "rate_limit_error",
+            502 => "verification_error",
+            503 => "overloaded_error",
+            400..500 => "invalid_request_error",
+            _ => "server_error",
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if self.status.is_server_error() {
+            tracing::warn!(status = self.status.as_u16(), code = self.code, error = %self.message, "request failed");
+        }
+        let body = json!({ "error": {
+            "message": self.message,
+            "type": self.kind(),
+            "param": self.param,
+            "code": self.code,
+        }});
+        (self.status, Json(body)).into_response()
+    }
+}
+
+impl From<GatewayError> for ApiError {
+    fn from(error: GatewayError) -> Self {
+        let message = error.to_string();
+        match error {
+            GatewayError::UnknownModel(_) => {
+                Self::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
+            }
+            GatewayError::Manifest(_) => {
+                Self::bad_request("invalid_manifest", message).param("manifest")
+            }
+            GatewayError::MissingFile { path, .. } => {
+                Self::bad_request("missing_file", message).param(path)
+            }
+            GatewayError::Refused(_) => {
+                Self::bad_request("model_refused", message).param("manifest")
+            }
+            GatewayError::Ledger(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ledger_unavailable",
+                message,
+            ),
+            GatewayError::Storage(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage_failed", message)
+            }
+        }
+    }
+}
+
+impl From<InferError> for ApiError {
+    fn from(error: InferError) -> Self {
+        let (code, message) = (error.code(), error.to_string());
+        let status = match error {
+            InferError::UnknownModel(_) => StatusCode::NOT_FOUND,
+            InferError::InvalidInput(_) | InferError::ModeNotOffered { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            InferError::DuplicateRequest(_) => StatusCode::CONFLICT,
+            InferError::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
+            InferError::NoWorker(_) => StatusCode::SERVICE_UNAVAILABLE,
+            // Somebody behind this gateway answered wrongly, and the gateway caught it.
+            InferError::Refused { .. } => StatusCode::BAD_GATEWAY,
+            InferError::Gateway(error) => return error.into(),
+        };
+        Self::new(status, code, message)
+    }
+}

@@ -1,0 +1,540 @@
+//! The command line's types. What the commands do is in [`commands`](crate::commands).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::Styles};
+use lemma_types::{Address, Amount, B256, Mode, ModelName};
+
+use crate::{
+    config::{Override, keys},
+    shell::styles,
+    text::HumanDuration,
+};
+
+const STYLES: Styles = Styles::styled()
+    .header(styles::HEADING)
+    .usage(styles::HEADING)
+    .literal(styles::COMMAND)
+    .placeholder(styles::PLACEHOLDER)
+    .error(styles::ERROR)
+    .valid(styles::COMMAND)
+    .invalid(styles::WARNING);
+
+const EXAMPLES: &str = "\
+Start here:
+  lemma up --demo                                          a whole network, and a tour of it
+  lemma infer lemma/digits --input models/digits/example.json
+  lemma receipts get ID --output receipt.json --wait
+  lemma verify receipt.json --trusted-root root.json       no network needed
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration, 4 not found, 5 unreachable,
+6 funds, 7 verification failed, 8 evidence missing, 9 timeout. All are in docs/cli.md.";
+
+/// Host AI models, run them, and check every answer.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lemma",
+    styles = STYLES,
+    after_help = EXAMPLES,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Print the result as one JSON document
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more about what happens; repeat for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN")]
+    pub color: Option<Color>,
+    /// Do not draw progress
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+    /// Read this configuration file, and no other [env: LEMMA_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the version (with --json: everything that fixes results)
+    #[arg(short = 'V', long)]
+    pub version: bool,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What `lemma` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a whole network on this machine: validators, workers, gateway
+    Up(Up),
+    /// Publish models and look at them
+    #[command(subcommand)]
+    Models(Models),
+    /// Run a model, check the receipt, print the answer
+    Infer(Infer),
+    /// Fetch and list receipts
+    #[command(subcommand)]
+    Receipts(Receipts),
+    /// Check a receipt offline
+    Verify(Verify),
+    /// Show how the network is
+    Status(Client),
+    /// Balances and transfers
+    #[command(subcommand)]
+    Account(Account),
+    /// Make keys
+    #[command(subcommand)]
+    Wallet(Wallet),
+    /// Check this machine and its configuration
+    Doctor(Client),
+    /// Show the configuration and where it comes from
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to reach a gateway.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Gateway")]
+pub struct Client {
+    /// Address of the gateway [default: http://127.0.0.1:8402] [env: LEMMA_API]
+    #[arg(long, value_name = "URL")]
+    pub api: Option<String>,
+    /// How long to wait [default: 60s] [env: LEMMA_TIMEOUT]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<HumanDuration>,
+}
+
+/// Who signs a transaction.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Signing")]
+pub struct Signer {
+    /// File with the secret key [env: LEMMA_KEY_FILE; LEMMA_KEY holds a key itself]
+    ///
+    /// Without one, a development account signs if the network is a local one on this machine.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// `lemma up`
+#[derive(Args, Clone, Debug, Default)]
+#[command(after_help = "\
+Examples:
+  lemma up                        resume the local network, or start a new one
+  lemma up --demo                 then run and verify an inference, showing each command
+  lemma up --port 0 --metrics-port 0 --data-dir ./net --json")]
+pub struct Up {
+    /// Afterwards do what a first user would, and show it
+    #[arg(long, conflicts_with = "json")]
+    pub demo: bool,
+    /// Validators of a new network [default: 4] [env: LEMMA_UP_VALIDATORS]
+    #[arg(long, value_name = "N")]
+    pub validators: Option<u32>,
+    /// Workers [default: 2] [env: LEMMA_UP_WORKERS]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u32>,
+    /// Where all state lives [default: `local` in the user's data directory] [env: LEMMA_UP_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1] [env: LEMMA_UP_HOST]
+    #[arg(long, value_name = "IP")]
+    pub host: Option<String>,
+    /// Port of the API; 0 picks a free one [default: 8402] [env: LEMMA_UP_PORT]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Port of metrics and health; 0 picks a free one [default: 9402] [env: LEMMA_UP_METRICS_PORT]
+    #[arg(long, value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+    /// A block is made at least this often [default: 1s] [env: LEMMA_UP_HEARTBEAT]
+    #[arg(long, value_name = "DURATION")]
+    pub heartbeat: Option<HumanDuration>,
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `lemma models`
+#[derive(Debug, Subcommand)]
+pub enum Models {
+    /// Import an ONNX model, upload it, register its name
+    #[command(after_help = "\
+Example:
+  lemma models push my-model.onnx --name acme/x --licence MIT")]
+    Push(Push),
+    /// List the models of the network
+    #[command(visible_alias = "list")]
+    Ls(Client),
+    /// Show a model's signature, terms and hashes
+    Show {
+        /// Name, or root of the manifest
+        model: String,
+        /// Print the manifest as it is hashed
+        #[arg(long)]
+        manifest: bool,
+        /// How to reach the gateway.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Check that a local file is the model of that name
+    Verify {
+        /// The ONNX file
+        path: PathBuf,
+        /// Name, or root of the manifest
+        model: String,
+        /// How to reach the gateway.
+        #[command(flatten)]
+        client: Client,
+    },
+}
+
+/// `lemma models push`
+#[derive(Args, Clone, Debug)]
+pub struct Push {
+    /// The ONNX file
+    pub path: PathBuf,
+    /// Name to register: owner/model or owner/model:tag
+    #[arg(long)]
+    pub name: ModelName,
+    /// SPDX expression of the model's licence
+    #[arg(long, value_name = "SPDX", visible_alias = "license")]
+    pub licence: Option<String>,
+    /// SPDX expression under which outputs may be used
+    #[arg(long, value_name = "SPDX", visible_alias = "output-license")]
+    pub output_licence: Option<String>,
+    /// One paragraph for people
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// Who signs.
+    #[command(flatten)]
+    pub signer: Signer,
+    /// How to reach the gateway.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// `lemma infer`
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Inputs:
+  --input request.json      a request body of the Open Inference Protocol, or one of its tensors
+  --input x.npy             a numpy array, for a model with one input
+  --input NAME=x.npy        a numpy array for the input NAME; repeat for each input
+
+Examples:
+  lemma infer lemma/digits --input models/digits/example.json
+  lemma infer lemma/digits --input image=models/digits/example.npy --output answer.json")]
+pub struct Infer {
+    /// Name, or root of the manifest
+    pub model: String,
+    /// Input, as FILE or NAME=FILE; `-` reads JSON from standard input
+    #[arg(long, short, required = true, value_name = "[NAME=]FILE")]
+    pub input: Vec<String>,
+    /// What shall back the result
+    #[arg(long, default_value = "signed")]
+    pub mode: Mode,
+    /// Write the outputs here as well: .json, or .npy for a model with one output
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How to reach the gateway.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// `lemma receipts`
+#[derive(Debug, Subcommand)]
+pub enum Receipts {
+    /// Fetch the bundle of a receipt: one file with all that proves it
+    Get {
+        /// Id of the receipt
+        id: B256,
+        /// Write it here instead of standard output
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Wait until the ledger has settled it
+        #[arg(long)]
+        wait: bool,
+        /// How to reach the gateway.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// List the receipts that this user has
+    #[command(visible_alias = "list")]
+    Ls,
+}
+
+/// `lemma verify`
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Exits with 0 if every check holds, 7 if something is wrong, 8 if evidence is missing. No network is used.
+
+Examples:
+  lemma verify receipt.json --trusted-root root.json
+  lemma verify receipt.json --trusted-root root.json --input in.json --recompute --model model.onnx")]
+pub struct Verify {
+    /// The bundle; `-` reads standard input
+    pub bundle: PathBuf,
+    /// File with the network's trusted root
+    #[arg(long, value_name = "FILE")]
+    pub trusted_root: PathBuf,
+    /// What was asked: opens the request commitment
+    #[arg(long, short, value_name = "[NAME=]FILE")]
+    pub input: Vec<String>,
+    /// What was answered: opens the response commitment
+    #[arg(long, short, value_name = "[NAME=]FILE")]
+    pub output: Vec<String>,
+    /// Run the model again and compare every bit
+    #[arg(long, requires = "model", requires = "input")]
+    pub recompute: bool,
+    /// The ONNX file
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+}
+
+/// `lemma account`
+#[derive(Debug, Subcommand)]
+pub enum Account {
+    /// Show the balance of an account
+    Balance {
+        /// Address; by default the account of the configured key
+        address: Option<Address>,
+        /// Who signs.
+        #[command(flatten)]
+        signer: Signer,
+        /// How to reach the gateway.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Send LEM
+    Send {
+        /// To whom
+        to: Address,
+        /// How much, in LEM
+        amount: Amount,
+        /// Who signs.
+        #[command(flatten)]
+        signer: Signer,
+        /// How to reach the gateway.
+        #[command(flatten)]
+        client: Client,
+    },
+}
+
+/// `lemma wallet`
+#[derive(Debug, Subcommand)]
+pub enum Wallet {
+    /// Make a new secret key and store it in a file that only you can read
+    New {
+        /// Where to store it
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Show the address of a key
+    Address(Signer),
+}
+
+/// `lemma config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the values in force
+    Show {
+        /// Also print where each comes from
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Print a configuration file with every key, its meaning and its default
+    Default,
+}
+
+impl Client {
+    fn overrides(&self, found: &mut Overrides) {
+        found.add(keys::API, "--api", self.api.as_deref());
+        found.add(keys::TIMEOUT, "--timeout", self.timeout);
+    }
+}
+
+impl Signer {
+    fn overrides(&self, found: &mut Overrides) {
+        let path = self.key_file.as_deref().map(std::path::Path::display);
+        found.add(keys::KEY_FILE, "--key-file", path);
+    }
+}
+
+impl Up {
+    fn overrides(&self, found: &mut Overrides) {
+        found.add(keys::UP_VALIDATORS, "--validators", self.validators);
+        found.add(keys::UP_WORKERS, "--workers", self.workers);
+        found.add(keys::UP_HOST, "--host", self.host.as_deref());
+        found.add(keys::UP_PORT, "--port", self.port);
+        found.add(keys::UP_METRICS_PORT, "--metrics-port", self.metrics_port);
+        found.add(keys::UP_HEARTBEAT, "--heartbeat", self.heartbeat);
+        let data_dir = self.data_dir.as_deref().map(std::path::Path::display);
+        found.add(keys::UP_DATA_DIR, "--data-dir", data_dir);
+    }
+}
+
+#[derive(Default)]
+struct Overrides(Vec<Override>);
+
+impl Overrides {
+    fn add(&mut self, key: keys::Key, flag: &'static str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            let text = value.to_string();
+            self.0.push(Override { key, flag, text });
+        }
+    }
+}
+
+impl Cli {
+    /// The configuration that the flags set.
+    #[must_use]
+    pub fn overrides(&self) -> Vec<Override> {
+        let mut found = Overrides::default();
+        let color = self
+            .global
+            .color
+            .and_then(|color| color.to_possible_value());
+        found.add(
+            keys::COLOR,
+            "--color",
+            color.as_ref().map(|value| value.get_name()),
+        );
+        found.add(
+            keys::PROGRESS,
+            "--no-progress",
+            self.global.no_progress.then_some(false),
+        );
+        match &self.command {
+            Some(Command::Up(up)) => up.overrides(&mut found),
+            Some(Command::Infer(Infer { client, .. }))
+            | Some(Command::Status(client) | Command::Doctor(client))
+            | Some(Command::Models(
+                Models::Ls(client) | Models::Show { client, .. } | Models::Verify { client, .. },
+            ))
+            | Some(Command::Receipts(Receipts::Get { client, .. })) => client.overrides(&mut found),
+            Some(Command::Models(Models::Push(Push { client, signer, .. })))
+            | Some(Command::Account(
+                Account::Balance { client, signer, .. } | Account::Send { client, signer, .. },
+            )) => {
+                client.overrides(&mut found);
+                signer.overrides(&mut found);
+            }
+            Some(Command::Wallet(Wallet::Address(signer))) => signer.overrides(&mut found),
+            None
+            | Some(
+                Command::Receipts(Receipts::Ls)
+                | Command::Verify(_)
+                | Command::Wallet(Wallet::New { .. })
+                | Command::Config(_)
+                | Command::Completions { .. },
+            ) => {}
+        }
+        found.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_overrides() {
+        let arguments = [
+            "lemma",
+            "infer",
+            "a/b",
+            "--input",
+            "x.npy",
+            "--api",
+            "http://h",
+            "--timeout",
+            "5s",
+            "--no-progress",
+        ];
+        let cli = Cli::try_parse_from(arguments).unwrap();
+        let found: Vec<_> = cli
+            .overrides()
+            .iter()
+            .map(|given| (given.key.name, given.text.clone()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("progress", "false".to_owned()),
+                ("api", "http://h".to_owned()),
+                ("timeout", "5s".to_owned())
+            ]
+        );
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_with_a_reason() {
+        for (arguments, reason) in [
+            (
+                vec!["models", "push", "x.onnx", "--name", "x"],
+                "owner/model",
+            ),
+            (vec!["infer", "a/b"], "--input"),
+            (
+                vec!["infer", "a/b", "--input", "x", "--mode", "verified"],
+                "unknown mode",
+            ),
+            (vec!["verify", "r.json"], "--trusted-root"),
+            (
+                vec!["verify", "r.json", "--trusted-root", "t", "--recompute"],
+                "--model",
+            ),
+            (vec!["receipts", "get", "0x12"], "invalid"),
+            (vec!["up", "--heartbeat", "5"], "duration"),
+        ] {
+            let all = std::iter::once("lemma").chain(arguments);
+            let error = Cli::try_parse_from(all).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The tour of `lemma up --demo`: what a first user would do, through the same code and the same HTTP, each step with the
+//! command that repeats it.
+
+use std::path::PathBuf;
+
+use lemma_node::Network;
+use lemma_types::{Mode, bundle::Bundle, tensor::TensorData};
+use lemma_verify::{Opened, Verifier};
+
+use super::banner::Endpoints;
+use crate::{
+    client::Client,
+    commands::{infer, receipts, verify},
+    config::{Config, keys},
+    error::{CommandError, CommandResult, Context as _},
+    exit::ExitCode,
+    input, progress,
+    receipts_store::ReceiptStore,
+    samples,
+    shell::{Shell, paint, styles},
+    text::{grouped, size},
+};
+
+/// Files that the tour uses.
+struct Places {
+    example: PathBuf,
+    model: PathBuf,
+    bundle: PathBuf,
+    trusted_root: PathBuf,
+}
+
+impl Places {
+    fn of(network: &Network) -> Self {
+        let samples = network.data_dir().join("samples").join(samples::DIGITS);
+        Self {
+            example: samples.join("example.json"),
+            model: samples.join("model.onnx"),
+            bundle: network.data_dir().join("receipt.json"),
+            trusted_root: network.trusted_root_path().to_owned(),
+        }
+    }
+}
+
+/// Gives the tour. The network stays up.
+pub(super) async fn run(
+    endpoints: &Endpoints,
+    network: &Network,
+    config: &Config,
+    shell: &mut Shell,
+) -> CommandResult {
+    let places = Places::of(network);
+    let client = Client::at(&endpoints.api_url(), config.duration(keys::TIMEOUT)?)?;
+    let store = ReceiptStore::open(config)?;
+    let flag = endpoints.api_flag();
+
+    let inputs = ask(&client, &store, &places, &flag, shell).await?;
+    let bundle = keep(&client, &store, &places, &flag, inputs.receipt, shell).await?;
+    check(network, &places, &bundle, &inputs.inputs, shell)?;
+    shell.line("")?;
+    shell.line("The network stays up: try the commands above in another terminal. Ctrl-C stops it.")
+}
+
+/// What the first step leaves for the others.
+struct Asked {
+    inputs: Vec<TensorData>,
+    receipt: lemma_types::B256,
+}
+
+fn step(number: u8, title: &str, command: &str, shell: &mut Shell) -> CommandResult {
+    shell.line("")?;
+    shell.line(paint(styles::HEADING, format!("{number}. {title}")))?;
+    shell.line(format_args!("   $ {}", paint(styles::COMMAND, command)))?;
+    shell.line("")
+}
+
+async fn ask(
+    client: &Client,
+    store: &ReceiptStore,
+    places: &Places,
+    flag: &str,
+    shell: &mut Shell,
+) -> CommandResult<Asked> {
+    let command = format!(
+        "lemma infer {} --input {}{flag}",
+        samples::DIGITS,
+        places.example.display()
+    );
+    step(
+        1,
+        "Ask the sample model which digit this is",
+        &command,
+        shell,
+    )?;
+    let model = client.model(samples::DIGITS).await?;
+    let inputs = input::read_all(
+        &[places.example.display().to_string()],
+        &model.manifest.inputs,
+    )?;
+    picture(&inputs, shell)?;
+    let checked = infer::execute(client, store, &model, inputs.clone(), Mode::Signed).await?;
+    for output in &checked.answer.outputs {
+        infer::print_tensor(output, shell)?;
+    }
+    let (digit, probability) = most_likely(&checked.answer.outputs)?;
+    shell.line(format_args!(
+        "the model reads a {digit}, with probability {probability:.4}"
+    ))?;
+    let signed = &checked.answer.receipt.receipt;
+    shell.line(format_args!("receipt {}", signed.id()))?;
+    shell.line(format_args!(
+        "  signed by worker {} and checked: it binds model, request, answer and block {}",
+        signed.worker,
+        grouped(signed.anchor_height),
+    ))?;
+    Ok(Asked {
+        inputs,
+        receipt: signed.id(),
+    })
+}
+
+async fn keep(
+    client: &Client,
+    store: &ReceiptStore,
+    places: &Places,
+    flag: &str,
+    id: lemma_types::B256,
+    shell: &mut Shell,
+) -> CommandResult<Bundle> {
+    let command = format!(
+        "lemma receipts get {id} --output {} --wait{flag}",
+        places.bundle.display()
+    );
+    step(
+        2,
+        "Keep the evidence, once the ledger has settled it",
+        &command,
+        shell,
+    )?;
+    let spinner = progress::spinner("waiting for settlement", shell);
+    let bundle = receipts::fetch(client, store, id, client.timeout()).await;
+    spinner.finish_and_clear();
+    let bundle = bundle?;
+    let bytes = receipts::encode(&bundle)?;
+    receipts::write_private(&places.bundle, &bytes)?;
+    shell.line(format_args!(
+        "{} ({})",
+        places.bundle.display(),
+        size(bytes.len() as u64)
+    ))?;
+    if let Some(settlement) = &bundle.settlement {
+        let batch = &settlement.batch;
+        let receipts = if batch.count == 1 {
+            "receipt"
+        } else {
+            "receipts"
+        };
+        shell.line(format_args!(
+            "  batch {} of {} {receipts}, settled by one transaction in block {}, final",
+            batch.index,
+            grouped(batch.count),
+            grouped(batch.height),
+        ))?;
+    }
+    Ok(bundle)
+}
+
+fn check(
+    network: &Network,
+    places: &Places,
+    bundle: &Bundle,
+    inputs: &[TensorData],
+    shell: &mut Shell,
+) -> CommandResult {
+    let command = format!(
+        "lemma verify {} --trusted-root {} --input {} --recompute --model {}",
+        places.bundle.display(),
+        places.trusted_root.display(),
+        places.example.display(),
+        places.model.display(),
+    );
+    step(
+        3,
+        "Check it with no network, and run the model again",
+        &command,
+        shell,
+    )?;
+    let verifier = Verifier::new(network.trusted_root()).context(ExitCode::Internal, || {
+        "the network's trusted root is broken".to_owned()
+    })?;
+    let bytes = receipts::encode(bundle)?;
+    let opened = Opened {
+        inputs: Some(inputs.to_vec()),
+        outputs: None,
+        recompute: verify::recompute(&places.model, bundle.manifest.graph_root, inputs)?,
+    };
+    let report = verifier.verify_bytes(&bytes, &opened);
+    verify::show(&report, shell)?;
+    match verify::exit_code(&report) {
+        ExitCode::Ok => Ok(()),
+        code => Err(CommandError::new(
+            code,
+            "the tour's own receipt does not verify",
+        )),
+    }
+}
+
+/// The values of a tensor of floats.
+fn floats(tensor: &TensorData) -> Vec<f32> {
+    tensor
+        .data()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect()
+}
+
+/// Shows the example, 8 by 8 pixels from 0 to 16.
+fn picture(inputs: &[TensorData], shell: &mut Shell) -> CommandResult {
+    const SHADES: [&str; 5] = ["  ", "░░", "▒▒", "▓▓", "██"];
+    let Some(image) = inputs.first() else {
+        return Ok(());
+    };
+    for row in floats(image).chunks(8) {
+        let shade = |pixel: &f32| SHADES[((pixel / 4.0) as usize).min(SHADES.len() - 1)];
+        let line: String = row.iter().map(shade).collect();
+        shell.line(format_args!("     {}", line.trim_end()))?;
+    }
+    shell.line("")
+}
+
+fn most_likely(outputs: &[TensorData]) -> CommandResult<(usize, f32)> {
+    let probabilities = outputs.first().map(floats).unwrap_or_default();
+    probabilities
+        .into_iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .ok_or_else(|| CommandError::failed("the sample model gave no output"))
+}

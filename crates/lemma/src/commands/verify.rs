@@ -1,0 +1,166 @@
+//! `lemma verify`: checks a bundle, with no network.
+
+use std::{fs, io::Read as _, path::Path};
+
+use lemma_graph::{Limits, Model, NUMERIC_SPEC_VERSION, RunOptions};
+use lemma_types::{Digest, limits, tensor::TensorData};
+use lemma_verify::{
+    Opened, Outcome, Recompute, Recomputed, Report, Verdict, Verifier, decode_bundle,
+    decode_trusted_root,
+};
+
+use super::push::beside;
+use crate::{
+    cli::Verify,
+    error::{CommandResult, Context as _},
+    exit::ExitCode,
+    input,
+    shell::{Shell, paint, styles},
+    text::harmless,
+};
+
+/// Checks a bundle and says what was found.
+pub(super) fn run(arguments: &Verify, shell: &mut Shell) -> CommandResult<ExitCode> {
+    let bundle = read_bundle(&arguments.bundle)?;
+    let verifier = read_trusted_root(&arguments.trusted_root)?;
+    let opened = open(arguments, &bundle)?;
+    let report = verifier.verify_bytes(&bundle, &opened);
+    show(&report, shell)?;
+    Ok(exit_code(&report))
+}
+
+/// The exit code of a verdict.
+pub(super) const fn exit_code(report: &Report) -> ExitCode {
+    match report.verdict {
+        Verdict::Verified => ExitCode::Ok,
+        Verdict::Wrong => ExitCode::VerificationFailed,
+        Verdict::Inconclusive => ExitCode::Inconclusive,
+    }
+}
+
+/// Prints a report.
+pub(super) fn show(report: &Report, shell: &mut Shell) -> CommandResult {
+    if shell.json() {
+        return shell.document(report);
+    }
+    if let Some(id) = report.receipt_id {
+        shell.line(format_args!("Receipt {id}"))?;
+    }
+    for check in &report.checks {
+        let (mark, style) = match check.outcome {
+            Outcome::Ok => ("ok", styles::GOOD),
+            Outcome::Failed => ("FAILED", styles::ERROR),
+            Outcome::Missing => ("missing", styles::WARNING),
+            Outcome::NotAsked => ("--", styles::DIM),
+        };
+        let mark = paint(style, format!("{mark:<7}"));
+        shell.line(format_args!(
+            "  {mark}  {:<13}  {}",
+            check.name,
+            harmless(&check.detail)
+        ))?;
+    }
+    if !report.does_not_cover.is_empty() {
+        shell.line("Not covered:")?;
+        for gap in &report.does_not_cover {
+            shell.line(format_args!("  - {}", harmless(gap)))?;
+        }
+    }
+    let mode = report.mode.map_or("unknown", lemma_types::Mode::name);
+    match report.verdict {
+        Verdict::Verified => shell.line(paint(styles::GOOD, format!("Verified in mode `{mode}`"))),
+        Verdict::Wrong => shell.line(paint(styles::ERROR, "WRONG: do not rely on it")),
+        Verdict::Inconclusive => {
+            shell.line(paint(styles::WARNING, "Inconclusive: evidence is missing"))
+        }
+    }
+}
+
+fn read_bundle(path: &Path) -> CommandResult<Vec<u8>> {
+    let cannot = || format!("can not read {}", path.display());
+    // One byte more than allowed, so that the verifier sees that it is too much.
+    let most = limits::BUNDLE_BYTES as u64 + 1;
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin()
+            .take(most)
+            .read_to_end(&mut bytes)
+            .context(ExitCode::Failed, cannot)?;
+    } else {
+        let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
+        file.take(most)
+            .read_to_end(&mut bytes)
+            .context(ExitCode::Failed, cannot)?;
+    }
+    Ok(bytes)
+}
+
+/// The trusted root is the user's own: if it is broken, nothing was verified.
+fn read_trusted_root(path: &Path) -> CommandResult<Verifier> {
+    let cannot = || format!("can not use the trusted root {}", path.display());
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
+    file.take(64 << 10)
+        .read_to_end(&mut bytes)
+        .context(ExitCode::Failed, cannot)?;
+    let root = decode_trusted_root(&bytes).context(ExitCode::Failed, cannot)?;
+    Verifier::new(&root).context(ExitCode::Failed, cannot)
+}
+
+/// What the user supplies beside the bundle.
+fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
+    if arguments.input.is_empty() && arguments.output.is_empty() {
+        return Ok(Opened::default());
+    }
+    // A bundle that can not be read fails its own check; the inputs then do not matter.
+    let Ok(bundle) = decode_bundle(bundle) else {
+        return Ok(Opened::default());
+    };
+    let manifest = &bundle.manifest;
+    let read = |files: &[String], specs| {
+        (!files.is_empty())
+            .then(|| input::read_all(files, specs))
+            .transpose()
+    };
+    let inputs = read(&arguments.input, &manifest.inputs)?;
+    let outputs = read(&arguments.output, &manifest.outputs)?;
+    let recompute = match (&arguments.model, &inputs) {
+        (Some(path), Some(inputs)) if arguments.recompute => {
+            recompute(path, manifest.graph_root, inputs)?
+        }
+        _ => Recompute::NotAsked,
+    };
+    Ok(Opened {
+        inputs,
+        outputs,
+        recompute,
+    })
+}
+
+/// Runs a model again. Whether it is the one with root `expected` is for the verifier to say.
+pub(super) fn recompute(
+    path: &Path,
+    expected: Digest,
+    inputs: &[TensorData],
+) -> CommandResult<Recompute> {
+    let bytes = fs::read(path).context(ExitCode::NotFound, || {
+        format!("can not read {}", path.display())
+    })?;
+    let model = Model::load(&bytes, &beside(path), &Limits::default())
+        .context(ExitCode::Failed, || {
+            format!("can not run {}", path.display())
+        })?;
+    let done = |outputs| {
+        Recompute::Done(Recomputed {
+            graph_root: model.root(),
+            numeric_spec: NUMERIC_SPEC_VERSION,
+            outputs,
+        })
+    };
+    Ok(match model.infer(inputs, &RunOptions::default()) {
+        Ok(outputs) => done(outputs),
+        // Another model need not take these inputs; that it is another one is what matters.
+        Err(_) if model.root() != expected => done(Vec::new()),
+        Err(error) => Recompute::Unable(harmless(&error.to_string())),
+    })
+}

@@ -74,6 +74,17 @@ async fn main() {
         resident_megabytes(),
         chains[0].head().number
     );
+    let mut validators = validators;
+    validators.remove(3).kill();
+    let mut times = Vec::new();
+    for nonce in TRANSFERS..TRANSFERS + 50 {
+        times.push(transfer(&chains[(nonce % 3) as usize], nonce).await);
+    }
+    times.sort();
+    println!(
+        "one of four killed: finality p50 {:?}, p90 {:?}, worst {:?}",
+        times[24], times[44], times[49]
+    );
     let begun = Instant::now();
     drop(validators);
     println!("stop: {:?}", begun.elapsed());

@@ -50,8 +50,15 @@ pub(crate) struct Parts {
     pub(crate) beneficiary: Address,
     pub(crate) seeds: Seeds,
     pub(crate) marshal: MarshalMailbox<Scheme, Standard<Block>>,
-    /// Receipts of blocks that were executed and are not final yet.
-    pub(crate) executed: Mutex<BTreeMap<(u64, B256), Vec<Receipt>>>,
+    /// Blocks that were executed and are not final yet, by height and hash.
+    pub(crate) executed: Mutex<BTreeMap<(u64, B256), Effects>>,
+}
+
+/// What is remembered of a block's execution until the block is final.
+pub(crate) struct Effects {
+    receipts: Vec<Receipt>,
+    /// Each transaction's sender and the nonce that it has used.
+    used: Vec<(Address, u64)>,
 }
 
 impl Application {
@@ -59,25 +66,29 @@ impl Application {
         Self(Arc::new(parts))
     }
 
-    fn remember(&self, block: &Block, receipts: Vec<Receipt>) {
+    fn remember(&self, block: &Block, receipts: Vec<Receipt>, included: &[Transaction]) {
+        let used = included
+            .iter()
+            .map(|transaction| (transaction.sender(), transaction.nonce()))
+            .collect();
         let mut executed = self
             .0
             .executed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        executed.insert((block.number(), block.hash()), receipts);
+        executed.insert((block.number(), block.hash()), Effects { receipts, used });
     }
 
-    /// The receipts of a block that is final now; those of blocks that lost against it are dropped.
-    fn recall(&self, block: &Block) -> Vec<Receipt> {
+    /// What a block did that is final now; what blocks did that lost against it is dropped.
+    fn recall(&self, block: &Block) -> Effects {
         let mut executed = self
             .0
             .executed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let receipts = executed.remove(&(block.number(), block.hash()));
+        let effects = executed.remove(&(block.number(), block.hash()));
         *executed = executed.split_off(&(block.number() + 1, B256::ZERO));
-        receipts.expect("a block is executed in this process before it is final in it")
+        effects.expect("a block is executed in this process before it is final in it")
     }
 
     /// The block's transactions with their senders; `None` if any is not of this network.
@@ -119,8 +130,12 @@ impl Application {
             }
         }
         let (header, extension) = claims.assemble(&context, &outcome, commitments::<E>(&state));
-        let block = Block::seal(&self.0.signer, header, extension, included);
-        self.remember(&block, outcome.receipts);
+        let raw = included
+            .iter()
+            .map(|transaction| transaction.raw().clone())
+            .collect();
+        let block = Block::seal(&self.0.signer, header, extension, raw);
+        self.remember(&block, outcome.receipts, &included);
         Proposed {
             block,
             merkleized: state,
@@ -166,13 +181,7 @@ impl Application {
     /// Stores a final block for good, and makes it the head.
     async fn publish<E: Runtime>(&self, runtime: E, block: &Block) {
         let core = &self.0.core;
-        let receipts = self.recall(block);
-        let senders: Vec<_> = self
-            .decode(block)
-            .expect("a final block's transactions were decoded before")
-            .iter()
-            .map(|transaction| (transaction.sender(), transaction.nonce()))
-            .collect();
+        let Effects { receipts, used } = self.recall(block);
         let executed = Arc::new(ExecutedBlock {
             block: block.clone(),
             receipts,
@@ -189,7 +198,7 @@ impl Application {
             .append(executed, certificate.map(Bytes::from))
             .await
             .expect("the block index can not be written");
-        core.pool.finalized(senders);
+        core.pool.finalized(used);
         core.head.send_replace(head);
     }
 
@@ -300,7 +309,7 @@ impl<E: Runtime> stateful::Application<E> for Application {
             tracing::warn!(?block, "block does not say what executing it gives");
             return None;
         }
-        self.remember(&block, executed.outcome.receipts);
+        self.remember(&block, executed.outcome.receipts, &executed.included);
         Some(executed.state)
     }
 

@@ -123,6 +123,9 @@ impl Core {
 
     /// Lets a transaction wait for a block, if it may be part of one.
     pub(crate) async fn admit(&self, transaction: Arc<Transaction>) -> Result<(), SubmitError> {
+        transaction
+            .check(&self.genesis)
+            .map_err(SubmitError::Invalid)?;
         let head = self.head.borrow().clone();
         let account = self
             .account(transaction.sender())
@@ -131,7 +134,6 @@ impl Core {
         let admission = Admission {
             account,
             base_fee: head.next_base_fee,
-            gas_limit: head.gas_limit,
         };
         self.pool.insert(transaction, &admission)
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use alloy_consensus::Header;
-use alloy_primitives::{Address, Bytes};
+use alloy_primitives::Address;
 use commonware_glue::stateful::db::Unmerkleized as _;
 use lemma_ledger::{
     Applied, BlockContext, Execution, Genesis, InvalidTransaction, Missing, Outcome, StateKey,
@@ -108,8 +108,8 @@ pub(crate) struct Executed<E: Runtime> {
     pub(crate) outcome: Outcome,
     /// The state after the block.
     pub(crate) state: BlockState<E>,
-    /// Raw transactions that are part of the block.
-    pub(crate) included: Vec<Bytes>,
+    /// Those that are part of the block, in order.
+    pub(crate) included: Vec<Transaction>,
     /// Those that can not be, and why.
     pub(crate) rejected: Vec<(Transaction, InvalidTransaction)>,
 }
@@ -135,7 +135,7 @@ pub(crate) async fn execute<E: Runtime>(
     let (mut included, mut rejected) = (Vec::new(), Vec::new());
     for transaction in transactions {
         match apply::<E>(&batch, &mut execution, &transaction).await {
-            Applied::Included { .. } => included.push(transaction.raw().clone()),
+            Applied::Included { .. } => included.push(transaction),
             Applied::Rejected(_) if all_or_nothing => return None,
             Applied::Rejected(reason) => rejected.push((transaction, reason)),
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy_primitives::hex;
-use commonware_codec::{Copying, Decode as _, DecodeExt as _, Encode as _};
+use commonware_codec::{Decode as _, DecodeExt as _, Encode as _};
 use commonware_cryptography::{
     Signer as _,
     bls12381::{
@@ -58,7 +58,7 @@ impl From<&PublicKey> for ValidatorId {
 impl ValidatorId {
     #[cfg(not(test))]
     pub(crate) fn key(self) -> Result<PublicKey, KeyError> {
-        PublicKey::decode(Copying(&self.0)).map_err(|_| KeyError::NotAPoint(self))
+        PublicKey::decode(self.0.to_vec()).map_err(|_| KeyError::NotAPoint(self))
     }
 }
 

@@ -86,15 +86,7 @@ pub enum SubmitError {
         /// The least rise.
         percent: u128,
     },
-    /// No block can hold it.
-    #[error("gas limit {gas_limit} exceeds the {available} gas of a block")]
-    GasAboveBlock {
-        /// The transaction's gas limit.
-        gas_limit: u64,
-        /// A block's gas limit.
-        available: u64,
-    },
-    /// Executing it on the head would not even begin.
+    /// Invalid in every state.
     #[error("{0}")]
     Invalid(lemma_ledger::InvalidTransaction),
     /// It waits already.
@@ -115,8 +107,6 @@ pub struct Admission {
     pub account: Account,
     /// The base fee of the next block, in wei per gas.
     pub base_fee: u64,
-    /// Gas of a block.
-    pub gas_limit: u64,
 }
 
 /// The pool. Clones share it.
@@ -378,13 +368,7 @@ impl Inner {
     }
 
     fn check(&self, transaction: &Transaction, admission: &Admission) -> Result<(), SubmitError> {
-        let (nonce, gas_limit) = (transaction.nonce(), transaction.gas_limit());
-        if gas_limit > admission.gas_limit {
-            return Err(SubmitError::GasAboveBlock {
-                gas_limit,
-                available: admission.gas_limit,
-            });
-        }
+        let nonce = transaction.nonce();
         if transaction.effective_tip(admission.base_fee).is_none() {
             let (max_fee, base_fee) = (transaction.max_fee_per_gas(), admission.base_fee);
             return Err(SubmitError::Underpriced { max_fee, base_fee });
@@ -542,7 +526,6 @@ mod tests {
         Admission {
             account,
             base_fee: 100,
-            gas_limit: 1_000_000,
         }
     }
 
@@ -650,14 +633,6 @@ mod tests {
         assert!(matches!(
             refuse(transaction(1, 0, 1), poor),
             SubmitError::InsufficientFunds { .. }
-        ));
-        let small = Admission {
-            gas_limit: 20_000,
-            ..admission(0)
-        };
-        assert!(matches!(
-            refuse(transaction(1, 0, 1), small),
-            SubmitError::GasAboveBlock { .. }
         ));
         pool.insert(transaction(1, 0, 1), &admission(0)).unwrap();
         assert!(matches!(

@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{CHAIN_ID, Network, included, key, transaction, within};
+use alloy_sol_types::SolCall as _;
+use common::{CHAIN_ID, Network, gas, included, key, transaction, within};
 use commonware_codec::{Copying, Decode as _, DecodeExt as _};
 use commonware_parallel::Sequential;
 use lemma_chain::{
@@ -12,7 +13,14 @@ use lemma_chain::{
     Validator,
     scheme::{Finalization, Scheme, Variant},
 };
-use lemma_ledger::{CallRequest, CallResult, Estimate};
+use lemma_ledger::{
+    CallRequest, CallResult, Estimate,
+    modules::{
+        NODES, RECEIPTS,
+        abi::{ILemmaNodes, ILemmaReceipts},
+        receipts::settled_batch,
+    },
+};
 use lemma_types::{
     Address, B256, Bytes, TrustedRoot, U256,
     block::{Extension, decode_header, header_commits_to},
@@ -44,11 +52,12 @@ async fn a_network_lives_through_faults_and_restarts() {
     refusals_have_reasons(&chain).await;
     calls_see_the_head(&chain, nobody).await;
     certificates_verify(&chain).await;
+    batches_are_provable(&chain, 4).await;
 
     // With one of four gone without a word, the others go on.
     network.take(3).kill();
     let hash = chain
-        .submit(&transaction(4, nobody, Bytes::new()))
+        .submit(&transaction(7, nobody, Bytes::new()))
         .await
         .unwrap();
     let block = included(&chain, hash).await.block;
@@ -62,7 +71,7 @@ async fn a_network_lives_through_faults_and_restarts() {
         Err(ChainError::Stopped)
     ));
     assert!(matches!(
-        old.1.submit(&transaction(5, nobody, Bytes::new())).await,
+        old.1.submit(&transaction(8, nobody, Bytes::new())).await,
         Err(SubmitError::Stopped)
     ));
     (0..4).for_each(|index| network.spawn(index));
@@ -85,7 +94,7 @@ async fn a_network_lives_through_faults_and_restarts() {
     }
     let hash = network
         .handle(3)
-        .submit(&transaction(5, nobody, Bytes::new()))
+        .submit(&transaction(8, nobody, Bytes::new()))
         .await
         .unwrap();
     included(&network.handle(2), hash).await;
@@ -149,6 +158,8 @@ async fn refusals_have_reasons(chain: &ChainHandle) {
             expected: 3
         }
     );
+    let frugal = refused(gas(3, 20_999)).await;
+    assert!(matches!(frugal, SubmitError::Invalid(_)), "{frugal}");
     let hash = chain.submit(&known).await.unwrap();
     included(chain, hash).await;
 }
@@ -222,6 +233,89 @@ async fn certificates_verify(chain: &ChainHandle) {
     }
     assert_eq!(chain.history_path(log.size, log.size).unwrap(), None);
     assert_eq!(chain.block(BlockId::Hash(B256::ZERO)).unwrap(), None);
+}
+
+/// Three transactions from this nonce on: a worker registers and settles two batches.
+async fn batches_are_provable(chain: &ChainHandle, nonce: u64) {
+    let register = ILemmaNodes::registerCall {
+        endpoint: "http://127.0.0.1:9".to_owned(),
+        payee: key().address(),
+    };
+    let settle = |root: u8| ILemmaReceipts::settleCall {
+        root: B256::repeat_byte(root),
+        count: 10,
+        computeUnits: 70,
+        fees: U256::from(5),
+    };
+    let calls = [
+        (NODES, register.abi_encode()),
+        (RECEIPTS, settle(1).abi_encode()),
+        (RECEIPTS, settle(2).abi_encode()),
+    ];
+    let mut last = None;
+    for (nonce, (module, input)) in (nonce..).zip(calls) {
+        let hash = chain
+            .submit(&transaction(nonce, module, input.into()))
+            .await
+            .unwrap();
+        last = Some(included(chain, hash).await);
+        assert!(last.as_ref().unwrap().receipt().success);
+    }
+
+    let filter = LogFilter {
+        from: 1,
+        to: u64::MAX,
+        addresses: vec![RECEIPTS],
+        ..LogFilter::default()
+    };
+    let found = chain.logs(filter, LogLimits::default()).await.unwrap();
+    let batches: Vec<_> = found
+        .iter()
+        .map(|log| settled_batch(&log.event, log.block.number()).unwrap())
+        .collect();
+    assert_eq!(
+        batches
+            .iter()
+            .map(|batch| (batch.index, batch.count))
+            .collect::<Vec<_>>(),
+        [(0, 10), (1, 10)]
+    );
+    let log = last.unwrap().block.extension().batches;
+    assert_eq!(log.size, 2);
+    for batch in &batches {
+        let path = chain.batch_path(batch.index, log.size).unwrap().unwrap();
+        assert!(merkle::verify(
+            batch.leaf(),
+            batch.index,
+            log.size,
+            &path,
+            log.root
+        ));
+    }
+
+    // A call of many dependent reads sees one state.
+    let batch_at = ILemmaReceipts::batchAtCall { index: 1 }.abi_encode();
+    let request = CallRequest {
+        to: Some(RECEIPTS),
+        input: batch_at.into(),
+        ..CallRequest::default()
+    };
+    let CallResult::Success { output, .. } = chain.call(request).await.unwrap() else {
+        panic!("refused")
+    };
+    let batch = ILemmaReceipts::batchAtCall::abi_decode_returns(&output).unwrap();
+    assert_eq!(
+        (batch.root, batch.height),
+        (batches[1].root, batches[1].height)
+    );
+    assert_eq!(
+        chain.code(RECEIPTS).await.unwrap(),
+        Bytes::from_static(&[0xfe])
+    );
+    assert_eq!(
+        chain.storage(RECEIPTS, U256::ZERO).await.unwrap(),
+        U256::from(2)
+    );
 }
 
 fn chain_header(chain: &ChainHandle, number: u64) -> Bytes {

@@ -65,10 +65,8 @@ struct Suspended {
 impl Machine {
     /// For transactions of one block, over an empty view of the state.
     pub(crate) fn new(genesis: &Genesis, block: &BlockContext) -> Self {
-        let mut cfg = CfgEnv::new_with_spec(SPEC);
-        cfg.chain_id = genesis.chain_id;
         Self {
-            cfg,
+            cfg: rules(genesis),
             block: block_environment(block),
             state: State::new(),
             retried: None,
@@ -231,7 +229,14 @@ fn execute(
     (evm.ctx.journaled_state.database, outcome)
 }
 
-fn block_environment(block: &BlockContext) -> BlockEnv {
+/// The rules of a network.
+pub(crate) fn rules(genesis: &Genesis) -> CfgEnv {
+    let mut cfg = CfgEnv::new_with_spec(SPEC);
+    cfg.chain_id = genesis.chain_id;
+    cfg
+}
+
+pub(crate) fn block_environment(block: &BlockContext) -> BlockEnv {
     BlockEnv {
         number: U256::from(block.number),
         beneficiary: block.beneficiary,

@@ -17,6 +17,7 @@
 //! [`State`] reads balances, nonces, code and storage.
 
 mod account;
+mod admission;
 mod call;
 mod evm;
 mod execution;

@@ -10,4 +10,4 @@ mod story;
 mod verdict;
 
 pub use story::run;
-pub use verdict::{Report, Violation};
+pub use verdict::{Lost, Report, Violation};

@@ -46,19 +46,8 @@ pub enum Violation {
     #[error("validator {0} has no block {1}, but a higher head")]
     Gap(usize, u64),
     /// A validator forgot what it, or another, had shown as final.
-    #[error(
-        "transaction {hash} was final in {told:?}, but validator {validator} has it in {found:?}"
-    )]
-    Lost {
-        /// The transaction.
-        hash: B256,
-        /// Who has lost it.
-        validator: usize,
-        /// Where it was final.
-        told: (u64, B256),
-        /// Where it is now.
-        found: Option<(u64, B256)>,
-    },
+    #[error("{0}")]
+    Lost(Box<Lost>),
     /// Money came out of nothing, or went there.
     #[error(
         "the supply is {found} wei, but should be {expected} wei after {burned} wei were burned"
@@ -74,6 +63,20 @@ pub enum Violation {
     /// A validator does not answer.
     #[error("validator {0} is not running")]
     Down(usize),
+}
+
+/// A transaction that was final and is not, or is elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("transaction {hash} was final in {told:?}, but validator {validator} has it in {found:?}")]
+pub struct Lost {
+    /// The transaction.
+    pub hash: B256,
+    /// Who has lost it.
+    pub validator: usize,
+    /// Where it was final: height and block.
+    pub told: (u64, B256),
+    /// Where it is now.
+    pub found: Option<(u64, B256)>,
 }
 
 /// Checks everything at the end of a run, when all validators run and nobody submits.
@@ -99,12 +102,13 @@ pub(crate) async fn judge(
         for (validator, handle) in handles.iter().enumerate() {
             let found = locate(handle, *hash);
             if found != Some(*told) {
-                return Err(Violation::Lost {
-                    hash: *hash,
+                let (hash, told) = (*hash, *told);
+                return Err(Violation::Lost(Box::new(Lost {
+                    hash,
                     validator,
-                    told: *told,
+                    told,
                     found,
-                });
+                })));
             }
         }
     }

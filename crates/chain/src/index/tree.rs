@@ -6,13 +6,16 @@
 use alloy_primitives::B256;
 use lemma_types::merkle::node_hash;
 
-/// Roots of the perfect subtrees that leaf `index` completes, as (level, position, root), the leaf itself first.
+/// Root of a perfect subtree, with its level and its position among those of the level.
+pub(super) type Node = (u8, u64, B256);
+
+/// Roots of the perfect subtrees that leaf `index` completes, the leaf itself first.
 /// `node` yields earlier ones; `None` if one is missing, so that the leaf is not the next.
 pub(super) fn completed<E>(
     index: u64,
     leaf: B256,
     node: &dyn Fn(u8, u64) -> Result<Option<B256>, E>,
-) -> Result<Option<Vec<(u8, u64, B256)>>, E> {
+) -> Result<Option<Vec<Node>>, E> {
     let mut nodes = vec![(0, index, leaf)];
     let (mut level, mut position, mut root) = (0u8, index, leaf);
     while position & 1 == 1 {

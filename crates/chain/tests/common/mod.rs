@@ -80,21 +80,33 @@ pub fn key() -> SecretKey {
 
 /// A transfer of one wei, or a call with this input.
 pub fn transaction(nonce: u64, to: Address, input: Bytes) -> Bytes {
-    let gas_limit = if input.is_empty() { 21_000 } else { 500_000 };
-    let transaction = TxEip1559 {
-        chain_id: CHAIN_ID,
+    let transfer = input.is_empty();
+    sign(TxEip1559 {
         nonce,
-        gas_limit,
-        max_fee_per_gas: 10_000_000_000,
-        max_priority_fee_per_gas: 1_000_000_000,
+        gas_limit: if transfer { 21_000 } else { 1_000_000 },
         to: to.into(),
-        value: if input.is_empty() {
-            U256::from(1)
-        } else {
-            U256::ZERO
-        },
+        value: if transfer { U256::from(1) } else { U256::ZERO },
         input,
         ..TxEip1559::default()
+    })
+}
+
+/// A transaction with this gas limit.
+pub fn gas(nonce: u64, gas_limit: u64) -> Bytes {
+    sign(TxEip1559 {
+        nonce,
+        gas_limit,
+        to: Address::ZERO.into(),
+        ..TxEip1559::default()
+    })
+}
+
+fn sign(transaction: TxEip1559) -> Bytes {
+    let transaction = TxEip1559 {
+        chain_id: CHAIN_ID,
+        max_fee_per_gas: 10_000_000_000,
+        max_priority_fee_per_gas: 1_000_000_000,
+        ..transaction
     };
     sign_eip1559(transaction, &key())
 }

@@ -177,6 +177,9 @@ pub struct Up {
     /// A block is made at least this often [default: 1s] [env: LEMMA_UP_HEARTBEAT]
     #[arg(long, value_name = "DURATION")]
     pub heartbeat: Option<HumanDuration>,
+    /// How long a worker gathers receipts before it settles them [default: 1s] [env: LEMMA_UP_SETTLE_INTERVAL]
+    #[arg(long, value_name = "DURATION")]
+    pub settle_interval: Option<HumanDuration>,
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log_format: LogFormat,
@@ -406,6 +409,11 @@ impl Up {
         found.add(keys::UP_PORT, "--port", self.port);
         found.add(keys::UP_METRICS_PORT, "--metrics-port", self.metrics_port);
         found.add(keys::UP_HEARTBEAT, "--heartbeat", self.heartbeat);
+        found.add(
+            keys::UP_SETTLE_INTERVAL,
+            "--settle-interval",
+            self.settle_interval,
+        );
         let data_dir = self.data_dir.as_deref().map(std::path::Path::display);
         found.add(keys::UP_DATA_DIR, "--data-dir", data_dir);
     }

@@ -72,6 +72,8 @@ keys! {
         "directory of the local network; by default `local` in data_dir";
     UP_HEARTBEAT = "up.heartbeat", "LEMMA_UP_HEARTBEAT", Kind::Duration, "1s",
         "a block is made at least this often, even without transactions";
+    UP_SETTLE_INTERVAL = "up.settle_interval", "LEMMA_UP_SETTLE_INTERVAL", Kind::Duration, "1s",
+        "how long a worker gathers receipts before it settles them";
 }
 
 /// The key of this name.

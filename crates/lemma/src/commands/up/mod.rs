@@ -44,6 +44,7 @@ pub(super) fn run(arguments: &Up, config: &Config, shell: &mut Shell) -> Command
         validators: config.integer(keys::UP_VALIDATORS)?,
         workers: config.integer(keys::UP_WORKERS)?,
         heartbeat: config.duration(keys::UP_HEARTBEAT)?,
+        batch_interval: config.duration(keys::UP_SETTLE_INTERVAL)?,
         samples: samples::all()?,
         ..NetworkConfig::new(config.path(keys::UP_DATA_DIR)?)
     };

@@ -1,0 +1,172 @@
+//! Measures a local network from outside, as its users meet it, and prints each figure beside its goal.
+//!
+//! ```sh
+//! cargo build --release && cargo run --release -p lemma-bench --bin network
+//! ```
+//!
+//! It starts `lemma up` beside its own executable in a temporary directory, on free ports, and stops it at the end. Run it
+//! on an otherwise idle machine. Nothing here passes or fails: a benchmark prints what it saw.
+
+#![allow(clippy::print_stdout)]
+
+mod executor;
+mod figures;
+mod network;
+mod process;
+
+use std::{error::Error, time::Duration};
+
+use figures::{Figure, median};
+use network::Network;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    println!("{:<58} {:>14}   goal", "figure", "measured");
+    let network = Network::start(&[])?;
+    Figure::new(
+        "lemma up: start to ready",
+        network.ready_after.as_secs_f64(),
+        "s",
+        "under 5",
+    )
+    .print();
+    idle(&network)?;
+    finality(&network).await?;
+    let bundle = inference(&network).await?;
+    verification(&network, &bundle)?;
+    network.stop()?;
+    settlement().await
+}
+
+/// CPU and memory of the whole process while nobody asks for anything.
+fn idle(network: &Network) -> Result<()> {
+    std::thread::sleep(Duration::from_secs(5));
+    let before = network.process.cpu_seconds()?;
+    let window = Duration::from_secs(20);
+    std::thread::sleep(window);
+    let used = network.process.cpu_seconds()? - before;
+    let share = 100.0 * used / window.as_secs_f64();
+    Figure::new("idle: CPU of everything", share, "% of a core", "under 6").print();
+    Figure::new(
+        "idle: resident memory of everything",
+        network.process.resident_mb()?,
+        "MB",
+        "under 300",
+    )
+    .print();
+    Ok(())
+}
+
+/// From handing in a transfer to its receipt being there, which is after its block's certificate.
+async fn finality(network: &Network) -> Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..40 {
+        times.push(milliseconds(network.transfer().await?));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Figure::new(
+        "finality: transfer to final receipt, median of 40",
+        median(&mut times),
+        "ms",
+        "under 100",
+    )
+    .print();
+    Ok(())
+}
+
+/// What the network adds to the bare executor, on one connection, one request after another.
+async fn inference(network: &Network) -> Result<String> {
+    let bare = median(&mut executor::digits(1_000)?);
+    let mut http = Vec::new();
+    for _ in 0..500 {
+        http.push(milliseconds(network.infer_digits().await?.1));
+    }
+    let http = median(&mut http);
+    Figure::new("digits: bare executor, median of 1000", bare, "ms", "").print();
+    Figure::new(
+        "digits: over HTTP with receipt, median of 500",
+        http,
+        "ms",
+        "",
+    )
+    .print();
+    Figure::new(
+        "digits: overhead of HTTP and receipt",
+        http - bare,
+        "ms",
+        "at most 2",
+    )
+    .print();
+    let (receipt, _) = network.infer_digits().await?;
+    let bundle = network.bundle(&receipt).await?;
+    Figure::new(
+        "digits: bundle",
+        bundle.len() as f64 / 1024.0,
+        "KiB",
+        "at most 16",
+    )
+    .print();
+    Ok(bundle)
+}
+
+/// `lemma verify` as a whole process, and the checks alone.
+fn verification(network: &Network, bundle: &str) -> Result<()> {
+    let file = network.directory().join("bundle.json");
+    std::fs::write(&file, bundle)?;
+    let mut whole = Vec::new();
+    for _ in 0..21 {
+        whole.push(milliseconds(network.verify(&file)?));
+    }
+    Figure::new(
+        "lemma verify: whole process, median of 21",
+        median(&mut whole),
+        "ms",
+        "at most 20",
+    )
+    .print();
+    let mut checks = Vec::new();
+    for _ in 0..101 {
+        checks.push(milliseconds(network.check(bundle.as_bytes())?));
+    }
+    Figure::new(
+        "lemma verify: the checks alone, median of 101",
+        median(&mut checks),
+        "ms",
+        "at most 5",
+    )
+    .print();
+    Ok(())
+}
+
+/// Ledger bytes for each receipt, in batches of growing size, each settled by one transaction.
+async fn settlement() -> Result<()> {
+    let network = Network::start(&["--workers", "1", "--settle-interval", "20s"])?;
+    for count in [1, 10, 100, 1_000, 10_000] {
+        let before = network.ledger_usage().await?;
+        network.infer_many(count).await?;
+        let after = network.settled(&before, count).await?;
+        let transactions = after.settlements - before.settlements;
+        Figure::new(
+            &format!("settling {count} receipts: transactions"),
+            transactions as f64,
+            "",
+            "1",
+        )
+        .print();
+        let bytes = (after.settlement_bytes - before.settlement_bytes) as f64 / count as f64;
+        Figure::new(
+            &format!("settling {count} receipts: ledger bytes for each"),
+            bytes,
+            "B",
+            "falls as 1/n",
+        )
+        .print();
+    }
+    network.stop()
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -287,6 +287,9 @@ impl Problem {
     }
 }
 
+/// Longest detail of a check. A bundle may quote itself at length: names, versions, unknown fields.
+const DETAIL_CHARS: usize = 1_000;
+
 /// What a check found, or why it does not hold.
 pub(crate) type Finding = Result<String, Problem>;
 
@@ -298,12 +301,16 @@ impl Checks {
     /// Records the next check and says whether it holds.
     pub(crate) fn record(&mut self, name: CheckName, finding: Finding) -> bool {
         debug_assert_eq!(CheckName::ALL.get(self.0.len()), Some(&name));
-        let (outcome, detail) = match finding {
+        let (outcome, mut detail) = match finding {
             Ok(detail) => (Outcome::Ok, detail),
             Err(Problem::Failed(detail)) => (Outcome::Failed, detail),
             Err(Problem::Missing(detail)) => (Outcome::Missing, detail),
             Err(Problem::NotAsked(detail)) => (Outcome::NotAsked, detail),
         };
+        if let Some((end, _)) = detail.char_indices().nth(DETAIL_CHARS) {
+            detail.truncate(end);
+            detail.push('…');
+        }
         self.0.push(Check {
             name,
             outcome,
@@ -347,6 +354,14 @@ mod tests {
             assert_eq!(json, format!("\"{name}\""));
         }
         assert!(CheckName::ALL.is_sorted());
+    }
+
+    #[test]
+    fn a_bundle_cannot_flood_the_report() {
+        let mut checks = Checks::default();
+        checks.record(CheckName::Format, Ok("é".repeat(100_000)));
+        let detail = &checks.into_vec()[0].detail;
+        assert_eq!(detail.chars().count(), DETAIL_CHARS + 1);
     }
 
     #[test]

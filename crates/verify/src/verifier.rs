@@ -110,7 +110,8 @@ impl Verifier {
 
 /// Verifies an answer as it arrives, before any ledger knows of it: everything but the settlement, which is not asked for.
 ///
-/// This is what a client does with a worker's response before it shows it to anybody.
+/// This is what a client does with a worker's response before it shows it to anybody. Whether model, request id and price
+/// are those that it asked for is the client's to compare: a report says what a receipt states, not what was wanted.
 #[must_use]
 pub fn verify_answer(bundle: &Bundle, chain_id: u64, opened: &Opened) -> Report {
     verify(bundle, opened, chain_id, |checks| {

@@ -6,15 +6,14 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use alloy_primitives::{Address, B256, Bytes};
-use commonware_codec::{Copying, DecodeExt as _, Encode as _};
+use commonware_codec::Encode as _;
 use commonware_consensus::{
     CertifiableBlock as _,
     marshal::{ancestry::Ancestry, core::Mailbox as MarshalMailbox, standard::Standard},
-    types::{Epoch, Height, Round, View},
+    types::Height,
 };
 use commonware_cryptography::{Digestible as _, ed25519};
 use commonware_glue::stateful::{self, Finality, Input, Proposed, db::DatabaseSet};
@@ -29,15 +28,10 @@ use crate::{
     index::ExecutedBlock,
     mempool::Room,
     on_demand::Build,
-    scheme::{Context, RoundSeed, Scheme, SeedSignature},
+    rules,
+    scheme::{Context, Scheme},
     seeds::Seeds,
 };
-
-/// How far a block's time may be ahead of the parent's. Without a bound, one proposer could set the clock of the chain
-/// to the end of time; a chain that stood still for longer catches up in steps of this size.
-const MAX_STEP_MS: u64 = 24 * 60 * 60 * 1000;
-/// How far a block's time may be ahead of the local clock before a vote for it waits.
-const CLOCK_TOLERANCE_MS: u64 = 500;
 
 /// The ledger of one validator. Cheap to clone.
 #[derive(Clone)]
@@ -142,42 +136,6 @@ impl Application {
         }
     }
 
-    /// What does not need the parent's state. `Finality::Finalized` blocks passed this on enough other validators.
-    fn is_plausible(&self, block: &Block, parent: &Block, context: &Context) -> bool {
-        let step = block
-            .extension()
-            .timestamp_ms
-            .checked_sub(parent.extension().timestamp_ms);
-        block.context() == *context
-            && step.is_some_and(|step| (1..=MAX_STEP_MS).contains(&step) || parent.number() == 0)
-            && self.is_seeded(block, parent, context)
-    }
-
-    /// The block carries the seed of its parent's round, which no proposer can choose.
-    fn is_seeded(&self, block: &Block, parent: &Block, context: &Context) -> bool {
-        let Some(seed) = &block.extension().seed else {
-            return parent.number() == 0;
-        };
-        let round = Round::new(Epoch::new(seed.epoch), View::new(seed.view));
-        if parent.number() == 0 || round != Round::new(context.round.epoch(), context.parent.0) {
-            return false;
-        }
-        SeedSignature::decode(Copying(&seed.signature))
-            .is_ok_and(|signature| RoundSeed::new(round, signature).verify(&self.0.scheme))
-    }
-
-    /// Waits while the block's time is in the future: nobody may vote for it yet, but it is not invalid.
-    async fn wait_for_time<E: Runtime>(&self, runtime: &E, block: &Block) {
-        let allowed = block
-            .extension()
-            .timestamp_ms
-            .saturating_sub(CLOCK_TOLERANCE_MS);
-        let early = allowed.saturating_sub(milliseconds(runtime.current()));
-        if early > 0 {
-            runtime.sleep(Duration::from_millis(early)).await;
-        }
-    }
-
     /// Stores a final block for good, and makes it the head.
     async fn publish<E: Runtime>(&self, runtime: E, block: &Block) {
         let core = &self.0.core;
@@ -217,11 +175,6 @@ impl Application {
     }
 }
 
-fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl<E: Runtime> stateful::Application<E> for Application {
     type SigningScheme = Scheme;
     type Context = Context;
@@ -249,15 +202,9 @@ impl<E: Runtime> stateful::Application<E> for Application {
         let parent = ancestry.peek()?.inner().clone();
         let core = &self.0.core;
         let Build { seed, excluded } = input.upstream;
-        let before = parent.extension().timestamp_ms;
-        let latest = if parent.number() == 0 {
-            u64::MAX
-        } else {
-            before.saturating_add(MAX_STEP_MS)
-        };
         let claims = Claims {
             context,
-            timestamp_ms: milliseconds(runtime.current()).clamp(before.saturating_add(1), latest),
+            timestamp_ms: rules::time_after(&parent, runtime.current()),
             beneficiary: self.0.beneficiary,
             seed,
         };
@@ -290,10 +237,12 @@ impl<E: Runtime> stateful::Application<E> for Application {
         let block = ancestry.next().await?.inner().clone();
         let parent = ancestry.next().await?.inner().clone();
         if finality == Finality::Candidate {
-            if !self.is_plausible(&block, &parent, &context) {
+            if let Err(reason) = rules::check(&block, &parent, &context, &self.0.scheme) {
+                tracing::warn!(?block, %reason, "block refused");
                 return None;
             }
-            self.wait_for_time(&runtime, &block).await;
+            // It may be right yet: only local clocks say otherwise.
+            runtime.sleep(rules::early(&block, runtime.current())).await;
         }
         let genesis = &self.0.core.genesis;
         let claims = Claims::of(&block, context);

@@ -1,5 +1,5 @@
 //! Passing transactions on: what a client submits to one validator, all validators hear of, so that the next leader has
-//! it.
+//! it. And greeting: a validator that starts learns whom it can reach.
 //!
 //! A validator sends only what was submitted to itself, to all others, once at once and again now and then while it
 //! waits: validators are connected to each other directly, so nothing needs to be relayed.
@@ -9,7 +9,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use alloy_primitives::{B256, keccak256};
 use bytes::BufMut;
 use commonware_codec::{
-    Buf, DecodeExt as _, Encode as _, EncodeSize, Error as CodecError, RangeCfg, Read, Write,
+    Buf, DecodeExt as _, Encode as _, EncodeSize, Error as CodecError, RangeCfg, Read,
+    ReadExt as _, Write,
 };
 use commonware_p2p::{Receiver, Recipients, Sender};
 use commonware_runtime::Clock;
@@ -17,7 +18,11 @@ use futures::future::OptionFuture;
 use lemma_ledger::{MAX_TRANSACTION_BYTES, Transaction};
 use tokio::sync::mpsc;
 
-use crate::{core::Core, scheme::PublicKey};
+use crate::{
+    core::Core,
+    mesh::{GREETING, Mesh},
+    scheme::PublicKey,
+};
 
 /// Most bytes of transactions in one message.
 const MAX_BYTES: usize = 2 * MAX_TRANSACTION_BYTES;
@@ -29,33 +34,55 @@ const MAX_OWN: usize = 4_096;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Largest message, bytes.
-pub(crate) const MAX_MESSAGE: usize = MAX_BYTES + (MAX_COUNT + 1) * 10;
+pub(crate) const MAX_MESSAGE: usize = MAX_BYTES + (MAX_COUNT + 2) * 10;
 
-/// Raw transactions on their way.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Bundle(Vec<bytes::Bytes>);
+/// What validators tell each other here.
+#[derive(Debug, PartialEq, Eq)]
+enum Message {
+    /// "Can you hear me?"
+    Hello,
+    /// "Yes."
+    Welcome,
+    /// Raw transactions.
+    Transactions(Vec<bytes::Bytes>),
+}
 
-impl Write for Bundle {
+impl Write for Message {
     fn write(&self, buf: &mut impl BufMut) {
-        self.0.write(buf);
+        match self {
+            Self::Hello => 0u8.write(buf),
+            Self::Welcome => 1u8.write(buf),
+            Self::Transactions(raw) => {
+                2u8.write(buf);
+                raw.write(buf);
+            }
+        }
     }
 }
 
-impl EncodeSize for Bundle {
+impl EncodeSize for Message {
     fn encode_size(&self) -> usize {
-        self.0.encode_size()
+        match self {
+            Self::Hello | Self::Welcome => 1,
+            Self::Transactions(raw) => 1 + raw.encode_size(),
+        }
     }
 }
 
-impl Read for Bundle {
+impl Read for Message {
     type Cfg = ();
 
     fn read_cfg(buf: &mut impl Buf, _: &()) -> Result<Self, CodecError> {
-        let each = RangeCfg::new(0..=MAX_TRANSACTION_BYTES);
-        Ok(Self(Vec::read_cfg(
-            buf,
-            &(RangeCfg::new(0..=MAX_COUNT), each),
-        )?))
+        match u8::read(buf)? {
+            0 => Ok(Self::Hello),
+            1 => Ok(Self::Welcome),
+            2 => {
+                let each = RangeCfg::new(0..=MAX_TRANSACTION_BYTES);
+                let all = (RangeCfg::new(0..=MAX_COUNT), each);
+                Ok(Self::Transactions(Vec::read_cfg(buf, &all)?))
+            }
+            tag => Err(CodecError::InvalidEnum(tag)),
+        }
     }
 }
 
@@ -94,6 +121,7 @@ pub(crate) async fn run<E, S, R>(
     runtime: E,
     core: Arc<Core>,
     mut local: mpsc::Receiver<Arc<Transaction>>,
+    mut mesh: Mesh,
     (mut sender, mut receiver): (S, R),
 ) where
     E: Clock,
@@ -101,25 +129,39 @@ pub(crate) async fn run<E, S, R>(
     R: Receiver<PublicKey = PublicKey>,
 {
     let mut own = Own::default();
+    let (mut greet_at, mut again_at) = (runtime.current(), runtime.current());
     loop {
-        let again = OptionFuture::from((!own.0.is_empty()).then(|| runtime.sleep(AGAIN)));
+        let greet = (!mesh.stands()).then(|| runtime.sleep_until(greet_at));
+        let greet = OptionFuture::from(greet);
+        let again = (!own.0.is_empty()).then(|| runtime.sleep_until(again_at));
+        let again = OptionFuture::from(again);
         tokio::select! {
             biased;
             message = receiver.recv() => match message {
-                Ok((peer, message)) => receive(&core, &peer, message).await,
+                Ok((peer, message)) => {
+                    let answer = receive(&core, &mut mesh, &peer, message).await;
+                    if let Some(answer) = answer {
+                        send(&mut sender, Recipients::One(peer), &answer);
+                    }
+                }
                 Err(_) => return,
             },
             first = local.recv() => {
                 let Some(first) = first else { return };
                 for batch in gather(first, &mut local) {
-                    send(&mut sender, &batch);
+                    send(&mut sender, Recipients::All, &message(&batch));
                     batch.into_iter().for_each(|transaction| own.push(transaction));
                 }
             }
+            Some(()) = greet => {
+                greet_at = runtime.current() + GREETING;
+                send(&mut sender, Recipients::All, &Message::Hello);
+            }
             Some(()) = again => {
+                again_at = runtime.current() + AGAIN;
                 let waiting = own.again(&core);
                 if !waiting.is_empty() {
-                    send(&mut sender, &waiting);
+                    send(&mut sender, Recipients::All, &message(&waiting));
                 }
             }
         }
@@ -149,38 +191,65 @@ fn gather(
     batches
 }
 
-fn send<S: Sender<PublicKey = PublicKey>>(sender: &mut S, transactions: &[Arc<Transaction>]) {
-    let bundle = Bundle(
+fn message(transactions: &[Arc<Transaction>]) -> Message {
+    Message::Transactions(
         transactions
             .iter()
             .map(|transaction| transaction.raw().0.clone())
             .collect(),
-    );
-    // Whoever is offline or over its rate hears of it with the next round.
-    sender.send(Recipients::All, bundle.encode(), false);
+    )
 }
 
-/// Lets what a peer sent wait for a block, after the same checks as what clients send.
-async fn receive(core: &Core, peer: &PublicKey, message: impl Buf) {
-    let bundle = match Bundle::decode(message) {
-        Ok(bundle) => bundle,
+fn send<S: Sender<PublicKey = PublicKey>>(
+    sender: &mut S,
+    to: Recipients<PublicKey>,
+    message: &Message,
+) {
+    // Whoever is offline or over its rate hears of it with the next round.
+    sender.send(to, message.encode(), false);
+}
+
+/// Takes in what a peer sent; returns the answer, if one is due.
+async fn receive(
+    core: &Core,
+    mesh: &mut Mesh,
+    peer: &PublicKey,
+    message: impl Buf,
+) -> Option<Message> {
+    match Message::decode(message) {
+        Ok(Message::Hello) => {
+            mesh.meet(peer.clone());
+            Some(Message::Welcome)
+        }
+        Ok(Message::Welcome) => {
+            mesh.meet(peer.clone());
+            None
+        }
+        Ok(Message::Transactions(raw)) => {
+            for raw in raw {
+                admit(core, peer, &raw).await;
+            }
+            None
+        }
         Err(error) => {
-            tracing::debug!(%peer, %error, "message of transactions not understood");
-            return;
+            tracing::debug!(%peer, %error, "message not understood");
+            None
         }
+    }
+}
+
+/// Lets a transaction of a peer wait for a block, after the same checks as one of a client.
+async fn admit(core: &Core, peer: &PublicKey, raw: &[u8]) {
+    let hash: B256 = keccak256(raw);
+    if core.pool.get(&hash).is_some() {
+        return;
+    }
+    let outcome = match Transaction::decode(raw, core.genesis.chain_id) {
+        Ok(transaction) => core.admit(Arc::new(transaction)).await,
+        Err(error) => Err(error.into()),
     };
-    for raw in bundle.0 {
-        let hash: B256 = keccak256(&raw);
-        if core.pool.get(&hash).is_some() {
-            continue;
-        }
-        let outcome = match Transaction::decode(&raw, core.genesis.chain_id) {
-            Ok(transaction) => core.admit(Arc::new(transaction)).await,
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = outcome {
-            tracing::debug!(%peer, %hash, %error, "transaction of a peer not accepted");
-        }
+    if let Err(error) = outcome {
+        tracing::debug!(%peer, %hash, %error, "transaction of a peer not accepted");
     }
 }
 
@@ -191,25 +260,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bundles_round_trip_within_their_bound() {
-        let full = Bundle(vec![bytes::Bytes::from(vec![1; MAX_TRANSACTION_BYTES]); 2]);
-        for bundle in [
-            Bundle::default(),
-            Bundle(vec![bytes::Bytes::from_static(b"tx"); MAX_COUNT]),
-            full,
-        ] {
-            let bytes = bundle.encode();
+    fn messages_round_trip_within_their_bound() {
+        let full = vec![bytes::Bytes::from(vec![1; MAX_TRANSACTION_BYTES]); 2];
+        let many = vec![bytes::Bytes::from_static(b"tx"); MAX_COUNT];
+        let messages = [vec![], full, many].map(Message::Transactions);
+        for message in [Message::Hello, Message::Welcome]
+            .into_iter()
+            .chain(messages)
+        {
+            let bytes = message.encode();
             assert!(bytes.len() <= MAX_MESSAGE);
-            assert_eq!(Bundle::decode(bytes).unwrap(), bundle);
+            assert_eq!(Message::decode(bytes).unwrap(), message);
         }
-        let many = Bundle(vec![bytes::Bytes::new(); MAX_COUNT + 1]);
-        assert!(Bundle::decode(many.encode()).is_err());
+        let too_many = Message::Transactions(vec![bytes::Bytes::new(); MAX_COUNT + 1]);
+        assert!(Message::decode(too_many.encode()).is_err());
+        assert!(Message::decode(vec![3]).is_err());
     }
 
     proptest! {
         #[test]
         fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Bundle::decode(bytes);
+            let _ = Message::decode(bytes);
         }
     }
 }

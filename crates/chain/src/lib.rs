@@ -29,9 +29,11 @@ mod index;
 mod keys;
 mod mempool;
 // Everything generic is instantiated from here, which takes long and which unit tests do not need.
+mod mesh;
 #[cfg(not(test))]
 mod network;
 mod on_demand;
+mod rules;
 pub mod scheme;
 mod seeds;
 mod service;

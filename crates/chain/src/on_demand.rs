@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use alloy_primitives::B256;
 use commonware_codec::Encode as _;
 use commonware_consensus::{
-    Application as ConsensusApplication, Handoff, marshal::ancestry::Ancestry, types::Round,
+    Application as ConsensusApplication, Handoff, marshal::ancestry::Ancestry,
 };
 use commonware_cryptography::Digested;
 use commonware_runtime::{Clock, Metrics, Spawner};
@@ -19,6 +19,7 @@ use crate::{
     block::Block,
     core::Core,
     execute::base_fee_after,
+    rules::seed_round,
     scheme::{Context, Scheme},
     seeds::Seeds,
 };
@@ -83,10 +84,7 @@ impl<A> OnDemand<A> {
 
     /// The parent is certified when this is called, so its round's seed exists; the report may lag a little.
     async fn seed(&self, context: &Context, parent: &Block) -> Option<Seed> {
-        if parent.number() == 0 {
-            return None;
-        }
-        let round = Round::new(context.round.epoch(), context.parent.0);
+        let round = seed_round(parent, context)?;
         let seed = self.seeds.wait(round).await;
         Some(Seed {
             epoch: round.epoch().get(),

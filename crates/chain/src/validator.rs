@@ -56,6 +56,7 @@ use crate::{
     index::{ExecutedBlock, Index},
     keys::ValidatorKeys,
     mempool::{Mempool, PoolLimits},
+    mesh::{Mesh, PATIENCE, quorum_besides_me},
     on_demand::OnDemand,
     scheme::{Digest, PublicKey, Scheme, elector},
     seeds::Seeds,
@@ -306,13 +307,15 @@ where
             let _ = ready_sender.send(());
         })
     });
+    let mesh = Mesh::new(quorum_besides_me(setup.keys.participants.len()));
+    let mut stands = mesh.watch();
     let gossiping = core.clone();
     context
         .child("gossip")
-        .spawn(move |context| gossip::run(context, gossiping, local, transactions));
+        .spawn(move |context| gossip::run(context, gossiping, local, mesh, transactions));
 
     let pace = setup.pace;
-    let engine = simplex::Engine::new(
+    let consensus = simplex::Engine::new(
         context.child("simplex"),
         simplex::Config {
             scheme,
@@ -342,8 +345,16 @@ where
             forward: ForwardPolicy::Disabled,
             track_historical_votes: false,
         },
-    )
-    .start(votes, certificates, resolver);
+    );
+    let engine = context.child("consensus").spawn(move |context| async move {
+        tokio::select! {
+            biased;
+            _ = stands.wait_for(|stands| *stands) => {}
+            () = context.sleep(PATIENCE) => {}
+        }
+        // Ends with the runtime, or if consensus fails; why is in its log.
+        let _ = consensus.start(votes, certificates, resolver).await;
+    });
     Ok(Running {
         handle: ChainHandle(core),
         engine,

@@ -66,6 +66,10 @@ pub(super) fn parse_data(value: &Value) -> Result<Bytes, String> {
     if !digits.len().is_multiple_of(2) {
         return Err("data has an odd number of digits".to_owned());
     }
+    // The decoder would take a second prefix.
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err("data is not hexadecimal".to_owned());
+    }
     hex::decode(digits)
         .map(Bytes::from)
         .map_err(|error| format!("data is not hexadecimal: {error}"))

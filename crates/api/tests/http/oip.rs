@@ -1,9 +1,5 @@
 //! The Open Inference Protocol over a real network.
 
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod support;
-
 use axum::{
     body::Body,
     http::{Request as HttpRequest, StatusCode},
@@ -19,7 +15,7 @@ use lemma_types::{
 };
 use lemma_verify::{CheckName, Opened, Outcome, Verdict, verify_answer};
 use serde_json::{Map, Value, json};
-use support::{Answer, DIGITS_EXAMPLE, get, post, send};
+use crate::support::{self, Answer, DIGITS_EXAMPLE, get, post, send};
 
 const INFER: &str = "/v2/models/lemma/digits/infer";
 

@@ -1,8 +1,5 @@
 //! A real network of one validator and one worker, shared by the tests of a binary, and requests to its router.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
 use std::{fs, future::Future, path::PathBuf, sync::OnceLock, time::Duration};
 
 use axum::{
@@ -21,30 +18,30 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
 
-pub const DIGITS_EXAMPLE: &[u8] = include_bytes!("../../../../models/digits/example.json");
+pub(crate) const DIGITS_EXAMPLE: &[u8] = include_bytes!("../../../../models/digits/example.json");
 
 /// The network and the router over it.
-pub struct Fixture {
-    pub runtime: Runtime,
-    pub network: Network,
-    pub router: Router,
+pub(crate) struct Fixture {
+    pub(crate) runtime: Runtime,
+    pub(crate) network: Network,
+    pub(crate) router: Router,
 }
 
 /// A response, read to its end.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
             .unwrap_or_else(|| panic!("no header {name}"))
@@ -75,7 +72,7 @@ fn samples() -> Vec<SampleModel> {
 }
 
 /// The network of this test binary, started by whoever asks first.
-pub fn fixture() -> &'static Fixture {
+pub(crate) fn fixture() -> &'static Fixture {
     static FIXTURE: OnceLock<Fixture> = OnceLock::new();
     FIXTURE.get_or_init(|| {
         let runtime = Runtime::new().unwrap();
@@ -117,11 +114,11 @@ fn directory() -> PathBuf {
     path
 }
 
-pub fn run<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     fixture().runtime.block_on(work)
 }
 
-pub fn send(request: Request<Body>) -> Answer {
+pub(crate) fn send(request: Request<Body>) -> Answer {
     run(async {
         let response = fixture().router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -133,16 +130,16 @@ pub fn send(request: Request<Body>) -> Answer {
     })
 }
 
-pub fn get(path: &str) -> Answer {
+pub(crate) fn get(path: &str) -> Answer {
     send(Request::get(path).body(Body::empty()).unwrap())
 }
 
-pub fn post(path: &str, body: impl Into<Body>) -> Answer {
+pub(crate) fn post(path: &str, body: impl Into<Body>) -> Answer {
     send(Request::post(path).body(body.into()).unwrap())
 }
 
 /// One call of JSON-RPC: its result, or its error.
-pub fn rpc(method: &str, params: Value) -> Result<Value, Value> {
+pub(crate) fn rpc(method: &str, params: Value) -> Result<Value, Value> {
     let call = json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });
     let answer = post("/rpc", call.to_string());
     assert_eq!(answer.status, StatusCode::OK);
@@ -158,6 +155,6 @@ pub fn rpc(method: &str, params: Value) -> Result<Value, Value> {
 }
 
 /// The key of a funded account that no other test binary's network shares.
-pub fn funded(index: usize) -> SecretKey {
+pub(crate) fn funded(index: usize) -> SecretKey {
     SecretKey::from_bytes(&fixture().network.accounts()[index].key.0).unwrap()
 }

@@ -1,0 +1,8 @@
+//! The HTTP interfaces over a real network of one validator and one worker.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod native;
+mod oip;
+mod rpc;
+mod support;

@@ -104,7 +104,7 @@ def check_inference(report, client):
         _, response = infer(client, DIGITS, "image", image, ["probabilities"], request_id="check-42")
         equal(response["id"], "check-42", "id")
         equal(response["model_name"], DIGITS, "model_name")
-        receipt = response["parameters"]["receipt_id"]
+        receipt = response["parameters"]["lemma_receipt_id"]
         equal(len(bytes.fromhex(receipt.removeprefix("0x"))), 32, "bytes in the receipt id")
         say(receipt)
 

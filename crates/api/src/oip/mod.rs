@@ -250,6 +250,7 @@ async fn infer(
     let info = target.resolve(&api).await?;
     let wanted = wanted(&request, &info)?;
     for input in &request.inputs {
+        known(input, &info)?;
         finite(input)?;
     }
     let answer = api
@@ -302,6 +303,21 @@ fn wanted(request: &Request, info: &ModelInfo) -> Result<Vec<(usize, bool)>, Api
         found.push((index, output.binary.unwrap_or(default)));
     }
     Ok(found)
+}
+
+/// A tensor that the model does not take is named, rather than the one that is missing in its place.
+fn known(input: &TensorData, info: &ModelInfo) -> Result<(), ApiError> {
+    let specs = &info.manifest.inputs;
+    if specs.iter().any(|spec| spec.name == input.name()) {
+        return Ok(());
+    }
+    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    let message = format!(
+        "input `{}`: the model takes {}",
+        input.name(),
+        names.join(", ")
+    );
+    Err(ApiError::bad_request("unknown_input", message).param(input.name()))
 }
 
 /// NaN and infinities in a request are mistakes far more often than they are meant.

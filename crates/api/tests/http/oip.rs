@@ -1,5 +1,6 @@
 //! The Open Inference Protocol over a real network.
 
+use crate::support::{self, Answer, DIGITS_EXAMPLE, get, post, send};
 use axum::{
     body::Body,
     http::{Request as HttpRequest, StatusCode},
@@ -15,7 +16,6 @@ use lemma_types::{
 };
 use lemma_verify::{CheckName, Opened, Outcome, Verdict, verify_answer};
 use serde_json::{Map, Value, json};
-use crate::support::{self, Answer, DIGITS_EXAMPLE, get, post, send};
 
 const INFER: &str = "/v2/models/lemma/digits/infer";
 

@@ -215,7 +215,8 @@ impl<'a> Document<'a> {
     }
 }
 
-fn write_outputs(path: &Path, outputs: &[TensorData]) -> CommandResult {
+/// Stores outputs as JSON or, if there is one, as a numpy array.
+pub(super) fn write_outputs(path: &Path, outputs: &[TensorData]) -> CommandResult {
     let is_npy = path
         .extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));

@@ -92,7 +92,15 @@ fn show(info: &ModelInfo, shell: &mut Shell) -> CommandResult {
         ("importer", manifest.importer.to_string()),
         (
             "compute",
-            format!("{} units for one row", grouped(manifest.compute_units)),
+            format!(
+                "{} {} for one row",
+                grouped(manifest.compute_units),
+                if manifest.compute_units == 1 {
+                    "unit"
+                } else {
+                    "units"
+                },
+            ),
         ),
         ("licence", or_none(&manifest.licence)),
         ("outputs", or_none(&manifest.output_licence)),

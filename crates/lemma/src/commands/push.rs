@@ -209,11 +209,13 @@ async fn upload(
 ) -> CommandResult {
     let total = manifest.files.iter().map(|file| file.size).sum();
     let bar = Arc::new(progress::bytes("uploading", total, shell));
+    let mut uploaded = 0;
     for file in &manifest.files {
         if client.has_blob(file.blake3).await? {
             bar.inc(file.size);
             continue;
         }
+        uploaded += file.size;
         let counter = bar.clone();
         client
             .put_blob(
@@ -225,7 +227,9 @@ async fn upload(
             .await?;
     }
     bar.finish_and_clear();
-    shell.note(format_args!("uploaded {}", size(total)));
+    if uploaded > 0 {
+        shell.note(format_args!("uploaded {}", size(uploaded)));
+    }
     Ok(())
 }
 

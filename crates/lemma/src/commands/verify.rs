@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &Verify, shell: &mut Shell) -> CommandResult<ExitCo
 }
 
 /// The exit code of a verdict.
-pub(super) const fn exit_code(report: &Report) -> ExitCode {
+const fn exit_code(report: &Report) -> ExitCode {
     match report.verdict {
         Verdict::Verified => ExitCode::Ok,
         Verdict::Wrong => ExitCode::VerificationFailed,
@@ -39,7 +39,7 @@ pub(super) const fn exit_code(report: &Report) -> ExitCode {
 }
 
 /// Prints a report.
-pub(super) fn show(report: &Report, shell: &mut Shell) -> CommandResult {
+fn show(report: &Report, shell: &mut Shell) -> CommandResult {
     if shell.json() {
         return shell.document(report);
     }
@@ -138,11 +138,7 @@ fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
 }
 
 /// Runs a model again. Whether it is the one with root `expected` is for the verifier to say.
-pub(super) fn recompute(
-    path: &Path,
-    expected: Digest,
-    inputs: &[TensorData],
-) -> CommandResult<Recompute> {
+fn recompute(path: &Path, expected: Digest, inputs: &[TensorData]) -> CommandResult<Recompute> {
     let bytes = fs::read(path).context(ExitCode::NotFound, || {
         format!("can not read {}", path.display())
     })?;

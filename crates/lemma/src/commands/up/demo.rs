@@ -4,15 +4,15 @@
 use std::path::PathBuf;
 
 use lemma_node::Network;
-use lemma_types::{Mode, bundle::Bundle, tensor::TensorData};
-use lemma_verify::{Opened, Verifier};
+use lemma_types::{B256, Mode, tensor::TensorData};
 
 use super::banner::Endpoints;
 use crate::{
+    cli::Verify,
     client::Client,
     commands::{infer, receipts, verify},
     config::{Config, keys},
-    error::{CommandError, CommandResult, Context as _},
+    error::{CommandError, CommandResult},
     exit::ExitCode,
     input, progress,
     receipts_store::ReceiptStore,
@@ -25,6 +25,7 @@ use crate::{
 struct Places {
     example: PathBuf,
     model: PathBuf,
+    answer: PathBuf,
     bundle: PathBuf,
     trusted_root: PathBuf,
 }
@@ -35,6 +36,7 @@ impl Places {
         Self {
             example: samples.join("example.json"),
             model: samples.join("model.onnx"),
+            answer: network.data_dir().join("answer.json"),
             bundle: network.data_dir().join("receipt.json"),
             trusted_root: network.trusted_root_path().to_owned(),
         }
@@ -53,17 +55,11 @@ pub(super) async fn run(
     let store = ReceiptStore::open(config)?;
     let flag = endpoints.api_flag();
 
-    let inputs = ask(&client, &store, &places, &flag, shell).await?;
-    let bundle = keep(&client, &store, &places, &flag, inputs.receipt, shell).await?;
-    check(network, &places, &bundle, &inputs.inputs, shell)?;
+    let receipt = ask(&client, &store, &places, &flag, shell).await?;
+    keep(&client, &store, &places, &flag, receipt, shell).await?;
+    check(&places, shell)?;
     shell.line("")?;
     shell.line("The network stays up: try the commands above in another terminal. Ctrl-C stops it.")
-}
-
-/// What the first step leaves for the others.
-struct Asked {
-    inputs: Vec<TensorData>,
-    receipt: lemma_types::B256,
 }
 
 fn step(number: u8, title: &str, command: &str, shell: &mut Shell) -> CommandResult {
@@ -79,11 +75,12 @@ async fn ask(
     places: &Places,
     flag: &str,
     shell: &mut Shell,
-) -> CommandResult<Asked> {
+) -> CommandResult<B256> {
     let command = format!(
-        "lemma infer {} --input {}{flag}",
+        "lemma infer {} --input {} --output {}{flag}",
         samples::DIGITS,
-        places.example.display()
+        places.example.display(),
+        places.answer.display(),
     );
     step(
         1,
@@ -97,10 +94,11 @@ async fn ask(
         &model.manifest.inputs,
     )?;
     picture(&inputs, shell)?;
-    let checked = infer::execute(client, store, &model, inputs.clone(), Mode::Signed).await?;
+    let checked = infer::execute(client, store, &model, inputs, Mode::Signed).await?;
     for output in &checked.answer.outputs {
         infer::print_tensor(output, shell)?;
     }
+    infer::write_outputs(&places.answer, &checked.answer.outputs)?;
     let (digit, probability) = most_likely(&checked.answer.outputs)?;
     shell.line(format_args!(
         "the model reads a {digit}, with probability {probability:.4}"
@@ -112,10 +110,7 @@ async fn ask(
         signed.worker,
         grouped(signed.anchor_height),
     ))?;
-    Ok(Asked {
-        inputs,
-        receipt: signed.id(),
-    })
+    Ok(signed.id())
 }
 
 async fn keep(
@@ -123,9 +118,9 @@ async fn keep(
     store: &ReceiptStore,
     places: &Places,
     flag: &str,
-    id: lemma_types::B256,
+    id: B256,
     shell: &mut Shell,
-) -> CommandResult<Bundle> {
+) -> CommandResult {
     let command = format!(
         "lemma receipts get {id} --output {} --wait{flag}",
         places.bundle.display()
@@ -161,41 +156,29 @@ async fn keep(
             grouped(batch.height),
         ))?;
     }
-    Ok(bundle)
+    Ok(())
 }
 
-fn check(
-    network: &Network,
-    places: &Places,
-    bundle: &Bundle,
-    inputs: &[TensorData],
-    shell: &mut Shell,
-) -> CommandResult {
+fn check(places: &Places, shell: &mut Shell) -> CommandResult {
     let command = format!(
-        "lemma verify {} --trusted-root {} --input {} --recompute --model {}",
+        "lemma verify {} --trusted-root {} --input {} --output {} --recompute --model {}",
         places.bundle.display(),
         places.trusted_root.display(),
         places.example.display(),
+        places.answer.display(),
         places.model.display(),
     );
-    step(
-        3,
-        "Check it with no network, and run the model again",
-        &command,
-        shell,
-    )?;
-    let verifier = Verifier::new(network.trusted_root()).context(ExitCode::Internal, || {
-        "the network's trusted root is broken".to_owned()
-    })?;
-    let bytes = receipts::encode(bundle)?;
-    let opened = Opened {
-        inputs: Some(inputs.to_vec()),
-        outputs: None,
-        recompute: verify::recompute(&places.model, bundle.manifest.graph_root, inputs)?,
+    let title = "Check it with no network, and run the model again";
+    step(3, title, &command, shell)?;
+    let arguments = Verify {
+        bundle: places.bundle.clone(),
+        trusted_root: places.trusted_root.clone(),
+        input: vec![places.example.display().to_string()],
+        output: vec![places.answer.display().to_string()],
+        recompute: true,
+        model: Some(places.model.clone()),
     };
-    let report = verifier.verify_bytes(&bytes, &opened);
-    verify::show(&report, shell)?;
-    match verify::exit_code(&report) {
+    match verify::run(&arguments, shell)? {
         ExitCode::Ok => Ok(()),
         code => Err(CommandError::new(
             code,

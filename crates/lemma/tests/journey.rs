@@ -1,0 +1,579 @@
+//! The way of a first user through the real binary: processes, exit codes, standard output and standard error.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// What a command gave.
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| panic!("{error}: {} {}", self.out, self.err))
+    }
+
+    #[track_caller]
+    fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{}\n{}", self.out, self.err);
+        self
+    }
+
+    /// Failed with this code, saying this on standard error and nothing on standard output.
+    #[track_caller]
+    fn failed(self, code: i32, reason: &str) {
+        assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
+        assert!(
+            self.err.starts_with("error: ") && self.err.contains(reason),
+            "{}",
+            self.err
+        );
+        assert_eq!(self.out, "");
+    }
+}
+
+/// A user: a home of their own, and nothing else of this process's environment that matters.
+struct User {
+    home: TempDir,
+    api: String,
+}
+
+impl User {
+    fn new() -> Self {
+        Self {
+            home: TempDir::new().unwrap(),
+            api: "http://127.0.0.1:9".to_owned(),
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lemma"));
+        command
+            .args(arguments)
+            .current_dir(self.home.path())
+            .env_clear()
+            .env("HOME", self.home.path())
+            .env("LEMMA_DATA_DIR", self.home.path().join("data"))
+            .env("LEMMA_API", &self.api)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.command(arguments).output().unwrap();
+        Ran {
+            code: status.code().expect("not killed"),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Starts the network and talks to it from now on.
+    fn up(&mut self) -> Network {
+        let mut child = self
+            .command(&[
+                "up",
+                "--json",
+                "--port",
+                "0",
+                "--metrics-port",
+                "0",
+                "--data-dir",
+                "net",
+                "--settle-interval",
+                "500ms",
+            ])
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(self.path("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let log = || fs::read_to_string(self.path("log")).unwrap();
+        let ready: Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}{}", log()));
+        self.api = ready["api"].as_str().unwrap().to_owned();
+        Network { child, ready }
+    }
+}
+
+/// A running network; killed if a test fails.
+struct Network {
+    child: Child,
+    ready: Value,
+}
+
+impl Network {
+    fn signal(mut self, name: &str) -> ExitStatus {
+        let sent = Command::new("kill")
+            .args([name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn repository(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path);
+    path.canonicalize().unwrap().display().to_string()
+}
+
+#[test]
+fn from_a_model_to_verified_evidence_and_through_crashes() {
+    let mut user = User::new();
+    let network = user.up();
+    check_ready_line(&user, &network.ready);
+    let models = push_and_look(&user);
+    let (bundle, root) = infer_and_keep(&user, &network.ready);
+    verify_and_forge(&user, &bundle, &root);
+    mistakes_are_explained(&user);
+
+    assert_eq!(network.signal("-INT").code(), Some(0), "a graceful end");
+    user.run(&["verify", &bundle, "--trusted-root", &root]).ok();
+    user.run(&["status"]).failed(5, "can not reach the gateway");
+
+    let network = user.up();
+    assert_eq!(
+        user.run(&["models", "ls", "--json"]).ok().json(),
+        models,
+        "resumed"
+    );
+    let kept = infer_iris(&user);
+    user.run(&["receipts", "get", &kept, "--wait", "--output", "kept.json"])
+        .ok();
+    assert!(!network.signal("-KILL").success());
+
+    let network = user.up();
+    assert_eq!(
+        user.run(&["models", "ls", "--json"]).ok().json(),
+        models,
+        "nothing final was lost"
+    );
+    user.run(&["receipts", "get", &kept, "--output", "again.json"])
+        .ok();
+    user.run(&["verify", "again.json", "--trusted-root", &root])
+        .ok();
+    infer_iris(&user);
+    assert_eq!(network.signal("-TERM").code(), Some(0), "a graceful end");
+}
+
+fn check_ready_line(user: &User, ready: &Value) {
+    let keys: Vec<&str> = ready
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "accounts",
+            "api",
+            "data_dir",
+            "metrics",
+            "rpc",
+            "trusted_root"
+        ]
+    );
+    assert_eq!(ready["rpc"], json!(format!("{}/rpc", user.api)));
+    assert!(!ready["accounts"].as_array().unwrap().is_empty());
+    assert!(Path::new(ready["trusted_root"].as_str().unwrap()).is_file());
+    let status = user.run(&["status", "--json"]).ok().json();
+    assert_eq!(status["ready"], true);
+    assert!(user.run(&["status"]).ok().out.contains("2 of 2 available"));
+    let second = user.run(&[
+        "up",
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--data-dir",
+        "net",
+    ]);
+    second.failed(1, "in use by another process");
+    let port = user.api.rsplit(':').next().unwrap();
+    user.run(&[
+        "up",
+        "--port",
+        port,
+        "--metrics-port",
+        "0",
+        "--data-dir",
+        "other",
+    ])
+    .failed(1, "--port 0 picks a free port");
+}
+
+/// Returns the list of models.
+fn push_and_look(user: &User) -> Value {
+    let model = repository("models/iris/model.onnx");
+    let pushed = user
+        .run(&[
+            "models",
+            "push",
+            &model,
+            "--name",
+            "acme/x",
+            "--licence",
+            "MIT",
+            "--json",
+        ])
+        .ok()
+        .json();
+    assert_eq!(pushed["name"], "acme/x");
+    assert!(pushed["height"].as_u64().unwrap() > 0);
+    let again = user
+        .run(&[
+            "models",
+            "push",
+            &model,
+            "--name",
+            "acme/x",
+            "--licence",
+            "MIT",
+            "--json",
+        ])
+        .ok()
+        .json();
+    assert_eq!(
+        (&again["root"], &again["transaction"]),
+        (&pushed["root"], &Value::Null)
+    );
+
+    let listed = user.run(&["models", "ls", "--json"]).ok().json();
+    let names: Vec<&str> = listed["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["acme/x", "lemma/digits", "lemma/iris"]);
+    let table = user.run(&["models", "ls"]).ok().out;
+    assert!(
+        table.starts_with("name\troot\tauthor\nacme/x\t"),
+        "tab-separated when it is piped: {table}"
+    );
+
+    let shown = user.run(&["models", "show", "acme/x"]).ok().out;
+    assert!(
+        shown.contains("features FP32 [N, 4]") && shown.contains("MIT"),
+        "{shown}"
+    );
+    let manifest = user
+        .run(&["models", "show", "acme/x", "--manifest", "--json"])
+        .ok()
+        .out;
+    assert_eq!(
+        json!(lemma_types::Digest::of(manifest.as_bytes())),
+        pushed["root"]
+    );
+    user.run(&["models", "verify", &model, "acme/x"]).ok();
+    let other = repository("models/digits/model.onnx");
+    user.run(&["models", "verify", &other, "acme/x"])
+        .failed(7, "is not the model");
+    listed
+}
+
+fn infer_iris(user: &User) -> String {
+    let input = repository("models/iris/example.npy");
+    let answer = user
+        .run(&["infer", "acme/x", "--input", &input, "--json"])
+        .ok()
+        .json();
+    answer["receipt_id"].as_str().unwrap().to_owned()
+}
+
+/// Returns the bundle and the trusted root.
+fn infer_and_keep(user: &User, ready: &Value) -> (String, String) {
+    let json_input = repository("models/iris/example.json");
+    let npy_input = repository("models/iris/example.npy");
+    let answer = user
+        .run(&[
+            "infer",
+            "acme/x",
+            "--input",
+            &json_input,
+            "--json",
+            "--output",
+            "answer.json",
+        ])
+        .ok()
+        .json();
+    assert_eq!(
+        (&answer["model"], &answer["mode"]),
+        (&json!("acme/x"), &json!("signed"))
+    );
+    assert_eq!(answer["outputs"][1]["data"], json!([1]));
+    let named = format!("features={npy_input}");
+    let same = user
+        .run(&["infer", "acme/x", "--input", &named, "--json"])
+        .ok()
+        .json();
+    assert_eq!(
+        same["outputs"], answer["outputs"],
+        "the same bits by JSON and by numpy"
+    );
+    let shown = user
+        .run(&[
+            "infer",
+            "lemma/digits",
+            "--input",
+            &repository("models/digits/example.npy"),
+        ])
+        .ok();
+    assert!(
+        shown.out.contains("probabilities FP32 [1, 10]") && shown.out.contains("\nreceipt 0x"),
+        "{}",
+        shown.out
+    );
+
+    let id = answer["receipt_id"].as_str().unwrap();
+    let fresh = infer_iris(user);
+    user.run(&["receipts", "get", &fresh])
+        .failed(8, "not settled yet");
+    user.run(&["receipts", "get", id, "--wait", "--output", "r.json"])
+        .ok();
+    let listed = user.run(&["receipts", "ls", "--json"]).ok().json();
+    assert!(
+        listed["receipts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|receipt| receipt["receipt_id"] == id)
+    );
+    let absent = format!("0x{}", "0".repeat(64));
+    user.run(&["receipts", "get", &absent])
+        .failed(4, "no receipt");
+    (
+        user.path("r.json").display().to_string(),
+        ready["trusted_root"].as_str().unwrap().to_owned(),
+    )
+}
+
+fn verify_and_forge(user: &User, bundle: &str, root: &str) {
+    let (input, model) = (
+        repository("models/iris/example.npy"),
+        repository("models/iris/model.onnx"),
+    );
+    let opened = [
+        "verify",
+        bundle,
+        "--trusted-root",
+        root,
+        "--input",
+        &input,
+        "--output",
+        "answer.json",
+        "--recompute",
+        "--model",
+        &model,
+    ];
+    let report = user.run(&opened).ok().out;
+    assert!(
+        report.contains("Not covered:") && report.ends_with("Verified in mode `signed`\n"),
+        "{report}"
+    );
+    let json = user.run(&[&opened[..], &["--json"]].concat()).ok().json();
+    assert_eq!(json["verdict"], "verified");
+    let unwanted = json["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|check| check["outcome"] != "ok")
+        .count();
+    assert_eq!(unwanted, 0, "{json}");
+
+    let bytes = fs::read(bundle).unwrap();
+    let verdict = |name: &str, bytes: &[u8], more: &[&str]| {
+        fs::write(user.path(name), bytes).unwrap();
+        let ran = user.run(&[&["verify", name, "--trusted-root", root], more].concat());
+        assert_eq!(ran.err, "", "a report is no error");
+        ran.code
+    };
+    let mut flipped = bytes.clone();
+    let position = bytes
+        .windows(11)
+        .position(|window| window == b"signature\":")
+        .unwrap()
+        + 20;
+    flipped[position] = if flipped[position] == b'0' {
+        b'1'
+    } else {
+        b'0'
+    };
+    assert_eq!(verdict("flipped.json", &flipped, &[]), 7);
+    assert_eq!(verdict("half.json", &bytes[..bytes.len() / 2], &[]), 7);
+    assert_eq!(verdict("empty.json", b"", &[]), 7);
+    let mut unsettled: Value = serde_json::from_slice(&bytes).unwrap();
+    unsettled.as_object_mut().unwrap().remove("settlement");
+    assert_eq!(
+        verdict("unsettled.json", unsettled.to_string().as_bytes(), &[]),
+        8
+    );
+    // Other inputs than the receipt's, and another model.
+    let wrong = fs::read_to_string(repository("models/iris/example.json"))
+        .unwrap()
+        .replacen('5', "6", 1);
+    fs::write(user.path("wrong.json"), wrong).unwrap();
+    assert_eq!(verdict("whole.json", &bytes, &["--input", "wrong.json"]), 7);
+    let other = repository("models/digits/model.onnx");
+    assert_eq!(
+        verdict(
+            "whole.json",
+            &bytes,
+            &["--input", &input, "--recompute", "--model", &other]
+        ),
+        7
+    );
+    user.run(&["verify", "absent.json", "--trusted-root", root])
+        .failed(4, "absent.json");
+    user.run(&["verify", bundle, "--trusted-root", bundle])
+        .failed(1, "can not use the trusted root");
+}
+
+fn mistakes_are_explained(user: &User) {
+    let (json, npy) = (
+        repository("models/iris/example.json"),
+        repository("models/iris/example.npy"),
+    );
+    user.run(&["infer", "acme/y", "--input", &json])
+        .failed(4, "did you mean `acme/x`?");
+    user.run(&["infer", "acme", "--input", &json])
+        .failed(2, "expected owner/model");
+    user.run(&["infer", "acme/x", "--input", &format!("feature={npy}")])
+        .failed(1, "did you mean `features`?");
+    user.run(&["infer", "lemma/digits", "--input", &format!("image={npy}")])
+        .failed(1, "shape");
+    user.run(&["infer", "acme/x", "--input", &json, "--mode", "proved"])
+        .failed(1, "is not offered");
+    fs::write(user.path("bad.onnx"), b"no model").unwrap();
+    user.run(&["models", "push", "bad.onnx", "--name", "acme/z"])
+        .failed(1, "bad.onnx");
+    let model = repository("models/iris/model.onnx");
+    user.run(&["models", "push", &model, "--name", "lemma/mine"])
+        .failed(1, "belongs to");
+
+    user.run(&["wallet", "new", "--output", "key"]).ok();
+    let poor = user.run(&[
+        "models",
+        "push",
+        &model,
+        "--name",
+        "poor/x",
+        "--key-file",
+        "key",
+    ]);
+    poor.failed(6, "insufficient funds");
+    let address = user
+        .run(&["wallet", "address", "--key-file", "key"])
+        .ok()
+        .out;
+    user.run(&["account", "send", address.trim(), "2.5"]).ok();
+    let balance = user
+        .run(&["account", "balance", address.trim(), "--json"])
+        .ok()
+        .json();
+    assert_eq!(balance["lem"], "2.5");
+    user.run(&[
+        "models",
+        "push",
+        &model,
+        "--name",
+        "poor/x",
+        "--key-file",
+        "key",
+    ])
+    .ok();
+    user.run(&["account", "send", address.trim(), "99999999"])
+        .failed(6, "insufficient funds");
+}
+
+#[test]
+fn what_needs_no_network() {
+    let user = User::new();
+    assert_eq!(
+        user.run(&["--version"]).ok().out,
+        concat!("lemma ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    assert_eq!(
+        user.run(&["--version", "--json"]).ok().json()["numeric_spec"],
+        1
+    );
+    let usage = user.run(&[]);
+    assert!(usage.code == 2 && usage.out.is_empty() && usage.err.contains("lemma up --demo"));
+    assert_eq!(user.run(&["infer"]).code, 2);
+    for shell in ["bash", "fish", "zsh"] {
+        assert!(
+            user.run(&["completions", shell])
+                .ok()
+                .out
+                .contains("receipts")
+        );
+    }
+
+    let shown = user
+        .run(&["config", "show", "--origin", "--json"])
+        .ok()
+        .json();
+    assert_eq!(shown["api"]["origin"], "environment LEMMA_API");
+    assert_eq!(
+        shown["up.validators"],
+        json!({ "value": 4, "origin": "default" })
+    );
+    fs::write(user.path("lemma.toml"), "[up]\nvalidatrs = 1\n").unwrap();
+    user.run(&["config", "show"])
+        .failed(3, "did you mean `up.validators`?");
+    fs::write(user.path("lemma.toml"), "[up]\nvalidators = 1\n").unwrap();
+    assert_eq!(
+        user.run(&["config", "show", "--json"]).ok().json()["up.validators"],
+        1
+    );
+    let default = user.run(&["config", "default"]).ok().out;
+    fs::write(user.path("lemma.toml"), default).unwrap();
+    user.run(&["config", "show"]).ok();
+
+    user.run(&["status"])
+        .failed(5, "`lemma up` starts a network");
+    assert_eq!(
+        user.run(&["receipts", "ls"]).ok().out,
+        "receipt\tmodel\tmode\tchain\n"
+    );
+    let doctor = user.run(&["doctor", "--json"]).ok().json();
+    let arithmetic = &doctor["checks"].as_array().unwrap()[1];
+    assert_eq!(
+        (&arithmetic["name"], &arithmetic["outcome"]),
+        (&json!("arithmetic"), &json!("ok"))
+    );
+}

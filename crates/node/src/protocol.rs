@@ -92,7 +92,7 @@ pub struct Signed {
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
     /// Too short, or another format.
-    #[error("not a {0} of the worker's protocol")]
+    #[error("it is no {0} of the worker's protocol")]
     Format(&'static str),
     /// An unknown mode.
     #[error("unknown mode {0}")]

@@ -362,6 +362,12 @@ struct Failures {
     duplicate: bool,
 }
 
+fn set_aside(lease: &Lease, reason: &'static str, error: &str) {
+    if let Some(pause) = lease.failed(reason) {
+        tracing::warn!(worker = %lease.address, error, ?pause, "worker set aside");
+    }
+}
+
 impl Failures {
     /// Notes a failure; returns whether asking another worker is pointless.
     fn note(&mut self, lease: &Lease, failure: Attempt) -> bool {
@@ -385,14 +391,13 @@ impl Failures {
                     false
                 }
                 code => {
-                    lease.failed(code.name());
+                    set_aside(lease, code.name(), &body.message);
                     self.others.push(format!("{worker}: {}", body.message));
                     false
                 }
             },
             Attempt::Failed(failure) => {
-                tracing::warn!(%worker, error = %failure, "worker set aside");
-                lease.failed(failure.reason());
+                set_aside(lease, failure.reason(), &failure.to_string());
                 self.others.push(format!("{worker}: {failure}"));
                 false
             }

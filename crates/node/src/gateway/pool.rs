@@ -31,6 +31,7 @@ struct Worker {
     active: bool,
     in_flight: u64,
     failures: u32,
+    failed_at: Option<Instant>,
     set_aside_until: Option<Instant>,
     last_pick: u64,
 }
@@ -45,6 +46,7 @@ impl Worker {
 /// A worker that was picked. Say how it went, or let it be dropped.
 pub(crate) struct Lease {
     pool: Pool,
+    began: Instant,
     pub(crate) address: Address,
     pub(crate) endpoint: String,
 }
@@ -65,12 +67,14 @@ impl Pool {
                 active: false,
                 in_flight: 0,
                 failures: 0,
+                failed_at: None,
                 set_aside_until: None,
                 last_pick: 0,
             });
         if node.active && worker.endpoint != node.endpoint {
             worker.endpoint.clone_from(&node.endpoint);
             worker.failures = 0;
+            worker.failed_at = None;
             worker.set_aside_until = None;
         }
         worker.active = node.active;
@@ -103,6 +107,7 @@ impl Pool {
         let endpoint = worker.endpoint.clone();
         Some(Lease {
             pool: self.clone(),
+            began: now,
             address,
             endpoint,
         })
@@ -154,13 +159,11 @@ impl Pool {
 }
 
 impl Lease {
-    fn worker(&self, change: impl FnOnce(&mut Worker)) {
-        if let Some(worker) = self.pool.workers().by_address.get_mut(&self.address) {
-            // A new endpoint has nothing to do with what came of the old one.
-            if worker.endpoint == self.endpoint {
-                change(worker);
-            }
-        }
+    fn worker<T>(&self, change: impl FnOnce(&mut Worker) -> T) -> Option<T> {
+        let mut workers = self.pool.workers();
+        let worker = workers.by_address.get_mut(&self.address)?;
+        // A new endpoint has nothing to do with what came of the old one.
+        (worker.endpoint == self.endpoint).then(|| change(worker))
     }
 
     /// It answered.
@@ -171,16 +174,23 @@ impl Lease {
         });
     }
 
-    /// It failed: it is set aside, the longer the more often it has failed in a row.
-    pub(crate) fn failed(&self, reason: &'static str) {
+    /// It failed: it is set aside, the longer the more often it has failed in a row. Requests that were under way when it
+    /// failed before tell nothing new. Returns for how long it is set aside now, if this is news.
+    pub(crate) fn failed(&self, reason: &'static str) -> Option<Duration> {
         metrics::counter!(names::WORKER_FAILURES, "reason" => reason).increment(1);
         self.worker(|worker| {
+            if worker.failed_at.is_some_and(|failed| self.began <= failed) {
+                return None;
+            }
             let pause = Duration::from_millis(500)
                 .saturating_mul(1 << worker.failures.min(8))
                 .min(LONGEST);
+            let now = Instant::now();
             worker.failures = worker.failures.saturating_add(1);
-            worker.set_aside_until = Some(Instant::now() + pause);
-        });
+            worker.failed_at = Some(now);
+            worker.set_aside_until = Some(now + pause);
+            Some(pause)
+        })?
     }
 }
 
@@ -249,7 +259,6 @@ mod tests {
             "one that failed is no alternative"
         );
         other.failed("test");
-        other.failed("test");
         drop(other);
         assert_eq!(
             pool.pick(&[]).unwrap().address,
@@ -263,6 +272,18 @@ mod tests {
                 .iter()
                 .any(|worker| worker.set_aside.is_zero())
         );
+    }
+
+    #[test]
+    fn what_was_under_way_at_a_failure_counts_once() {
+        let pool = pool(1);
+        let leases = [(); 3].map(|()| pool.pick(&[]).unwrap());
+        let news = leases.map(|lease| lease.failed("test").is_some());
+        assert_eq!(news, [true, false, false]);
+        assert_eq!(pool.status()[0].failures, 1);
+        let later = pool.pick(&[]).unwrap();
+        assert!(later.failed("test").is_some());
+        assert_eq!(pool.status()[0].failures, 2);
     }
 
     #[test]

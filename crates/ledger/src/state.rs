@@ -10,16 +10,15 @@ use crate::{
 };
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
 use revm::state::{AccountInfo, Bytecode, EvmState};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// A partial view of the state: what was supplied, and what was written since.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    /// Only looked up, never iterated: its order can not matter.
-    supplied: HashMap<StateKey, Option<StateValue>>,
+    supplied: BTreeMap<StateKey, Option<StateValue>>,
     written: BTreeMap<StateKey, Option<StateValue>>,
     /// Analysed once, looked up by content.
-    codes: HashMap<B256, Bytecode>,
+    codes: BTreeMap<B256, Bytecode>,
 }
 
 impl State {

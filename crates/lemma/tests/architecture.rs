@@ -58,8 +58,10 @@ fn root() -> PathBuf {
 
 /// Normal dependencies of each package by name: all of them, direct.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    // For this machine only: what other platforms need may not have been downloaded.
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["--filter-platform", &host()])
         .current_dir(root())
         .output()
         .expect("cargo runs");
@@ -83,6 +85,18 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
             .extend(normal);
     }
     graph
+}
+
+/// The target triple of this machine, as the compiler names it.
+fn host() -> String {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("-vV").output().expect("rustc runs");
+    String::from_utf8(output.stdout)
+        .expect("rustc prints UTF-8")
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .expect("rustc names its host")
+        .to_owned()
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

@@ -445,7 +445,7 @@ fn verify_and_forge(user: &User, bundle: &str, root: &str) {
     // Other inputs than the receipt's, and another model.
     let wrong = fs::read_to_string(repository("models/iris/example.json"))
         .unwrap()
-        .replacen('5', "6", 1);
+        .replacen("6.6", "6.5", 1);
     fs::write(user.path("wrong.json"), wrong).unwrap();
     assert_eq!(verdict("whole.json", &bytes, &["--input", "wrong.json"]), 7);
     let other = repository("models/digits/model.onnx");

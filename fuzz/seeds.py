@@ -47,6 +47,36 @@ def unhex(text: str) -> bytes:
     return bytes.fromhex(text.removeprefix("0x"))
 
 
+def sized(part: bytes, width: int) -> bytes:
+    """The part after its length."""
+    return len(part).to_bytes(width, "little") + part
+
+
+# Bodies of the Open Inference Protocol after two bytes with the length of their JSON header. Each is a request and a
+# response at once: both ignore what they do not know.
+ALL_JSON = b"\xff\xff"
+BINARY_HEADER = json.dumps(
+    {
+        "id": "7",
+        "model_name": "m",
+        "parameters": {"binary_data_output": True},
+        "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}],
+        "outputs": [{"name": "y", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}],
+    }
+).encode()
+HTTP_BODIES = [
+    sized(BINARY_HEADER, 2) + bytes(8),
+    ALL_JSON
+    + json.dumps(
+        {
+            "model_name": "m",
+            "inputs": [{"name": "x", "shape": [2, 1], "datatype": "INT64", "data": [[1], [-2]]}],
+            "outputs": [{"name": "y", "shape": [1, 2], "datatype": "BOOL", "data": [True, False]}],
+        }
+    ).encode(),
+]
+
+
 def seeds():
     """Target, name and content of every seed."""
     tensors = vector(TYPES, "tensors.json")
@@ -72,7 +102,24 @@ def seeds():
     yield "certificate", "golden", unhex(bundle["settlement"]["finalization"])
     for index, url in enumerate(["http://127.0.0.1:8402", "https://node.example/a/b%20c", "https://[::1]:1/"]):
         yield "endpoint", f"{index}", url.encode()
+    receipt = vector(TYPES, "receipt.json")
+    yield "signed_receipt", "typical", unhex(receipt["encoded"])
+    yield "signed_receipt", "extremes", unhex(vector(TYPES, "receipt_extremes.json")["encoded"])
+    few = unhex(vector(TYPES, "commitments.json")["inputs"])
+    yield "work_request", "two_tensors", b"LWRQ\x01" + bytes(range(32 + 32 + 20 + 32 + 16)) + few
+    answer = {
+        "receipt": {"receipt": receipt["receipt"], "signature": receipt["signature"]},
+        "openings": vector(TYPES, "commitments.json")["openings"],
+        "engine": vector(TYPES, "engine.json")["engine"],
+    }
+    yield "work_answer", "two_tensors", b"LWAN" + sized(json.dumps(answer).encode(), 4) + few
+    for index, body in enumerate(HTTP_BODIES):
+        yield "http_request", f"{index}", body
+        yield "http_response", f"{index}", body
     for model in ("digits", "iris"):
+        example = (MODELS / model / "example.json").read_bytes()
+        yield "http_request", model, ALL_JSON + example
+        yield "tensor_file", model, example
         yield "npy", model, (MODELS / model / "example.npy").read_bytes()
         yield "oip", model, (MODELS / model / "example.json").read_bytes()
     # The networks, an operator of each family, and a few of the models that must be refused; each is small.

@@ -4,9 +4,11 @@
 //! The fuzz targets in `targets/` feed them from libFuzzer. The test suites of the crates feed the same functions, from the
 //! same seeds, with a few thousand mutations each ([`smoke`]), on stable and without instrumentation.
 
+pub mod api;
 pub mod chain;
 pub mod graph;
 pub mod ledger;
+pub mod node;
 pub mod smoke;
 pub mod store;
 pub mod types;

@@ -16,11 +16,7 @@ pub fn run(target: &str, entry: fn(&[u8]) -> bool) {
     let accepted = seeds.iter().filter(|seed| entry(seed)).count();
     assert!(accepted > 0, "no seed in fuzz/seeds/{target} is accepted");
     entry(&[]);
-    let mut rng = SplitMix(
-        target
-            .bytes()
-            .fold(1, |state, byte| state * 31 + u64::from(byte)),
-    );
+    let mut rng = SplitMix(seed_of(target));
     for round in 0..MUTATIONS {
         let mut data = seeds[round % seeds.len()].clone();
         for _ in 0..=rng.below(3) {
@@ -28,6 +24,12 @@ pub fn run(target: &str, entry: fn(&[u8]) -> bool) {
         }
         entry(&data);
     }
+}
+
+/// A number of its own for each target.
+fn seed_of(target: &str) -> u64 {
+    let step = |state: u64, byte| state.wrapping_mul(31).wrapping_add(u64::from(byte));
+    target.bytes().fold(1, step)
 }
 
 /// The seeds of a target, in the order of their names.

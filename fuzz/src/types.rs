@@ -1,6 +1,6 @@
 //! Decoders of `lemma-types`.
 
-use lemma_types::{Amount, Manifest, ModelName, block, tensor};
+use lemma_types::{Amount, Manifest, ModelName, SignedReceipt, block, tensor};
 
 /// The canonical tensor encoding: one value has one encoding.
 pub fn tensors(data: &[u8]) -> bool {
@@ -60,5 +60,15 @@ pub fn amount(data: &[u8]) -> bool {
         return false;
     };
     assert_eq!(amount.to_string().parse(), Ok(amount));
+    true
+}
+
+/// Signed receipts as they are stored.
+pub fn signed_receipt(data: &[u8]) -> bool {
+    let Some(signed) = SignedReceipt::decode(data) else {
+        return false;
+    };
+    assert_eq!(signed.encode(), data);
+    let _ = signed.verify_signature(8402);
     true
 }

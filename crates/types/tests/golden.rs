@@ -96,6 +96,8 @@ fn signatures_verify_on_their_network_only() {
             receipt: get::<Receipt>(&case, "receipt"),
             signature: get(&case, "signature"),
         };
+        let encoded: Bytes = get(&case, "encoded");
+        assert_eq!(SignedReceipt::decode(&encoded), Some(signed.clone()));
         let chain_id: u64 = get(&case, "chain_id");
         assert_eq!(signed.verify_signature(chain_id), Ok(()));
         assert!(signed.verify_signature(chain_id - 1).is_err());

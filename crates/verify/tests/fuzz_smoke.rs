@@ -47,6 +47,11 @@ fn model_name() {
 }
 
 #[test]
+fn signed_receipt() {
+    smoke::run("signed_receipt", types::signed_receipt);
+}
+
+#[test]
 fn tensors() {
     smoke::run("tensors", types::tensors);
 }

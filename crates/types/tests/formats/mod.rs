@@ -340,6 +340,7 @@ fn signed(receipt: Receipt, chain_id: u64) -> Value {
         "struct_hash": struct_hash,
         "digest": digest,
         "signature": signed.signature,
+        "encoded": hex(signed.encode()),
         "address": key.address(),
         "private_key": key.to_bytes(),
     })

@@ -1,0 +1,44 @@
+//! Decoders of `lemma-api`: the Open Inference Protocol over HTTP, with the binary tensor data extension.
+
+use lemma_api::oip::{Request, Response, decode_tensors};
+
+/// The first two bytes are the length of the JSON header, little-endian; 65,535 stands for a body that is all JSON.
+fn split(data: &[u8]) -> Option<(&[u8], Option<usize>)> {
+    let (length, body) = data.split_first_chunk()?;
+    let length = u16::from_le_bytes(*length);
+    Some((body, (length != u16::MAX).then_some(length.into())))
+}
+
+/// Requests that reach a gateway: what is read survives the way through the binary form.
+pub fn http_request(data: &[u8]) -> bool {
+    let Some((body, header_length)) = split(data) else {
+        return false;
+    };
+    let Ok(request) = Request::decode(body, header_length) else {
+        return false;
+    };
+    let written = request.encode();
+    let again = Request::decode(&written.bytes, written.header_length);
+    assert_eq!(again.expect("what was written is read"), request);
+    true
+}
+
+/// Responses that reach a client: what is read survives the way back, unless it has no form in JSON (NaN, infinities).
+pub fn http_response(data: &[u8]) -> bool {
+    let Some((body, header_length)) = split(data) else {
+        return false;
+    };
+    let Ok(response) = Response::decode(body, header_length) else {
+        return false;
+    };
+    if let Ok(written) = response.encode() {
+        let again = Response::decode(&written.bytes, written.header_length);
+        assert_eq!(again.expect("what was written is read"), response);
+    }
+    true
+}
+
+/// Files with tensors, as the command line takes them.
+pub fn tensor_file(data: &[u8]) -> bool {
+    decode_tensors(data).is_ok()
+}

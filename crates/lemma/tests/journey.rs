@@ -443,10 +443,10 @@ fn verify_and_forge(user: &User, bundle: &str, root: &str) {
         8
     );
     // Other inputs than the receipt's, and another model.
-    let wrong = fs::read_to_string(repository("models/iris/example.json"))
-        .unwrap()
-        .replacen("6.6", "6.5", 1);
-    fs::write(user.path("wrong.json"), wrong).unwrap();
+    let example = fs::read(repository("models/iris/example.json")).unwrap();
+    let mut wrong: Value = serde_json::from_slice(&example).unwrap();
+    wrong["inputs"][0]["data"][0] = json!(0.5);
+    fs::write(user.path("wrong.json"), wrong.to_string()).unwrap();
     assert_eq!(verdict("whole.json", &bytes, &["--input", "wrong.json"]), 7);
     let other = repository("models/digits/model.onnx");
     assert_eq!(

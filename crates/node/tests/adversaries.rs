@@ -322,19 +322,6 @@ async fn no_lie_reaches_a_client() {
         assert_eq!(answer.outputs, truth.outputs);
     }
 
-    if std::env::var("LATENCY").is_ok() {
-        let mut times = vec![];
-        for _ in 0..300 {
-            let t = std::time::Instant::now();
-            infer(&network).await.unwrap();
-            times.push(t.elapsed());
-        }
-        times.sort();
-        eprintln!(
-            "median {:?} p90 {:?} p99 {:?}",
-            times[150], times[270], times[297]
-        );
-    }
     // With nobody else to ask there is no answer, and it says why.
     network.kill_worker(0).await.unwrap();
     mallory.answer(&network, &truth.outputs, lies()[0].1).await;

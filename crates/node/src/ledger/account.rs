@@ -13,6 +13,8 @@ use super::{Ledger, LedgerError, backoff, reason};
 const PRIORITY_FEE: u128 = 1_000;
 /// A transaction that waits for so long is sent again, to every validator: mempools forget when they restart.
 const RESEND: Duration = Duration::from_secs(2);
+/// Failures in a row after which even what may pass is given up.
+const MOST_DOUBTS: u32 = 5;
 /// Longest pause between tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -73,7 +75,7 @@ impl Account {
             match self.try_send(to, value, &input).await {
                 Ok(Some(sent)) => return Ok(sent),
                 Ok(None) => failures = 0,
-                Err(error) if is_passing(&error) => {
+                Err(error) if is_passing(&error) || is_doubtful(&error, failures) => {
                     tracing::debug!(%error, account = %self.address(), "transaction not accepted, trying again");
                     tokio::time::sleep(backoff(failures, LONGEST_PAUSE)).await;
                     failures += 1;
@@ -202,6 +204,15 @@ fn outcome(hash: B256, located: &Located) -> Result<Sent, LedgerError> {
 
 fn refusal(result: &CallResult) -> LedgerError {
     LedgerError::Refused(reason(result))
+}
+
+/// A validator that is behind may not know of funds yet; one that says so again and again is right.
+fn is_doubtful(error: &LedgerError, failures: u32) -> bool {
+    let funds = matches!(
+        error,
+        LedgerError::Submit(SubmitError::InsufficientFunds { .. })
+    );
+    funds && failures < MOST_DOUBTS
 }
 
 /// Whether waiting may cure it.

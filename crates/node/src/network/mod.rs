@@ -34,7 +34,7 @@ use crate::{
     gateway::GatewayConfig,
     keys,
     ledger::Account,
-    worker::{WorkerConfig, key_path},
+    worker::{Durability, WorkerConfig, key_path},
 };
 
 /// Most validators and most workers of a local network.
@@ -251,6 +251,8 @@ impl Network {
             hosts: vec![self.gateway.host_base().to_owned()],
             threads: self.config.worker_threads,
             batch_interval: self.config.batch_interval,
+            // Nothing is at stake in a local network.
+            durability: Durability::Process,
             ..WorkerConfig::new(self.layout.worker(index))
         };
         let started = Worker::start(config, self.ledger.clone()).await;

@@ -296,7 +296,7 @@ pub(crate) fn error(code: ErrorCode, message: impl Into<String>) -> ErrorBody {
 fn not_signed(reason: NotaryError) -> ErrorBody {
     let code = match reason {
         NotaryError::Duplicate(_) => ErrorCode::DuplicateRequest,
-        NotaryError::Journal(_) => ErrorCode::Internal,
+        NotaryError::Disk(_) => ErrorCode::Internal,
         NotaryError::Stopped => ErrorCode::Stopping,
     };
     error(code, reason.to_string())

@@ -1,13 +1,17 @@
 //! The worker's memory on disk: every receipt it signed, and the batches in which it settles them.
 //!
 //! Receipts are numbered in the order of their signatures, and each names the one before it, so a batch is a range of
-//! numbers. A receipt is durable before its answer leaves; a batch is durable before its transaction is sent, and is
-//! sealed over exactly the receipts that the transaction will state. After a crash the same batch is sent again: the
-//! ledger knows it by its root.
+//! numbers. A receipt is in the [log](super::wal) before its answer leaves, and in the database soon after. A batch is in
+//! the database before its transaction is sent, and is sealed over exactly the receipts that the transaction will state.
+//! After a crash the same batch is sent again: the ledger knows it by its root.
 
 use std::{
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use lemma_types::{
@@ -19,6 +23,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::wal::Numbered;
 use crate::protocol::{Position, ReceiptState, Stage};
 
 type Word = [u8; 32];
@@ -38,12 +43,18 @@ const ENGINES: TableDefinition<Word, &[u8]> = TableDefinition::new("engines");
 /// Whose journal it is, and of which network.
 const OWNER: TableDefinition<&str, &[u8]> = TableDefinition::new("owner");
 
+/// Receipts that enter the database in one step.
+const GROUP: usize = 2_048;
+
 /// Why the journal fails.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The disk, or the file on it.
     #[error("the receipt journal: {0}")]
     Storage(Box<redb::Error>),
+    /// The log of receipts that are not in the database yet.
+    #[error("the receipt log: {0}")]
+    Log(#[from] std::io::Error),
     /// It belongs to another worker or network.
     #[error("the receipt journal is that of another {0}: use another data directory")]
     Foreign(&'static str),
@@ -86,11 +97,24 @@ pub(crate) struct Batch {
     pub(crate) settled: Option<(u64, u64)>,
 }
 
-/// The journal. All methods block on the disk.
+/// The journal. All methods but [`note`](Self::note) block on the disk.
 pub(crate) struct Journal {
     database: Database,
+    engine: Engine,
+    /// Receipts that are signed and in the log, but not in the database yet.
+    unstored: Mutex<Unstored>,
     /// Receipts that are in no settled batch.
     waiting: AtomicU64,
+    /// All receipts below this number are in the database.
+    stored: AtomicU64,
+}
+
+#[derive(Default)]
+struct Unstored {
+    by_number: BTreeMap<u64, SignedReceipt>,
+    /// By receipt id.
+    ids: HashMap<B256, u64>,
+    requests: HashSet<B256>,
 }
 
 impl Journal {
@@ -129,23 +153,29 @@ impl Journal {
         transaction.commit()?;
         let journal = Self {
             database,
+            engine: engine.clone(),
+            unstored: Mutex::default(),
             waiting: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
         };
+        let next = journal.last()?.map_or(0, |(number, _)| number + 1);
+        let batches = journal.batches()?;
+        let settled = batches.iter().filter(|batch| batch.settled.is_some());
+        let settled: u64 = settled.map(|batch| batch.count).sum();
+        journal.stored.store(next, Ordering::Release);
         journal
             .waiting
-            .store(journal.count_waiting()?, Ordering::Relaxed);
+            .store(next.saturating_sub(settled), Ordering::Relaxed);
         Ok(journal)
     }
 
-    fn count_waiting(&self) -> Result<u64, JournalError> {
-        let next = self.last()?.map_or(0, |(number, _)| number + 1);
-        let settled: u64 = self
-            .batches()?
-            .iter()
-            .filter(|batch| batch.settled.is_some())
-            .map(|batch| batch.count)
-            .sum();
-        Ok(next.saturating_sub(settled))
+    fn unstored(&self) -> MutexGuard<'_, Unstored> {
+        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number below which all receipts are in the database.
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Acquire)
     }
 
     /// Receipts that no settled batch holds.
@@ -165,50 +195,58 @@ impl Journal {
 
     /// Whether a receipt for this request id exists.
     pub(crate) fn answered(&self, request_id: B256) -> Result<bool, JournalError> {
+        if self.unstored().requests.contains(&request_id) {
+            return Ok(true);
+        }
         let requests = self.database.begin_read()?.open_table(REQUESTS)?;
         Ok(requests.get(request_id.0)?.is_some())
     }
 
-    /// Appends receipts, all in one durable step. `make` is called for each in order with the id of the receipt before it,
-    /// if its request id is new.
-    pub(crate) fn append<T>(
-        &self,
-        drafts: &[T],
-        request_id: impl Fn(&T) -> B256,
-        mut make: impl FnMut(&T, B256) -> SignedReceipt,
-    ) -> Result<Vec<Option<SignedReceipt>>, JournalError> {
+    /// Takes note of receipts that are in the log: from now on they are found, and counted as waiting.
+    pub(crate) fn note(&self, receipts: &[Numbered]) {
+        let mut unstored = self.unstored();
+        for (number, receipt) in receipts {
+            unstored.ids.insert(receipt.receipt.id(), *number);
+            unstored.requests.insert(receipt.receipt.request_id);
+            unstored.by_number.insert(*number, receipt.clone());
+        }
+        self.waiting
+            .fetch_add(receipts.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Brings what was noted into the database, in one durable step. Returns whether there was anything.
+    pub(crate) fn store(&self) -> Result<bool, JournalError> {
+        let receipts: Vec<Numbered> = {
+            let unstored = self.unstored();
+            let all = unstored.by_number.iter().take(GROUP);
+            all.map(|(number, receipt)| (*number, receipt.clone()))
+                .collect()
+        };
+        let Some((last, _)) = receipts.last() else {
+            return Ok(false);
+        };
         let transaction = self.database.begin_write()?;
-        let mut made = Vec::with_capacity(drafts.len());
         {
-            let mut receipts = transaction.open_table(RECEIPTS)?;
+            let mut table = transaction.open_table(RECEIPTS)?;
             let mut ids = transaction.open_table(IDS)?;
             let mut requests = transaction.open_table(REQUESTS)?;
-            let last = receipts
-                .last()?
-                .map(|(number, value)| split(value.value()).map(|(id, _)| (number.value(), id)));
-            let (mut next, mut previous) = match last.transpose()? {
-                Some((number, id)) => (number + 1, id),
-                None => (0, B256::ZERO),
-            };
-            for draft in drafts {
-                let request = request_id(draft).0;
-                if requests.get(request)?.is_some() {
-                    made.push(None);
-                    continue;
-                }
-                let receipt = make(draft, previous);
+            for (number, receipt) in &receipts {
                 let id = receipt.receipt.id();
-                receipts.insert(next, [id.as_slice(), &receipt.encode()].concat().as_slice())?;
-                ids.insert(id.0, next)?;
-                requests.insert(request, next)?;
-                (next, previous) = (next + 1, id);
-                made.push(Some(receipt));
+                let value = [id.as_slice(), &receipt.encode()].concat();
+                table.insert(number, value.as_slice())?;
+                ids.insert(id.0, number)?;
+                requests.insert(receipt.receipt.request_id.0, number)?;
             }
         }
         transaction.commit()?;
-        let count = made.iter().flatten().count() as u64;
-        self.waiting.fetch_add(count, Ordering::Relaxed);
-        Ok(made)
+        self.stored.store(last + 1, Ordering::Release);
+        let mut unstored = self.unstored();
+        for (number, receipt) in &receipts {
+            unstored.by_number.remove(number);
+            unstored.ids.remove(&receipt.receipt.id());
+            unstored.requests.remove(&receipt.receipt.request_id);
+        }
+        Ok(true)
     }
 
     /// Seals a batch of all receipts that are in none, at most `most`. `None` if there are no such receipts.
@@ -335,6 +373,21 @@ impl Journal {
 
     /// A receipt and how far it is; `None` if there is no such receipt.
     pub(crate) fn find(&self, id: B256) -> Result<Option<ReceiptState>, JournalError> {
+        let unstored = {
+            let unstored = self.unstored();
+            unstored
+                .ids
+                .get(&id)
+                .and_then(|number| unstored.by_number.get(number))
+                .cloned()
+        };
+        if let Some(receipt) = unstored {
+            return Ok(Some(ReceiptState {
+                receipt,
+                engine: self.engine.clone(),
+                stage: Stage::Pending,
+            }));
+        }
         let transaction = self.database.begin_read()?;
         let Some(number) = transaction
             .open_table(IDS)?
@@ -406,20 +459,20 @@ fn decode(bytes: &[u8]) -> Result<Batch, JournalError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use lemma_types::{Bytes, Digest, Mode, Receipt, keys::SecretKey};
 
     use super::*;
 
-    fn network() -> TrustedRoot {
+    pub(in super::super) fn network() -> TrustedRoot {
         TrustedRoot::new(1, B256::repeat_byte(1), Bytes::new())
     }
 
-    fn key() -> SecretKey {
+    pub(in super::super) fn key() -> SecretKey {
         SecretKey::from_bytes(&[5; 32]).unwrap()
     }
 
-    fn engine() -> Engine {
+    pub(in super::super) fn engine() -> Engine {
         Engine {
             numeric_spec: 1,
             importer: 1,
@@ -427,7 +480,7 @@ mod tests {
         }
     }
 
-    fn draft(request: u8) -> Receipt {
+    pub(in super::super) fn draft(request: u8) -> Receipt {
         Receipt {
             request_id: B256::repeat_byte(request),
             model_root: Digest::of(b"model"),
@@ -451,24 +504,30 @@ mod tests {
         }
     }
 
-    fn append(
-        journal: &Journal,
-        requests: impl IntoIterator<Item = u8>,
-    ) -> Vec<Option<SignedReceipt>> {
-        let drafts: Vec<Receipt> = requests.into_iter().map(draft).collect();
-        journal
-            .append(
-                &drafts,
-                |draft| draft.request_id,
-                |draft, previous| {
-                    let receipt = Receipt {
-                        previous_receipt: previous,
-                        ..draft.clone()
-                    };
-                    receipt.sign(1, &key())
-                },
-            )
-            .unwrap()
+    /// A signed receipt for a request.
+    pub(in super::super) fn receipt(request: u8) -> SignedReceipt {
+        draft(request).sign(1, &key())
+    }
+
+    /// Signs receipts for requests, notes and stores them.
+    fn append(journal: &Journal, requests: impl IntoIterator<Item = u8>) -> Vec<SignedReceipt> {
+        let (first, mut previous) = match journal.last().unwrap() {
+            Some((number, id)) => (number + 1, id),
+            None => (0, B256::ZERO),
+        };
+        let mut receipts = Vec::new();
+        for request in requests {
+            let receipt = Receipt {
+                previous_receipt: previous,
+                ..draft(request)
+            };
+            previous = receipt.id();
+            receipts.push(receipt.sign(1, &key()));
+        }
+        let numbered: Vec<Numbered> = (first..).zip(receipts.iter().cloned()).collect();
+        journal.note(&numbered);
+        assert!(journal.store().unwrap());
+        receipts
     }
 
     fn open(directory: &tempfile::TempDir) -> Journal {
@@ -494,28 +553,31 @@ mod tests {
     }
 
     #[test]
-    fn receipts_form_a_chain_that_survives_a_restart() {
+    fn what_is_noted_is_found_before_and_after_it_is_stored() {
         let directory = tempfile::tempdir().unwrap();
         let journal = open(&directory);
-        let first = append(&journal, [1, 2]);
+        let one = receipt(1);
+        let id = one.receipt.id();
+        journal.note(&[(0, one.clone())]);
+        let found = ReceiptState {
+            receipt: one,
+            engine: engine(),
+            stage: Stage::Pending,
+        };
+        for stored in [false, true] {
+            assert_eq!(journal.find(id).unwrap(), Some(found.clone()));
+            assert!(journal.answered(B256::repeat_byte(1)).unwrap());
+            assert!(!journal.answered(B256::repeat_byte(2)).unwrap());
+            assert_eq!(
+                (journal.waiting(), journal.stored()),
+                (1, u64::from(stored))
+            );
+            assert_eq!(journal.store().unwrap(), !stored);
+        }
         drop(journal);
         let journal = open(&directory);
-        assert_eq!(journal.waiting(), 2);
-        let second = append(&journal, [3, 2]);
-        assert_eq!(second[1], None, "a request id is answered once");
-        let chain: Vec<_> = first
-            .iter()
-            .chain(&second)
-            .flatten()
-            .map(|signed| &signed.receipt)
-            .collect();
-        assert_eq!(chain[0].previous_receipt, B256::ZERO);
-        for pair in chain.windows(2) {
-            assert_eq!(pair[1].previous_receipt, pair[0].id());
-        }
-        assert!(journal.answered(B256::repeat_byte(3)).unwrap());
-        assert!(!journal.answered(B256::repeat_byte(4)).unwrap());
-        assert_eq!(journal.waiting(), 3);
+        assert_eq!((journal.waiting(), journal.stored()), (1, 1));
+        assert_eq!(journal.last().unwrap(), Some((0, id)));
     }
 
     #[test]
@@ -550,11 +612,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let journal = open(&directory);
         let receipts = append(&journal, 1..=7);
-        let ids: Vec<B256> = receipts
-            .iter()
-            .flatten()
-            .map(|signed| signed.receipt.id())
-            .collect();
+        let ids: Vec<B256> = receipts.iter().map(|signed| signed.receipt.id()).collect();
         assert_eq!(journal.find(ids[0]).unwrap().unwrap().stage, Stage::Pending);
         let batch = journal.seal(5).unwrap().unwrap();
         assert_eq!(journal.batch_ids(batch.root).unwrap().unwrap(), ids[..5]);
@@ -565,7 +623,7 @@ mod tests {
                 engine: found,
                 stage,
             } = journal.find(*id).unwrap().unwrap();
-            assert_eq!(Some(receipt), receipts[index]);
+            assert_eq!(receipt, receipts[index]);
             assert_eq!(found, engine());
             let Stage::Sealed(position) = stage else {
                 panic!("{stage:?}")

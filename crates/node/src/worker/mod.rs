@@ -11,6 +11,7 @@ mod models;
 mod notary;
 mod register;
 mod settle;
+mod wal;
 
 use std::{
     fs, io,
@@ -53,6 +54,17 @@ use crate::{
 /// How long a graceful stop waits for requests in flight.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// What a receipt withstands when its answer leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Loss of power: the disk has confirmed it. Costs the disk's time for a flush.
+    #[default]
+    Power,
+    /// A crash of the program (`kill -9`): the operating system has it. Loss of power within the next moments may lose it,
+    /// and the worker would then sign another successor to the same receipt: for networks where nothing is at stake.
+    Process,
+}
+
 /// How to run a worker.
 #[derive(Clone)]
 pub struct WorkerConfig {
@@ -82,6 +94,8 @@ pub struct WorkerConfig {
     pub batch_threshold: u64,
     /// Asked for each compute unit; zero serves for nothing.
     pub price_per_unit: Amount,
+    /// What a receipt withstands when its answer leaves.
+    pub durability: Durability,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -104,6 +118,7 @@ impl WorkerConfig {
             batch_interval: Duration::from_secs(1),
             batch_threshold: 10_000,
             price_per_unit: Amount::ZERO,
+            durability: Durability::default(),
             clock: Arc::new(SystemClock),
         }
     }
@@ -139,16 +154,31 @@ pub enum WorkerError {
     Threads(io::Error),
 }
 
-/// A running worker, on threads of its own.
+/// A running worker, on threads of its own. Dropping it ends it at once, as a crash would.
 pub struct Worker {
     address: Address,
     endpoint: String,
-    service: Arc<Service>,
     registered: watch::Receiver<bool>,
+    /// `None` once it is being ended.
+    parts: Option<Parts>,
+}
+
+/// What has to be ended.
+struct Parts {
+    service: Arc<Service>,
     shutdown: oneshot::Sender<()>,
     served: oneshot::Receiver<()>,
     runtime: Runtime,
     notary: thread::JoinHandle<()>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some(parts) = self.parts.take() {
+            // A runtime must not be waited for on an async thread.
+            parts.runtime.shutdown_background();
+        }
+    }
 }
 
 /// The path of a worker's key in its directory.
@@ -189,12 +219,13 @@ impl Worker {
             .map_err(WorkerError::Threads)?;
         let waiting = watch::Sender::new(journal.waiting());
         let (notary, notary_thread) = Notary::start(
+            &config.data_dir,
+            config.durability,
             Arc::clone(&journal),
             key.clone(),
             ledger.chain_id(),
             waiting.clone(),
-        )
-        .map_err(WorkerError::Threads)?;
+        )?;
         let executor = executor(&config, address, &ledger, store, notary);
         let service = Arc::new(Service {
             executor,
@@ -224,7 +255,8 @@ impl Worker {
             account: account.clone(),
             ledger: ledger.clone(),
             batching: Batching {
-                interval: config.batch_interval,
+                // Receipts reach the database within this time.
+                interval: config.batch_interval.max(Duration::from_millis(10)),
                 threshold: config.batch_threshold.clamp(1, protocol::MAX_BATCH as u64),
                 most: protocol::MAX_BATCH as u64,
             },
@@ -257,12 +289,14 @@ impl Worker {
         Ok(Self {
             address,
             endpoint,
-            service,
             registered: registered_receiver,
-            shutdown,
-            served,
-            runtime,
-            notary: notary_thread,
+            parts: Some(Parts {
+                service,
+                shutdown,
+                served,
+                runtime,
+                notary: notary_thread,
+            }),
         })
     }
 
@@ -278,12 +312,6 @@ impl Worker {
         &self.endpoint
     }
 
-    /// Receipts that the ledger has not settled yet.
-    #[must_use]
-    pub fn receipts_waiting(&self) -> u64 {
-        self.service.journal.waiting()
-    }
-
     /// Tells when the ledger knows the worker and its endpoint.
     #[must_use]
     pub fn registered(&self) -> watch::Receiver<bool> {
@@ -292,18 +320,24 @@ impl Worker {
 
     /// Stops gracefully: takes no more requests, answers those in flight. Receipts that are not settled yet are settled
     /// after the next start.
-    pub async fn stop(self) {
-        self.service.stopping.store(true, Ordering::Relaxed);
-        let _ = self.shutdown.send(());
-        if tokio::time::timeout(GRACE, self.served).await.is_err() {
+    pub async fn stop(mut self) {
+        let Some(mut parts) = self.parts.take() else {
+            return;
+        };
+        parts.service.stopping.store(true, Ordering::Relaxed);
+        let (shutdown, served) = (parts.shutdown, &mut parts.served);
+        let _ = shutdown.send(());
+        if tokio::time::timeout(GRACE, served).await.is_err() {
             tracing::warn!(worker = %self.address, "requests were still in flight when the worker stopped");
         }
-        end(self.runtime, self.service, self.notary).await;
+        end(parts.runtime, parts.service, parts.notary).await;
     }
 
-    /// Stops at once, as a crash would: connections break, nothing is answered any more.
-    pub async fn kill(self) {
-        end(self.runtime, self.service, self.notary).await;
+    /// Stops at once, as a crash would: connections break, nothing is answered any more. Returns when it is gone.
+    pub async fn kill(mut self) {
+        if let Some(parts) = self.parts.take() {
+            end(parts.runtime, parts.service, parts.notary).await;
+        }
     }
 }
 

@@ -28,13 +28,13 @@ struct Source {
 impl Source {
     /// `NAME=FILE` if NAME is a tensor of the model and no such file exists; otherwise `FILE`.
     fn parse(text: &str, specs: &[TensorSpec]) -> Self {
-        if let Some((name, path)) = text.split_once('=') {
-            if !Path::new(text).exists() || specs.iter().any(|spec| spec.name == name) {
-                return Self {
-                    name: Some(name.to_owned()),
-                    path: path.into(),
-                };
-            }
+        if let Some((name, path)) = text.split_once('=')
+            && (!Path::new(text).exists() || specs.iter().any(|spec| spec.name == name))
+        {
+            return Self {
+                name: Some(name.to_owned()),
+                path: path.into(),
+            };
         }
         Self {
             name: None,
@@ -201,7 +201,7 @@ mod tests {
             npy_file(dir.path(), "x.npy", 1.0),
             npy_file(dir.path(), "y.npy", 2.0),
         );
-        let one = read_all(&[x.clone()], &[spec("only")]).unwrap();
+        let one = read_all(std::slice::from_ref(&x), &[spec("only")]).unwrap();
         assert_eq!(one, [tensor("only", 1.0)]);
         let two = [spec("a"), spec("b")];
         let named = read_all(&[format!("b={y}"), format!("a={x}")], &two).unwrap();
@@ -216,7 +216,7 @@ mod tests {
         let two = [spec("a"), spec("b")];
         let file = path.display().to_string();
         assert_eq!(
-            read_all(&[file.clone()], &two).unwrap(),
+            read_all(std::slice::from_ref(&file), &two).unwrap(),
             [tensor("a", 1.0), tensor("b", 2.0)]
         );
         assert_eq!(
@@ -233,7 +233,7 @@ mod tests {
         let x = npy_file(dir.path(), "x.npy", 1.0);
         let two = [spec("alpha"), spec("beta")];
         let fails = |files: &[String]| read_all(files, &two).unwrap_err();
-        assert_eq!(fails(&[x.clone()]).code(), ExitCode::Usage);
+        assert_eq!(fails(std::slice::from_ref(&x)).code(), ExitCode::Usage);
         assert!(
             fails(&[format!("alpha={x}")])
                 .message()

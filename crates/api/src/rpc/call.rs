@@ -76,10 +76,10 @@ fn parse(object: &Map<String, Value>) -> Result<CallRequest, String> {
             _ => return Err(format!("unknown member `{}`", super::hex::cut(name))),
         }
     }
-    if let (Some(input), Some(older)) = (&input, &older_input) {
-        if input != older {
-            return Err("`input` and `data` differ: give one of them".to_owned());
-        }
+    if let (Some(input), Some(older)) = (&input, &older_input)
+        && input != older
+    {
+        return Err("`input` and `data` differ: give one of them".to_owned());
     }
     request.input = input.or(older_input).unwrap_or_default();
     Ok(request)

@@ -52,8 +52,10 @@ pub(super) fn run(config: &Config, shell: &mut Shell) -> CommandResult {
         (
             "receipts",
             format!(
-                "{} waiting for settlement",
-                number(&status["receipts"]["pending"])
+                "{} settled in {} batches, {} waiting",
+                number(&status["receipts"]["settled"]),
+                number(&status["receipts"]["batches"]),
+                number(&status["receipts"]["pending"]),
             ),
         ),
         (

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lemma_types::Address;
 use serde_json::Value;
 
 use super::block_on;
@@ -77,8 +78,12 @@ pub(super) fn run(config: &Config, shell: &mut Shell) -> CommandResult {
         } else {
             "set aside"
         };
+        // People compare addresses with their checksum (EIP-55).
+        let address = worker["address"]
+            .as_str()
+            .and_then(|text| text.parse::<Address>().ok());
         table.row([
-            text(&worker["address"]),
+            address.map_or_else(|| "unknown".to_owned(), |address| address.to_string()),
             text(&worker["endpoint"]),
             number(&worker["in_flight"]),
             number(&worker["failures"]),

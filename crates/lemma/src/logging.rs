@@ -64,7 +64,7 @@ pub(crate) fn start(verbose: u8, form: LogFormat) -> CommandResult {
 fn directives(verbose: u8) -> String {
     let (ours, others) = match verbose {
         0 => ("warn", "error"),
-        1 => ("info", "warn"),
+        1 => ("info", "error"),
         2 => ("debug", "info"),
         _ => ("trace", "debug"),
     };

@@ -4,9 +4,12 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -519,6 +522,42 @@ fn mistakes_are_explained(user: &User) {
     .ok();
     user.run(&["account", "send", address.trim(), "99999999"])
         .failed(6, "insufficient funds");
+}
+
+#[test]
+fn a_second_interrupt_does_not_wait_for_requests() {
+    let mut user = User::new();
+    let network = user.up();
+    // An upload that never ends.
+    let mut stuck = TcpStream::connect(user.api.trim_start_matches("http://")).unwrap();
+    let request = format!(
+        "PUT /v1/blobs/{} HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n",
+        "0".repeat(64)
+    );
+    stuck.write_all(request.as_bytes()).unwrap();
+    let mut going_on = [0; 12];
+    stuck.read_exact(&mut going_on).unwrap();
+    assert_eq!(&going_on, b"HTTP/1.1 100", "the gateway waits for the body");
+    let id = network.child.id().to_string();
+    let interrupt = || {
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &id])
+                .status()
+                .unwrap()
+                .success()
+        )
+    };
+    interrupt();
+    let log = user.path("log");
+    while !fs::read_to_string(&log)
+        .unwrap()
+        .contains("Ctrl-C again stops at once")
+    {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(network.signal("-INT").code(), Some(130));
+    drop(stuck);
 }
 
 #[test]

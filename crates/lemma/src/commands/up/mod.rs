@@ -6,6 +6,7 @@ mod demo;
 use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener},
+    time::Duration,
 };
 
 use lemma_api::{Api, Limits, metrics::Exporter};
@@ -29,6 +30,9 @@ use crate::{
     progress, samples,
     shell::Shell,
 };
+
+/// How long requests in flight may take to end when the network stops.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// Starts the network and keeps it up until it is told to stop.
 pub(super) fn run(arguments: &Up, config: &Config, shell: &mut Shell) -> CommandResult<ExitCode> {
@@ -261,10 +265,11 @@ impl Servers {
         })
     }
 
-    /// Lets requests in flight end.
+    /// Lets requests in flight end, for a while: one that never ends must not keep the network up.
     async fn stop(self) {
         let _ = self.stop.send(true);
         // What they ended with no longer matters.
-        let _ = tokio::join!(self.api, self.metrics);
+        let ended = async { tokio::join!(self.api, self.metrics) };
+        let _ = tokio::time::timeout(DRAIN, ended).await;
     }
 }

@@ -18,7 +18,7 @@ pub const RECEIPTS_WAITING: &str = "lemma_receipts_waiting";
 pub const BATCHES_SETTLED: &str = "lemma_batches_settled_total";
 /// Histogram, seconds: executions of a model on a worker.
 pub const EXECUTION_SECONDS: &str = "lemma_execution_seconds";
-/// Gauge: requests that wait for a thread of a worker. Labels: `worker`.
+/// Gauge: requests that a worker has taken and not answered. Labels: `worker`.
 pub const QUEUE_DEPTH: &str = "lemma_worker_queue_depth";
 /// Gauge, bytes: files of the models that a worker holds in memory. Labels: `worker`.
 pub const MODEL_BYTES: &str = "lemma_worker_model_bytes";

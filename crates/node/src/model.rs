@@ -273,3 +273,110 @@ impl Files for ManifestFiles<'_> {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use lemma_graph::NoFiles;
+
+    use super::*;
+
+    const DIGITS: &[u8] = include_bytes!("../../../models/digits/model.onnx");
+    const IRIS: &[u8] = include_bytes!("../../../models/iris/model.onnx");
+
+    fn publish(store: &BlobStore, onnx: &[u8]) -> Manifest {
+        let model = Model::load(onnx, &NoFiles, &Limits::small()).unwrap();
+        let file = File {
+            path: "model.onnx".to_owned(),
+            size: onnx.len() as u64,
+            blake3: store.put_bytes(onnx).unwrap(),
+        };
+        manifest(&model, vec![file], Terms::default()).unwrap()
+    }
+
+    /// Puts the sample models and their manifests into a store.
+    pub(crate) fn samples(store: &BlobStore) -> [Manifest; 2] {
+        let manifests = [DIGITS, IRIS].map(|onnx| publish(store, onnx));
+        for manifest in &manifests {
+            assert_eq!(
+                store.put_bytes(&manifest.encode()).unwrap(),
+                manifest.root()
+            );
+        }
+        manifests
+    }
+
+    #[test]
+    fn a_model_loads_only_as_its_manifest_states_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(directory.path()).unwrap();
+        let [digits, iris] = samples(&store);
+        assert_eq!(
+            load(&digits, &store, 1 << 20).unwrap().root(),
+            digits.graph_root
+        );
+        assert!(matches!(
+            load(&digits, &store, 100),
+            Err(LoadError::TooLarge { limit: 100, .. })
+        ));
+
+        type Change = fn(&mut Manifest, &Manifest);
+        let lies: [(&str, Change); 5] = [
+            ("graph_root", |manifest, _| {
+                manifest.graph_root = Digest::of(b"other")
+            }),
+            ("compute_units", |manifest, _| manifest.compute_units += 1),
+            ("inputs", |manifest, _| manifest.inputs[0].name.push('x')),
+            ("outputs", |manifest, _| manifest.outputs.clear()),
+            ("graph_root", |manifest, other| {
+                manifest.files.clone_from(&other.files)
+            }),
+        ];
+        for (field, lie) in lies {
+            let mut manifest = digits.clone();
+            lie(&mut manifest, &iris);
+            let error = load(&manifest, &store, 1 << 20).unwrap_err();
+            assert!(
+                matches!(&error, LoadError::Mismatch { field: found, .. } if *found == field),
+                "{error}"
+            );
+        }
+        let importer = Manifest {
+            importer: IMPORTER_VERSION + 1,
+            ..digits.clone()
+        };
+        assert!(matches!(
+            load(&importer, &store, 1 << 20),
+            Err(LoadError::Importer { .. })
+        ));
+        store.remove(&digits.files[0].blake3).unwrap();
+        assert!(matches!(
+            load(&digits, &store, 1 << 20),
+            Err(LoadError::File { .. })
+        ));
+    }
+
+    #[test]
+    fn files_beside_a_model_are_found_relative_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(directory.path()).unwrap();
+        let [mut manifest, _] = samples(&store);
+        let weights = store.put_bytes(b"0123456789").unwrap();
+        manifest.files.push(File {
+            path: "sub/weights.bin".to_owned(),
+            size: 10,
+            blake3: weights,
+        });
+        let files = ManifestFiles {
+            manifest: &manifest,
+            store: &store,
+            folder: "sub",
+        };
+        assert_eq!(files.size("weights.bin"), Ok(10));
+        assert_eq!(files.read("weights.bin", 3, 4), Ok(b"3456".to_vec()));
+        assert!(files.read("weights.bin", 8, 4).is_err());
+        assert!(
+            files.size("model.onnx").is_err(),
+            "it is not in that folder"
+        );
+    }
+}

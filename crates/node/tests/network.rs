@@ -276,3 +276,32 @@ async fn everything_is_there_after_a_restart() {
     infer(&network).await.unwrap();
     network.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_everything_loses_nothing_that_was_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    // Nothing settles before the crash.
+    let slow = NetworkConfig {
+        batch_interval: Duration::from_secs(60),
+        ..config(directory.path())
+    };
+    let network = start(slow).await;
+    let mut answers = Vec::new();
+    for _ in 0..6 {
+        answers.push(infer(&network).await.unwrap());
+    }
+    let height = network.ledger().head().number;
+    network.kill().await;
+
+    let network = start(config(directory.path())).await;
+    assert!(
+        network.ledger().head().number >= height,
+        "what was final stays final"
+    );
+    for answer in &answers {
+        let bundle = final_bundle(&network, answer.receipt_id()).await;
+        let report = verify(&network, &bundle, answer);
+        assert_eq!(report.verdict, Verdict::Verified, "{report}");
+    }
+    network.stop().await;
+}

@@ -21,6 +21,11 @@ use crate::{
     protocol::{Position, ReceiptState, Stage},
 };
 
+/// A receipt that is in no collected batch so long after it was made is overdue, milliseconds.
+const OVERDUE_MS: u64 = 5_000;
+/// Most workers that are asked for a receipt that is not known here.
+const MOST_ASKED: usize = 64;
+
 impl Inner {
     pub(super) async fn bundle(self: &Arc<Self>, id: B256) -> Result<BundleStatus, GatewayError> {
         let inner = Arc::clone(self);
@@ -29,9 +34,8 @@ impl Inner {
         let (served, located) = match known.await? {
             (Some(served), Some(located)) => (served, Some(located)),
             (Some(served), None) => {
-                let worker = served.receipt.receipt.worker;
-                let located = self.ask_where(worker, id).await.map(|(_, located)| located);
-                (served, located.flatten())
+                let located = self.ask_late(&served).await;
+                (served, located)
             }
             (None, _) => match self.ask_all(id).await {
                 Some(found) => found,
@@ -42,6 +46,23 @@ impl Inner {
             return Ok(BundleStatus::Pending(served.receipt));
         };
         self.prove(served, located).await
+    }
+
+    /// The place of a receipt that was served here. Its batch is collected when it settles, so only a receipt that is overdue
+    /// is worth a question to its worker; the answer also tells which batch to collect.
+    async fn ask_late(&self, served: &Served) -> Option<Located> {
+        let receipt = &served.receipt.receipt;
+        if self.ledger.head().timestamp_ms < receipt.completed_at.saturating_add(OVERDUE_MS) {
+            return None;
+        }
+        let _turn = self.lookups.acquire().await.ok()?;
+        let (_, located) = self.ask_where(receipt.worker, receipt.id()).await?;
+        let located = located?;
+        let (index, record) = (Arc::clone(&self.index), located.batch.clone());
+        if blocking(move || index.want(&[record])).await.is_ok() {
+            self.collect.notify_one();
+        }
+        Some(located)
     }
 
     /// Asks a worker for a receipt and its place; what it says is checked against the ledger.
@@ -92,9 +113,11 @@ impl Inner {
 
     /// A receipt that this gateway did not serve, or forgot in a crash: some worker may have it.
     async fn ask_all(&self, id: B256) -> Option<(Served, Option<Located>)> {
+        let _turn = self.lookups.acquire().await.ok()?;
         let workers = self.pool.status();
         let asked = workers
             .iter()
+            .take(MOST_ASKED)
             .map(|worker| Box::pin(async { self.ask_where(worker.address, id).await.ok_or(()) }));
         if workers.is_empty() {
             return None;

@@ -8,9 +8,10 @@ use lemma_types::{
 };
 
 use super::{GatewayError, Inner, blocking, client::WorkerFailure};
+use crate::ledger::backoff;
 
-/// How long until batches that could not be collected are tried again.
-const RETRY: Duration = Duration::from_secs(2);
+/// Longest time until batches that could not be collected are tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 enum CollectError {
@@ -28,6 +29,7 @@ enum CollectError {
 
 /// Collects for as long as it is polled.
 pub(super) async fn collect(inner: Arc<Inner>) {
+    let mut failures = 0;
     loop {
         let index = Arc::clone(&inner.index);
         let wanted = blocking(move || index.wanted())
@@ -49,15 +51,15 @@ pub(super) async fn collect(inner: Arc<Inner>) {
                 }
             }
         }
-        let retry = async {
-            match left {
-                0 => std::future::pending().await,
-                _ => tokio::time::sleep(RETRY).await,
-            }
-        };
+        if left == 0 {
+            failures = 0;
+            inner.collect.notified().await;
+            continue;
+        }
+        let retry = tokio::time::sleep(backoff(failures, LONGEST_PAUSE));
         tokio::select! {
             () = inner.collect.notified() => {}
-            () = retry => {}
+            () = retry => failures += 1,
         }
     }
 }

@@ -65,8 +65,8 @@ pub enum InferError {
     /// The request id was used before.
     #[error("request id {0} was used before: draw a new one for each request")]
     DuplicateRequest(lemma_types::B256),
-    /// Every worker has as much to do as it can queue.
-    #[error("all {0} workers are busy: try again in a moment")]
+    /// So many workers were asked, and had as much to do as they can queue; 0 if the gateway itself has.
+    #[error("{}: try again in a moment", busy(*.0))]
     Busy(usize),
     /// No worker is registered, or none can be reached.
     #[error("no worker could serve the request: {0}")]
@@ -82,6 +82,14 @@ pub enum InferError {
     /// The gateway's own affairs: ledger or storage.
     #[error(transparent)]
     Gateway(GatewayError),
+}
+
+fn busy(workers: usize) -> String {
+    match workers {
+        0 => "too many requests are under way".to_owned(),
+        1 => "the worker is busy".to_owned(),
+        count => format!("{count} workers are busy"),
+    }
 }
 
 impl InferError {

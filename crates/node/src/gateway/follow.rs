@@ -17,34 +17,37 @@ use super::{Inner, blocking};
 use crate::{
     ledger::{LedgerError, ModelRecord, NodeRecord, backoff},
     metrics as names,
+    protocol::MAX_BATCH,
 };
 
 /// The cursor is written at least this often, so that a restart has little to look through again.
 const CURSOR_EVERY: u64 = 256;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Reads names and workers as they are now. Events of later blocks keep them up to date; that some are seen twice changes
-/// nothing.
-pub(super) async fn snapshot(inner: &Inner) -> Result<(), LedgerError> {
+/// Reads names and workers as they are now, and returns a height that they are not older than. Events of later blocks keep
+/// them up to date.
+pub(super) async fn snapshot(inner: &Inner) -> Result<u64, LedgerError> {
+    let height = inner.ledger.chain()?.head().number;
     for node in inner.ledger.nodes().await? {
         inner.pool.update(&node);
     }
     let models = inner.ledger.models().await?;
     let mut known = inner.models();
     known.extend(models.into_iter().map(|model| (model.name.clone(), model)));
-    Ok(())
+    Ok(height)
 }
 
-/// Goes through final blocks, from the one after `cursor` on.
-pub(super) async fn follow(inner: Arc<Inner>, mut cursor: u64) {
+/// Goes through final blocks, from the one after `cursor` on: batches from there, names and workers after `snapshot`.
+pub(super) async fn follow(inner: Arc<Inner>, mut cursor: u64, snapshot: u64) {
     let mut heads = inner.ledger.heads();
     let mut failures = 0;
     loop {
         let target = heads.borrow_and_update().number;
-        match catch_up(&inner, &mut cursor, target).await {
+        match catch_up(&inner, &mut cursor, snapshot, target).await {
             Ok(()) => {
                 failures = 0;
                 metrics::gauge!(names::CHAIN_HEIGHT).set(cursor as f64);
+                inner.pool.record();
                 inner.followed.send_replace(cursor);
                 if heads.changed().await.is_err() {
                     return;
@@ -59,7 +62,12 @@ pub(super) async fn follow(inner: Arc<Inner>, mut cursor: u64) {
     }
 }
 
-async fn catch_up(inner: &Arc<Inner>, cursor: &mut u64, target: u64) -> Result<(), LedgerError> {
+async fn catch_up(
+    inner: &Arc<Inner>,
+    cursor: &mut u64,
+    snapshot: u64,
+    target: u64,
+) -> Result<(), LedgerError> {
     while *cursor < target {
         let chain = inner.ledger.chain()?;
         let number = *cursor + 1;
@@ -67,7 +75,7 @@ async fn catch_up(inner: &Arc<Inner>, cursor: &mut u64, target: u64) -> Result<(
         let Some(block) = chain.block(BlockId::Number(number))? else {
             return Ok(());
         };
-        take_in(inner, &block).await;
+        take_in(inner, &block, number > snapshot).await;
         *cursor = number;
         if number.is_multiple_of(CURSOR_EVERY) {
             save_cursor(inner, number).await;
@@ -83,12 +91,13 @@ pub(super) async fn save_cursor(inner: &Arc<Inner>, height: u64) {
     }
 }
 
-async fn take_in(inner: &Arc<Inner>, block: &ExecutedBlock) {
+/// `new`: the block's names and workers are not in the snapshot yet.
+async fn take_in(inner: &Arc<Inner>, block: &ExecutedBlock, new: bool) {
     let mut settled = Vec::new();
     for log in block.receipts().iter().flat_map(|receipt| &receipt.logs) {
         match log.address {
-            MODELS => inner.models_event(ILemmaModelsEvents::decode_log(log)),
-            NODES => inner.nodes_event(ILemmaNodesEvents::decode_log(log)),
+            MODELS if new => inner.models_event(ILemmaModelsEvents::decode_log(log)),
+            NODES if new => inner.nodes_event(ILemmaNodesEvents::decode_log(log)),
             RECEIPTS => settled.extend(record(
                 ILemmaReceiptsEvents::decode_log(log),
                 block.number(),
@@ -96,7 +105,7 @@ async fn take_in(inner: &Arc<Inner>, block: &ExecutedBlock) {
             _ => {}
         }
     }
-    settled.retain(|record| inner.index.awaits(record.worker));
+    settled.retain(|record| inner.index.awaits(record.worker) && record.count <= MAX_BATCH as u64);
     if settled.is_empty() {
         return;
     }

@@ -22,6 +22,10 @@ use crate::{
 
 /// Most workers that are asked for one request.
 const MOST_ATTEMPTS: usize = 4;
+/// Unit in which the memory of inputs is counted, bytes.
+const PAGE: usize = 64 << 10;
+/// Inputs of all requests that are under way, in pages: 512 MiB, or as many requests.
+pub(super) const ROOM: usize = 8_192;
 /// Request ids that clients chose and that are being worked on.
 const MOST_CHOSEN: usize = 65_536;
 
@@ -48,6 +52,7 @@ impl Inner {
                 offered: Mode::Signed,
             });
         }
+        let _room = self.room(&request.inputs)?;
         let model = self.resolve(&request.model).await?;
         let inputs = arrange(&model.manifest, request.inputs)?;
         let (request_id, _chosen) = match request.request_id {
@@ -68,6 +73,15 @@ impl Inner {
             },
         });
         self.ask_workers(asked).await
+    }
+
+    /// Room for the inputs of a request, or an error at once if there is none.
+    fn room(&self, inputs: &[TensorData]) -> Result<tokio::sync::SemaphorePermit<'_>, InferError> {
+        let bytes: usize = inputs.iter().map(|input| input.data().len()).sum();
+        let pages = u32::try_from(bytes / PAGE + 1).unwrap_or(u32::MAX);
+        self.room
+            .try_acquire_many(pages)
+            .map_err(|_| InferError::Busy(0))
     }
 
     /// Takes a request id that the client chose, for as long as the guard lives.

@@ -26,7 +26,7 @@ use lemma_types::{
 };
 use lemma_verify::Verifier;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -41,6 +41,8 @@ use crate::{
 
 pub use error::{GatewayError, InferError};
 
+/// Questions to workers about receipts at the same time.
+const LOOKUPS: usize = 32;
 /// Manifests that are kept in memory.
 const MANIFESTS: usize = 1_024;
 
@@ -233,6 +235,10 @@ struct Inner {
     manifests: Mutex<HashMap<Digest, Arc<Manifest>>>,
     /// Request ids that clients chose and that are being worked on.
     chosen: Mutex<HashSet<B256>>,
+    /// Bounds the inputs of requests that are under way.
+    room: Semaphore,
+    /// Bounds questions to workers about receipts.
+    lookups: Semaphore,
     /// Wakes the collector.
     collect: Notify,
     /// Rises with each batch that was collected.
@@ -354,15 +360,17 @@ impl Gateway {
             models: RwLock::default(),
             manifests: Mutex::default(),
             chosen: Mutex::default(),
+            room: Semaphore::new(infer::ROOM),
+            lookups: Semaphore::new(LOOKUPS),
             collect: Notify::new(),
             collected: watch::Sender::new(0),
             followed: watch::Sender::new(cursor),
             host_base: host.base().to_owned(),
             running: Mutex::default(),
         });
-        follow::snapshot(&inner).await?;
+        let snapshot = follow::snapshot(&inner).await?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow::follow(Arc::clone(&inner), cursor));
+        tasks.spawn(follow::follow(Arc::clone(&inner), cursor, snapshot));
         tasks.spawn(collect::collect(Arc::clone(&inner)));
         *inner.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(Running {
             host,
@@ -374,6 +382,15 @@ impl Gateway {
 
     /// Stops the background work and the host, and returns when everything is on disk. Requests in flight may still end.
     pub async fn stop(&self) {
+        self.end(true).await;
+    }
+
+    /// Stops at once, as far as a crash can be imitated inside a process: what was not written stays unwritten.
+    pub(crate) async fn kill(&self) {
+        self.end(false).await;
+    }
+
+    async fn end(&self, gracefully: bool) {
         let running = self
             .inner
             .running
@@ -390,8 +407,10 @@ impl Gateway {
         };
         tasks.shutdown().await;
         host.stop().await;
-        let cursor = *self.inner.followed.borrow();
-        follow::save_cursor(&self.inner, cursor).await;
+        if gracefully {
+            let cursor = *self.inner.followed.borrow();
+            follow::save_cursor(&self.inner, cursor).await;
+        }
         self.inner.index.close();
         // A panic of the writer was logged as it happened.
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;

@@ -138,7 +138,7 @@ impl Pool {
             .by_address
             .iter()
             .filter(|(_, worker)| worker.active);
-        let status: Vec<_> = active
+        active
             .map(|(address, worker)| WorkerStatus {
                 address: *address,
                 endpoint: worker.endpoint.clone(),
@@ -146,15 +146,19 @@ impl Pool {
                 failures: worker.failures,
                 set_aside: worker.set_aside(now),
             })
-            .collect();
+            .collect()
+    }
+
+    /// Tells the metrics how many workers there are.
+    pub(crate) fn record(&self) {
+        let status = self.status();
         let available = status
             .iter()
             .filter(|worker| worker.set_aside.is_zero())
             .count();
+        let set_aside = status.len() - available;
         metrics::gauge!(names::WORKERS, "state" => "available").set(available as f64);
-        metrics::gauge!(names::WORKERS, "state" => "set_aside")
-            .set((status.len() - available) as f64);
-        status
+        metrics::gauge!(names::WORKERS, "state" => "set_aside").set(set_aside as f64);
     }
 }
 

@@ -307,6 +307,14 @@ impl Network {
         tracing::info!("the network has stopped");
     }
 
+    /// Stops everything at once, as far as a crash can be imitated inside a process.
+    pub async fn kill(self) {
+        let workers = std::mem::take(&mut *self.workers.lock().await);
+        futures::future::join_all(workers.into_iter().flatten().map(Worker::kill)).await;
+        self.gateway.kill().await;
+        self.validators.kill_all().await;
+    }
+
     /// Stops validator `index` at once, as a crash would.
     ///
     /// # Errors

@@ -120,12 +120,21 @@ impl Validators {
 
     /// Stops all in order.
     pub(super) async fn stop(&self) {
+        self.end(Validator::stop).await;
+    }
+
+    /// Stops all as a crash would.
+    pub(super) async fn kill_all(&self) {
+        self.end(Validator::kill).await;
+    }
+
+    async fn end(&self, end: fn(Validator)) {
         let mut running = self.running.lock().await;
-        let stopping = running
+        let ending = running
             .iter_mut()
             .filter_map(Option::take)
-            .map(|validator| tokio::task::spawn_blocking(move || validator.stop()));
-        futures::future::join_all(stopping).await;
+            .map(|validator| tokio::task::spawn_blocking(move || end(validator)));
+        futures::future::join_all(ending).await;
     }
 }
 

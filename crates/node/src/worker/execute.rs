@@ -1,12 +1,6 @@
 //! Runs one request: the model on a blocking thread, then the receipt.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use lemma_graph::{Isa, RunError, RunOptions, compute_units};
 use lemma_types::{
@@ -14,11 +8,11 @@ use lemma_types::{
     commitment::{self, Openings},
     tensor::TensorData,
 };
-use tokio::sync::Semaphore;
 
 use super::{
     models::{Loaded, Models},
     notary::{Notary, NotaryError},
+    queue::{Queue, Thread},
 };
 use crate::{
     clock::Clock,
@@ -49,70 +43,6 @@ pub(crate) struct ExecutionLimits {
     pub(crate) memory: u64,
     /// Operations that a run may take.
     pub(crate) operations: u64,
-}
-
-/// Threads, and a bounded number of requests that wait for one.
-pub(crate) struct Queue {
-    threads: Semaphore,
-    waiting: AtomicUsize,
-    most_waiting: usize,
-    worker: String,
-}
-
-impl Queue {
-    pub(crate) fn new(threads: usize, most_waiting: usize, worker: Address) -> Self {
-        Self {
-            threads: Semaphore::new(threads),
-            waiting: AtomicUsize::new(0),
-            most_waiting,
-            worker: worker.to_string(),
-        }
-    }
-
-    /// A thread to run on, or an error at once if too many wait already. A caller that goes away leaves the queue.
-    async fn thread(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ErrorBody> {
-        if let Ok(permit) = self.threads.try_acquire() {
-            return Ok(permit);
-        }
-        let _place = Place::take(self).ok_or_else(|| {
-            let message = format!(
-                "{} requests wait already: try again in a moment",
-                self.most_waiting
-            );
-            error(ErrorCode::Busy, message)
-        })?;
-        let stopping = |_| error(ErrorCode::Stopping, "the worker is stopping");
-        self.threads.acquire().await.map_err(stopping)
-    }
-}
-
-/// A place in the queue.
-struct Place<'a>(&'a Queue);
-
-impl<'a> Place<'a> {
-    fn take(queue: &'a Queue) -> Option<Self> {
-        let add = |waiting: usize| (waiting < queue.most_waiting).then_some(waiting + 1);
-        let taken = queue
-            .waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        let place = taken.ok().map(|_| Self(queue));
-        queue.gauge();
-        place
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.0.gauge();
-    }
-}
-
-impl Queue {
-    fn gauge(&self) {
-        let waiting = self.waiting.load(Ordering::Relaxed) as f64;
-        metrics::gauge!(names::QUEUE_DEPTH, "worker" => self.worker.clone()).set(waiting);
-    }
 }
 
 /// What a run gave, with commitments to it.
@@ -156,10 +86,8 @@ impl Executor {
             .map_err(|reason| error(ErrorCode::ModelUnavailable, reason.to_string()))?;
         let units = self.compute_units(&loaded, &inputs)?;
         let price = self.price(units, offer)?;
-        let computed = {
-            let _thread = self.queue.thread().await?;
-            self.run(Arc::clone(&loaded), model_root, inputs).await?
-        };
+        let thread = self.queue.thread().await?;
+        let computed = self.run(thread, loaded, model_root, inputs).await?;
         let anchor = self.ledger.head();
         let engine = engine();
         let receipt = Receipt {
@@ -235,6 +163,7 @@ impl Executor {
 
     async fn run(
         &self,
+        thread: Thread,
         loaded: Arc<Loaded>,
         model_root: Digest,
         inputs: Vec<TensorData>,
@@ -249,6 +178,7 @@ impl Executor {
         let openings = Openings::derive(random_word());
         let began = Instant::now();
         let run = tokio::task::spawn_blocking(move || {
+            let _thread = thread;
             let outputs = loaded.model.infer(&inputs, &options)?;
             Ok::<_, RunError>(commit(model_root, &inputs, outputs, openings))
         });

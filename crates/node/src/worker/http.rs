@@ -18,6 +18,7 @@ use lemma_types::{B256, limits};
 use super::{
     execute::{Executor, error},
     journal::{Journal, JournalError},
+    queue::Place,
 };
 use crate::protocol::{self, ErrorBody, ErrorCode, WorkRequest, encode_answer};
 
@@ -47,6 +48,7 @@ impl IntoResponse for ErrorBody {
 
 async fn infer(
     State(service): State<Arc<Service>>,
+    _place: Place,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ErrorBody> {
     if service.stopping.load(Ordering::Relaxed) {

@@ -651,6 +651,39 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_batch_holds_as_many_as_it_may_and_the_next_one_the_rest() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = open(&directory);
+        let signed = receipt(1);
+        let count = 10_001u64;
+        let numbered: Vec<Numbered> = (0..count)
+            .map(|number| {
+                let request_id = B256::from(lemma_types::U256::from(number));
+                let receipt = Receipt {
+                    request_id,
+                    ..signed.receipt.clone()
+                };
+                // The journal does not check signatures: it has only its own worker's.
+                (
+                    number,
+                    SignedReceipt {
+                        receipt,
+                        signature: signed.signature.clone(),
+                    },
+                )
+            })
+            .collect();
+        journal.note(&numbered);
+        while journal.store().unwrap() {}
+        let first = journal.seal(10_000).unwrap().unwrap();
+        let second = journal.seal(10_000).unwrap().unwrap();
+        assert_eq!((first.count, second.count), (10_000, 1));
+        let ids = journal.batch_ids(first.root).unwrap().unwrap();
+        let leaves: Vec<B256> = ids.into_iter().map(receipt_leaf).collect();
+        assert_eq!(merkle::root(&leaves), first.root);
+    }
+
+    #[test]
     fn anothers_journal_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         drop(open(&directory));

@@ -9,6 +9,7 @@ mod http;
 mod journal;
 mod models;
 mod notary;
+mod queue;
 mod register;
 mod settle;
 mod wal;
@@ -36,11 +37,12 @@ use tokio::{
 pub use journal::JournalError;
 
 use self::{
-    execute::{ExecutionLimits, Executor, Queue},
+    execute::{ExecutionLimits, Executor},
     http::Service,
     journal::Journal,
     models::Models,
     notary::Notary,
+    queue::Queue,
     settle::{Batching, Settler},
 };
 use crate::{

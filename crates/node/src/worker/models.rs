@@ -197,3 +197,109 @@ enum ManifestUnavailable {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
 }
+
+#[cfg(test)]
+mod tests {
+    use lemma_store::FetchConfig;
+
+    use super::*;
+    use crate::{host::Host, model::tests::samples};
+
+    struct Fixture {
+        _directory: tempfile::TempDir,
+        host: Host,
+        hosted: BlobStore,
+        own: BlobStore,
+        roots: [Digest; 2],
+    }
+
+    async fn fixture() -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let hosted = BlobStore::open(directory.path().join("host")).unwrap();
+        let own = BlobStore::open(directory.path().join("own")).unwrap();
+        let roots = samples(&hosted).map(|manifest| manifest.root());
+        let host = Host::start(hosted.clone()).await.unwrap();
+        Fixture {
+            _directory: directory,
+            host,
+            hosted,
+            own,
+            roots,
+        }
+    }
+
+    fn models(fixture: &Fixture, max_bytes: u64) -> Models {
+        let hosts = vec![Source::host(fixture.host.base())];
+        let fetcher = Fetcher::new(FetchConfig::default());
+        Models::new(
+            fixture.own.clone(),
+            fetcher,
+            hosts,
+            max_bytes,
+            Address::ZERO,
+        )
+    }
+
+    #[tokio::test]
+    async fn models_are_fetched_once_and_kept() {
+        let fixture = fixture().await;
+        let models = models(&fixture, 1 << 20);
+        let [digits, iris] = fixture.roots;
+        let loads = (0..8).map(|_| models.get(digits));
+        let loaded: Vec<_> = futures::future::join_all(loads)
+            .await
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+        assert!(loaded.iter().all(|one| Arc::ptr_eq(one, &loaded[0])));
+        models.get(iris).await.unwrap();
+        // What was fetched is here when the host is gone.
+        let Fixture { host, own, .. } = fixture;
+        host.stop().await;
+        let alone = Models::new(
+            own,
+            Fetcher::new(FetchConfig::default()),
+            vec![],
+            1 << 20,
+            Address::ZERO,
+        );
+        alone.get(digits).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded_and_the_least_used_leaves() {
+        let fixture = fixture().await;
+        let [digits, iris] = fixture.roots;
+        let probe = models(&fixture, 1 << 20);
+        let bytes = model::total_bytes(&probe.get(digits).await.unwrap().manifest);
+        // Room for digits, the larger one, alone.
+        let models = models(&fixture, bytes);
+        let first = models.get(digits).await.unwrap();
+        models.get(iris).await.unwrap();
+        assert!(models.kept().bytes() <= bytes);
+        let again = models.get(digits).await.unwrap();
+        assert!(!Arc::ptr_eq(&first, &again), "it had left");
+        assert_eq!(models.kept().slots.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_what_it_claims_to_be_is_refused_and_leaves_nothing() {
+        let fixture = fixture().await;
+        let [digits, _] = fixture.roots;
+        let bytes = fixture.hosted.read(&digits, 1 << 20).unwrap();
+        let mut forged = Manifest::decode(&bytes).unwrap();
+        forged.graph_root = Digest::of(b"other");
+        let forged = fixture.hosted.put_bytes(&forged.encode()).unwrap();
+        let garbage = fixture.hosted.put_bytes(b"{}").unwrap();
+        let models = models(&fixture, 1 << 20);
+        for (root, reason) in [
+            (forged, "graph_root"),
+            (garbage, "manifest"),
+            (Digest::of(b"nowhere"), "does not have the blob"),
+        ] {
+            let error = models.get(root).await.err().unwrap().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        assert_eq!(models.kept().slots.len(), 0);
+    }
+}

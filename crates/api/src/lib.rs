@@ -11,9 +11,10 @@ pub mod metrics;
 pub mod oip;
 mod request;
 mod rpc;
+mod serve;
 mod v1;
 
-use std::{future::Future, io, time::Instant};
+use std::time::Instant;
 
 use axum::{
     Router,
@@ -24,7 +25,7 @@ use axum::{
 use lemma_node::{Gateway, Ledger};
 use lemma_store::StoreError;
 use rpc::Rpc;
-use tokio::net::TcpListener;
+pub use serve::serve;
 use v1::Uploads;
 
 /// Bounds that an operator may choose.
@@ -99,20 +100,6 @@ impl FromRef<Api> for Rpc {
     fn from_ref(api: &Api) -> Self {
         api.rpc.clone()
     }
-}
-
-/// Serves until `shutdown` resolves and the requests in flight are answered.
-///
-/// # Errors
-/// The socket's.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown)
-        .await
 }
 
 /// `GET /`: where everything is.

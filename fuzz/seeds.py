@@ -116,6 +116,8 @@ def seeds():
     for index, body in enumerate(HTTP_BODIES):
         yield "http_request", f"{index}", body
         yield "http_response", f"{index}", body
+    for name, content in [("hello", "00"), ("welcome", "01"), ("none", "0200"), ("two", "02020101" + "03020202")]:
+        yield "message", name, bytes.fromhex(content)
     for model in ("digits", "iris"):
         example = (MODELS / model / "example.json").read_bytes()
         yield "http_request", model, ALL_JSON + example

@@ -231,10 +231,13 @@ impl Parts {
         }
         if self.header.number == 0 {
             // Its hash is part of the trusted root, so it needs nobody's signature.
-            return if self.signature == [0; SIGNATURE] {
+            let plain = self.signature == [0; SIGNATURE]
+                && self.extension.leader.is_zero()
+                && self.transactions.is_empty();
+            return if plain {
                 Ok(())
             } else {
-                problem("the genesis block is not signed")
+                problem("the genesis block has no proposer and no transactions")
             };
         }
         let signature = ed25519::Signature::decode(Copying(&self.signature))?;
@@ -484,6 +487,13 @@ mod tests {
         let mut signed = block.encode().to_vec();
         *signed.last_mut().unwrap() = 1;
         assert!(Block::decode(signed).is_err());
+        let zero = Header {
+            number: 0,
+            ..self::block(vec![]).header().clone()
+        };
+        let extension = self::block(vec![]).extension().clone();
+        let proposed = Block::seal(&ed25519::PrivateKey::from_seed(3), zero, extension, vec![]);
+        assert!(Block::decode(proposed.encode()).is_err());
     }
 
     proptest! {

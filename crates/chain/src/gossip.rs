@@ -7,84 +7,24 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use alloy_primitives::{B256, keccak256};
-use bytes::BufMut;
-use commonware_codec::{
-    Buf, DecodeExt as _, Encode as _, EncodeSize, Error as CodecError, RangeCfg, Read,
-    ReadExt as _, Write,
-};
+use commonware_codec::{Buf, DecodeExt as _, Encode as _};
 use commonware_p2p::{Receiver, Recipients, Sender};
 use commonware_runtime::Clock;
 use futures::future::OptionFuture;
-use lemma_ledger::{MAX_TRANSACTION_BYTES, Transaction};
+use lemma_ledger::Transaction;
 use tokio::sync::mpsc;
 
 use crate::{
     core::Core,
     mesh::{GREETING, Mesh},
     scheme::PublicKey,
+    wire::{MAX_BYTES, MAX_COUNT, Message},
 };
 
-/// Most bytes of transactions in one message.
-const MAX_BYTES: usize = 2 * MAX_TRANSACTION_BYTES;
-/// Most transactions in one message.
-const MAX_COUNT: usize = 256;
 /// Most transactions that are sent again while they wait.
 const MAX_OWN: usize = 4_096;
 /// How long after the last message what still waits is sent again.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// Largest message, bytes.
-pub(crate) const MAX_MESSAGE: usize = MAX_BYTES + (MAX_COUNT + 2) * 10;
-
-/// What validators tell each other here.
-#[derive(Debug, PartialEq, Eq)]
-enum Message {
-    /// "Can you hear me?"
-    Hello,
-    /// "Yes."
-    Welcome,
-    /// Raw transactions.
-    Transactions(Vec<bytes::Bytes>),
-}
-
-impl Write for Message {
-    fn write(&self, buf: &mut impl BufMut) {
-        match self {
-            Self::Hello => 0u8.write(buf),
-            Self::Welcome => 1u8.write(buf),
-            Self::Transactions(raw) => {
-                2u8.write(buf);
-                raw.write(buf);
-            }
-        }
-    }
-}
-
-impl EncodeSize for Message {
-    fn encode_size(&self) -> usize {
-        match self {
-            Self::Hello | Self::Welcome => 1,
-            Self::Transactions(raw) => 1 + raw.encode_size(),
-        }
-    }
-}
-
-impl Read for Message {
-    type Cfg = ();
-
-    fn read_cfg(buf: &mut impl Buf, _: &()) -> Result<Self, CodecError> {
-        match u8::read(buf)? {
-            0 => Ok(Self::Hello),
-            1 => Ok(Self::Welcome),
-            2 => {
-                let each = RangeCfg::new(0..=MAX_TRANSACTION_BYTES);
-                let all = (RangeCfg::new(0..=MAX_COUNT), each);
-                Ok(Self::Transactions(Vec::read_cfg(buf, &all)?))
-            }
-            tag => Err(CodecError::InvalidEnum(tag)),
-        }
-    }
-}
 
 /// Transactions submitted here that wait.
 #[derive(Default)]
@@ -250,37 +190,5 @@ async fn admit(core: &Core, peer: &PublicKey, raw: &[u8]) {
     };
     if let Err(error) = outcome {
         tracing::debug!(%peer, %hash, %error, "transaction of a peer not accepted");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn messages_round_trip_within_their_bound() {
-        let full = vec![bytes::Bytes::from(vec![1; MAX_TRANSACTION_BYTES]); 2];
-        let many = vec![bytes::Bytes::from_static(b"tx"); MAX_COUNT];
-        let messages = [vec![], full, many].map(Message::Transactions);
-        for message in [Message::Hello, Message::Welcome]
-            .into_iter()
-            .chain(messages)
-        {
-            let bytes = message.encode();
-            assert!(bytes.len() <= MAX_MESSAGE);
-            assert_eq!(Message::decode(bytes).unwrap(), message);
-        }
-        let too_many = Message::Transactions(vec![bytes::Bytes::new(); MAX_COUNT + 1]);
-        assert!(Message::decode(too_many.encode()).is_err());
-        assert!(Message::decode(vec![3]).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Message::decode(bytes);
-        }
     }
 }

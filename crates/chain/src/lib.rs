@@ -38,6 +38,7 @@ pub mod scheme;
 mod seeds;
 mod service;
 pub mod validator;
+mod wire;
 
 pub use block::{Block, MAX_TRANSACTIONS, MAX_TRANSACTIONS_BYTES};
 pub use config::{Pace, Peer, StartError, ValidatorConfig};
@@ -51,3 +52,4 @@ pub use keys::{KeyError, ValidatorId, ValidatorKeys};
 pub use mempool::{Admission, Mempool, PoolLimits, Room, SubmitError};
 #[cfg(not(test))]
 pub use network::{Validator, reserve_addresses};
+pub use wire::Message;

@@ -60,7 +60,7 @@ use crate::{
     on_demand::OnDemand,
     scheme::{Digest, PublicKey, Scheme, elector},
     seeds::Seeds,
-    service,
+    service, wire,
 };
 
 /// Number of p2p channels: votes, certificates, certificate resolver, block resolver, block broadcast, state sync,
@@ -132,7 +132,7 @@ pub fn max_message_size(validators: u32) -> u32 {
         simplex::max_payload_size::<Scheme, Digest>(validators),
         marshal::max_payload_size::<Standard<Block>, Scheme>(validators, &()),
         state_sync::max_payload_size::<mmr::Family, Digest>(SYNC_OPERATIONS, operation),
-        gossip::MAX_MESSAGE,
+        wire::MAX_MESSAGE,
     ])
 }
 

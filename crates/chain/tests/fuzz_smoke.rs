@@ -11,3 +11,8 @@ mod smoke;
 fn block() {
     smoke::run("block", chain::block);
 }
+
+#[test]
+fn message() {
+    smoke::run("message", chain::message);
+}

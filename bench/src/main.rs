@@ -1,7 +1,7 @@
 //! Measures a local network from outside, as its users meet it, and prints each figure beside its goal.
 //!
 //! ```sh
-//! cargo build --release && cargo run --release -p lemma-bench --bin network
+//! cargo build --release -p lemma -p lemma-bench && target/release/network
 //! ```
 //!
 //! It starts `lemma up` beside its own executable in a temporary directory, on free ports, and stops it at the end. Run it

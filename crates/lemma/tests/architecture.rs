@@ -56,8 +56,8 @@ fn root() -> PathBuf {
         .expect("the workspace exists")
 }
 
-/// Normal dependencies of each package by name: all of them, direct.
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+/// What cargo knows of the workspace.
+fn metadata() -> Value {
     // For this machine only: what other platforms need may not have been downloaded.
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked", "--offline"])
@@ -70,7 +70,12 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         "cargo metadata: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    serde_json::from_slice(&output.stdout).expect("cargo prints JSON")
+}
+
+/// Normal dependencies of each package by name: all of them, direct.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = metadata();
     let names: BTreeMap<&str, &str> = list(&metadata["packages"])
         .map(|package| (text(&package["id"]), text(&package["name"])))
         .collect();
@@ -124,6 +129,22 @@ fn dependencies_flow_one_way() {
         .expect("crates/")
         .count();
     assert_eq!(members, LAYERS.len(), "a crate has no place in LAYERS");
+}
+
+/// `cargo run`, as the README has it, asks back where it finds more than one program.
+#[test]
+fn cargo_run_means_lemma() {
+    let metadata = metadata();
+    let ids: BTreeSet<&str> = list(&metadata["workspace_default_members"])
+        .map(text)
+        .collect();
+    let programs: Vec<&str> = list(&metadata["packages"])
+        .filter(|package| ids.contains(text(&package["id"])))
+        .flat_map(|package| list(&package["targets"]))
+        .filter(|target| list(&target["kind"]).any(|kind| kind == "bin"))
+        .map(|target| text(&target["name"]))
+        .collect();
+    assert_eq!(programs, ["lemma"]);
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::{
 
 use commonware_p2p::simulated::{Config, Link, Network, Oracle};
 use commonware_runtime::{
-    Clock as _, Handle, Spawner as _, Supervisor as _, deterministic::Context,
+    Clock as _, Handle, Metrics as _, Spawner as _, Supervisor as _, deterministic::Context,
 };
-use commonware_utils::{NZUsize, TestRng, probability};
+use commonware_utils::{NZUsize, TestRng, channel::oneshot, probability};
 use lemma_chain::{
     ChainHandle, MemoryIndex, Pace, PoolLimits, ValidatorKeys,
     scheme::PublicKey,
@@ -21,6 +21,8 @@ use lemma_types::{Address, U256};
 
 /// Validators.
 pub(crate) const VALIDATORS: usize = 4;
+/// A leader without transactions proposes an empty block after this time.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Chain id of simulated networks.
 pub(crate) const CHAIN_ID: u64 = 31_337;
 
@@ -62,6 +64,7 @@ pub(crate) struct Cluster {
 #[derive(Default)]
 struct Validator {
     task: Option<Handle<()>>,
+    stop: Option<oneshot::Sender<()>>,
     handle: Arc<Mutex<Option<ChainHandle>>>,
 }
 
@@ -111,12 +114,13 @@ impl Cluster {
             keys: durable.keys[index].clone(),
             genesis: durable.genesis.clone(),
             beneficiary: Durable::beneficiary(index),
-            pace: Pace::with_heartbeat(Duration::from_millis(500)),
+            pace: Pace::with_heartbeat(HEARTBEAT),
             pool: PoolLimits::default(),
             index: Arc::new(durable.indices[index].clone()),
             partition: format!("validator-{index}"),
         };
         let slot = Arc::new(Mutex::new(None));
+        let (stop, stopping) = oneshot::channel();
         let (filled, oracle, name) = (slot.clone(), self.oracle.clone(), setup.keys.public_key());
         // Names of tasks are unique: a restarted validator is another task.
         let context = self
@@ -135,15 +139,48 @@ impl Cluster {
                 );
             }
             let running = start(context, setup, oracle.manager(), control, channels).await;
-            let running = running.expect("the setup is valid");
-            *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.handle);
-            // Ends with the network only.
-            let _ = running.engine.await;
+            let mut running = running.expect("the setup is valid");
+            *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.handle.clone());
+            tokio::select! {
+                biased;
+                () = running.failed() => panic!("consensus has ended"),
+                Ok(()) = stopping => running.stop().await,
+            }
         });
         self.validators[index] = Validator {
             task: Some(task),
+            stop: Some(stop),
             handle: slot,
         };
+    }
+
+    /// Ends all validators in order, at once.
+    pub(crate) async fn stop(&mut self) {
+        let mut ending = Vec::new();
+        for validator in &mut self.validators {
+            let Validator { task, stop, .. } = std::mem::take(validator);
+            // One that has ended already needs no word.
+            let _ = stop.map(|stop| stop.send(()));
+            ending.extend(task);
+        }
+        for task in ending {
+            task.await.expect("a validator ends in order");
+        }
+    }
+
+    /// Messages about transactions that a validator has sent.
+    pub(crate) fn told(&self, index: usize) -> u64 {
+        let origin = format!("origin=\"{}\"", self.durable.keys[index].public_key());
+        let channel = format!("channel=\"{}\"", CHANNELS - 1);
+        let metrics = self.context.encode();
+        let counted = metrics.lines().filter(|line| {
+            line.contains("messages_sent_total{")
+                && line.contains(&origin)
+                && line.contains(&channel)
+        });
+        counted
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
     }
 
     /// Ends a validator without warning: what it has not written is gone.

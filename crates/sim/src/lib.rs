@@ -6,8 +6,10 @@
 
 mod client;
 mod cluster;
+mod scenes;
 mod story;
 mod verdict;
 
+pub use scenes::{stops, told, unaffordable};
 pub use story::run;
 pub use verdict::{Lost, Report, Violation};

@@ -90,6 +90,13 @@ impl Clients {
         }
     }
 
+    /// Everybody looks for an answer, and does nothing else.
+    pub(crate) fn listen(&mut self, cluster: &Cluster) {
+        for index in 0..self.accounts.len() {
+            self.look(index, cluster);
+        }
+    }
+
     /// Looks for an account's transaction at the validator that it asked.
     fn look(&mut self, index: usize, cluster: &Cluster) {
         let account = &mut self.accounts[index];

@@ -19,6 +19,8 @@ use lemma_chain::{
 use lemma_ledger::Genesis;
 use lemma_types::{Address, U256};
 
+use crate::liar::{Liar, Lie, Mouth, Told};
+
 /// Validators.
 pub(crate) const VALIDATORS: usize = 4;
 /// A leader without transactions proposes an empty block after this time.
@@ -59,6 +61,9 @@ pub(crate) struct Cluster {
     durable: Durable,
     validators: Vec<Validator>,
     boots: u64,
+    liar: Option<(usize, Lie)>,
+    /// What the liar has told.
+    pub(crate) told: Told,
 }
 
 #[derive(Default)]
@@ -80,6 +85,15 @@ fn link() -> Link {
 impl Cluster {
     /// Starts all validators, linked with each other.
     pub(crate) async fn start(context: &Context, durable: Durable) -> Self {
+        Self::start_with(context, durable, None).await
+    }
+
+    /// Starts all validators, of which one may lie.
+    pub(crate) async fn start_with(
+        context: &Context,
+        durable: Durable,
+        liar: Option<(usize, Lie)>,
+    ) -> Self {
         let names: Vec<_> = durable.keys.iter().map(ValidatorKeys::public_key).collect();
         let config = Config {
             max_size: max_message_size(VALIDATORS as u32),
@@ -96,6 +110,8 @@ impl Cluster {
             durable,
             validators: (0..VALIDATORS).map(|_| Validator::default()).collect(),
             boots: 0,
+            liar,
+            told: Told::default(),
         };
         for index in 0..VALIDATORS {
             cluster.heal(index).await;
@@ -119,6 +135,8 @@ impl Cluster {
             index: Arc::new(durable.indices[index].clone()),
             partition: format!("validator-{index}"),
         };
+        let lie = self.liar.filter(|(liar, _)| *liar == index);
+        let lie = lie.map(|(_, lie)| (setup.keys.clone(), lie, self.told.clone()));
         let slot = Arc::new(Mutex::new(None));
         let (stop, stopping) = oneshot::channel();
         let (filled, oracle, name) = (slot.clone(), self.oracle.clone(), setup.keys.public_key());
@@ -138,6 +156,14 @@ impl Cluster {
                         .expect("the validator is a peer"),
                 );
             }
+            let liar =
+                lie.map(|(keys, lie, told)| Liar::new(keys, lie, told, channels[0].0.clone()));
+            let channels = (0..CHANNELS)
+                .zip(channels)
+                .map(|(channel, (sender, receiver))| {
+                    (Mouth::new(sender, channel, liar.as_ref()), receiver)
+                })
+                .collect();
             let running = start(context, setup, oracle.manager(), control, channels).await;
             let mut running = running.expect("the setup is valid");
             *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.handle.clone());
@@ -169,15 +195,30 @@ impl Cluster {
     }
 
     /// Messages about transactions that a validator has sent.
-    pub(crate) fn told(&self, index: usize) -> u64 {
+    pub(crate) fn gossip(&self, index: usize) -> u64 {
         let origin = format!("origin=\"{}\"", self.durable.keys[index].public_key());
         let channel = format!("channel=\"{}\"", CHANNELS - 1);
+        self.metric(&["messages_sent_total{", &origin, &channel])
+    }
+
+    /// Whether no transaction waits anywhere.
+    pub(crate) fn is_idle(&self) -> bool {
+        (0..VALIDATORS)
+            .filter_map(|index| self.handle(index))
+            .all(|handle| handle.pool().is_empty())
+    }
+
+    /// Whether any validator is checking a block.
+    pub(crate) fn checks(&self) -> bool {
+        self.metric(&["tasks_running{", "deferred_verify\""]) > 0
+    }
+
+    /// The sum of the runtime's metrics with these words in their names and labels.
+    fn metric(&self, words: &[&str]) -> u64 {
         let metrics = self.context.encode();
-        let counted = metrics.lines().filter(|line| {
-            line.contains("messages_sent_total{")
-                && line.contains(&origin)
-                && line.contains(&channel)
-        });
+        let counted = metrics
+            .lines()
+            .filter(|line| words.iter().all(|word| line.contains(word)));
         counted
             .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .sum()

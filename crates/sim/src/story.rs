@@ -107,7 +107,7 @@ async fn after_the_crash(
     // What is under way becomes final; then nobody submits anything.
     quiet(&cluster).await?;
     progress(&cluster, &mut Clients::new(0, 0), &[0, 1, 2, 3], "the end").await?;
-    let height = judge(&cluster, &clients, &durable).await?;
+    let height = judge(&cluster, &[0, 1, 2, 3], &clients, &durable).await?;
     let handle = cluster.handle(0).ok_or(Violation::Down(0))?;
     let block = handle
         .block(lemma_chain::BlockId::Number(height))

@@ -8,7 +8,10 @@
 
 mod import;
 mod lower;
+mod narrow;
 mod proto;
+mod signature;
+mod subgraph;
 mod tensor;
 mod wire;
 

@@ -4,7 +4,7 @@ use lemma_types::tensor::DType;
 
 use crate::commit::Canon;
 use crate::error::OpError;
-use crate::fact::{Fact, Known, Sym, Type};
+use crate::fact::{Fact, Sym, Type};
 use crate::operator::{Concrete, Eval, Operands, Operator, typed};
 use crate::ops::{expect, same_dtype, unreachable_type};
 use crate::tensor::{Element, Storage, Tensor, with_storage};
@@ -67,6 +67,28 @@ impl Operator for Size {
     }
 }
 
+/// A tensor, whatever the operands.
+#[derive(Debug)]
+pub(crate) struct Given(pub(crate) Tensor);
+
+impl Operator for Given {
+    fn name(&self) -> &'static str {
+        "Given/1"
+    }
+
+    fn attributes(&self, canon: &mut Canon) {
+        canon.digest(&self.0.digest());
+    }
+
+    fn infer(&self, _: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
+        Ok(vec![Fact::constant(self.0.clone()).ty])
+    }
+
+    fn eval(&self, _: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
+        Ok(vec![self.0.clone()])
+    }
+}
+
 /// One value, in the shape that the operand gives.
 #[derive(Debug)]
 pub(crate) struct Fill {
@@ -88,6 +110,10 @@ impl Operator for Fill {
 
     fn attributes(&self, canon: &mut Canon) {
         canon.digest(&self.value.digest());
+    }
+
+    fn shape_operands(&self) -> &'static [usize] {
+        &[0]
     }
 
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
@@ -146,6 +172,10 @@ impl Operator for Range {
         "Range/1"
     }
 
+    fn shape_operands(&self) -> &'static [usize] {
+        &[0, 1, 2]
+    }
+
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let operands = [inputs.need(0)?, inputs.need(1)?, inputs.need(2)?];
         let dtype = expect(
@@ -158,12 +188,6 @@ impl Operator for Range {
             same_dtype(operand, &what, dtype)?;
             if operand.shape().iter().any(|d| *d != Sym::Known(1)) {
                 return Err(OpError::operand(what, "must be a scalar"));
-            }
-            if matches!(operand.known, Known::Nothing) {
-                return Err(OpError::operand(
-                    what,
-                    "decides on a shape and must follow from constants and shapes, not from data",
-                ));
             }
         }
         let tensors = operands.map(Fact::tensor);

@@ -214,7 +214,7 @@ impl Operator for Reduce {
 }
 
 /// A total order on elements: NaN is above everything, −0 below +0.
-trait Ranked: Element {
+pub(crate) trait Ranked: Element {
     fn rank(self, other: Self) -> Ordering;
 }
 
@@ -244,6 +244,7 @@ macro_rules! with_ranked {
         }
     };
 }
+pub(crate) use with_ranked;
 
 /// The position of the largest or smallest element along an axis. NaN ranks above everything and
 /// −0 below +0; of equals the first counts, or with `last` the last.

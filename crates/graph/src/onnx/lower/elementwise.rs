@@ -6,9 +6,11 @@ use lemma_types::tensor::DType;
 use super::{Failure, Lowered, NodeContext};
 use crate::error::OpError;
 use crate::graph::ValueId;
+use crate::operator::Operator;
 use crate::ops::arithmetic::Arithmetic;
-use crate::ops::cast::Cast;
+use crate::ops::bits::{Bits, BitwiseNot};
 use crate::ops::compare::{Compare, Logic};
+use crate::ops::functions::Function;
 use crate::ops::select::{Clip, Where};
 use crate::ops::unary::{FloatTest, Not, Selu, Unary};
 use crate::tensor::Tensor;
@@ -19,7 +21,18 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, op: &str) -> Option<Lowered> {
     if let Some(function) = function(op) {
         return Some(unary(cx, function));
     }
+    if let Some(function) = Function::named(op) {
+        return Some(plain(cx, 1, function));
+    }
     Some(match op {
+        "BitwiseAnd" => plain(cx, 2, Bits::And),
+        "BitwiseOr" => plain(cx, 2, Bits::Or),
+        "BitwiseXor" => plain(cx, 2, Bits::Xor),
+        "BitwiseNot" => plain(cx, 1, BitwiseNot),
+        "BitShift" => shift(cx),
+        "Celu" => celu(cx),
+        "ThresholdedRelu" => thresholded(cx),
+        "Shrink" => shrink(cx),
         "Elu" | "LeakyRelu" | "HardSigmoid" | "Selu" | "Gelu" | "Mish" => parametric(cx, op),
         "Add" => binary(cx, Arithmetic::Add),
         "Sub" => binary(cx, Arithmetic::Sub),
@@ -54,8 +67,6 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, op: &str) -> Option<Lowered> {
             .map_err(Failure::from)
             .and_then(|()| cx.one(Where)),
         "Clip" => clip(cx),
-        "Cast" => cast(cx),
-        "CastLike" => cast_like(cx),
         _ => return None,
     })
 }
@@ -84,6 +95,65 @@ fn function(op: &str) -> Option<U> {
         "Tanh" => U::Tanh,
         _ => return None,
     })
+}
+
+/// An operator on the node's own operands.
+fn plain(cx: &mut Context<'_, '_>, operands: usize, op: impl Operator + 'static) -> Lowered {
+    cx.arity(operands, operands)?;
+    cx.one(op)
+}
+
+fn shift(cx: &mut Context<'_, '_>) -> Lowered {
+    let op = match cx.text("direction", "")?.as_str() {
+        "LEFT" => Bits::ShiftLeft,
+        "RIGHT" => Bits::ShiftRight,
+        other => {
+            let reason = format!("`{other}` is neither `LEFT` nor `RIGHT`");
+            return Err(OpError::attribute("direction", reason).into());
+        }
+    };
+    plain(cx, 2, op)
+}
+
+/// relu(x) + alpha · elu(min(x, 0) ÷ alpha)
+fn celu(cx: &mut Context<'_, '_>) -> Lowered {
+    cx.arity(1, 1)?;
+    let alpha = cx.float("alpha", 1.0)?;
+    if alpha <= 0.0 {
+        return Err(OpError::attribute("alpha", format!("is {alpha}")).into());
+    }
+    let x = cx.input(0)?;
+    let (zero, alpha) = (cx.number(0.0), cx.number(alpha));
+    let positive = cx.function(U::Relu, x)?;
+    let negative = cx.binary(Arithmetic::Min, x, zero)?;
+    let negative = cx.over(negative, alpha)?;
+    let negative = cx.function(U::Elu { alpha: 1.0 }, negative)?;
+    let negative = cx.times(alpha, negative)?;
+    Ok(vec![cx.plus(positive, negative)?])
+}
+
+/// x where it is above alpha, else 0.
+fn thresholded(cx: &mut Context<'_, '_>) -> Lowered {
+    cx.arity(1, 1)?;
+    let alpha = cx.float("alpha", 1.0)?;
+    let x = cx.input(0)?;
+    let (zero, alpha) = (cx.number(0.0), cx.number(alpha));
+    let above = cx.compare(Compare::Greater, x, alpha)?;
+    Ok(vec![cx.choose(above, x, zero)?])
+}
+
+/// x moved toward 0 by a bias beyond ±lambda, 0 between.
+fn shrink(cx: &mut Context<'_, '_>) -> Lowered {
+    cx.arity(1, 1)?;
+    let (bias, lambda) = (cx.float("bias", 0.0)?, cx.float("lambd", 0.5)?);
+    let x = cx.input(0)?;
+    let (zero, bias) = (cx.number(0.0), cx.number(bias));
+    let (low, high) = (cx.number(-lambda), cx.number(lambda));
+    let below = cx.compare(Compare::Less, x, low)?;
+    let above = cx.compare(Compare::Greater, x, high)?;
+    let (raised, lowered) = (cx.plus(x, bias)?, cx.minus(x, bias)?);
+    let rest = cx.choose(above, lowered, zero)?;
+    Ok(vec![cx.choose(below, raised, rest)?])
 }
 
 fn unary(cx: &mut Context<'_, '_>, function: U) -> Lowered {
@@ -146,19 +216,28 @@ fn logic(cx: &mut Context<'_, '_>, op: Logic) -> Lowered {
     cx.one(op)
 }
 
-/// The base decides on the type; an integer exponent of a float is converted.
+/// The base decides on the type. An exponent of another type is converted to it; an integer and a
+/// float exponent meet in FP32.
 fn pow(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(2, 2)?;
     let (base, exponent) = (cx.fact(0)?.dtype(), cx.fact(1)?.dtype());
-    let (x, mut y) = (cx.input(0)?, cx.input(1)?);
-    let integer = |d| matches!(d, DType::I32 | DType::I64);
-    if base != exponent {
-        if !integer(exponent) || !(integer(base) || base == DType::F32) {
+    let (mut x, mut y) = (cx.input(0)?, cx.input(1)?);
+    if base == exponent {
+        return Ok(vec![cx.binary(Arithmetic::Pow, x, y)?]);
+    }
+    let integer = |d| crate::ops::INTEGERS.contains(&d);
+    let common = match (base, exponent) {
+        (DType::I32 | DType::I64, e) if integer(e) => base,
+        (DType::F32, e) if integer(e) => base,
+        (DType::I32 | DType::I64, DType::F32) => DType::F32,
+        _ => {
             return Err(OpError::unsupported(format!("a power of {base} to {exponent}")).into());
         }
-        y = cx.add(Cast { to: base }, &[Some(y)])?;
-    }
-    Ok(vec![cx.add(Arithmetic::Pow, &[Some(x), Some(y)])?])
+    };
+    x = super::quantize::convert(cx, x, common)?;
+    y = super::quantize::convert(cx, y, common)?;
+    let power = cx.binary(Arithmetic::Pow, x, y)?;
+    Ok(vec![super::quantize::convert(cx, power, base)?])
 }
 
 fn modulo(cx: &mut Context<'_, '_>) -> Lowered {
@@ -239,24 +318,4 @@ fn clip(cx: &mut Context<'_, '_>) -> Lowered {
         return Ok(vec![x]);
     }
     Ok(vec![cx.add(Clip, &inputs)?])
-}
-
-fn cast(cx: &mut Context<'_, '_>) -> Lowered {
-    cx.arity(1, 1)?;
-    let code = cx
-        .maybe_int("to")?
-        .ok_or_else(|| OpError::attribute("to", "is missing"))?;
-    // Concerns 8-bit floats, which are refused.
-    cx.int("saturate", 1)?;
-    cx.text("round_mode", "up")?;
-    let to = crate::onnx::tensor::dtype(code).map_err(|reason| OpError::attribute("to", reason))?;
-    cx.one(Cast { to })
-}
-
-fn cast_like(cx: &mut Context<'_, '_>) -> Lowered {
-    cx.arity(2, 2)?;
-    cx.int("saturate", 1)?;
-    cx.text("round_mode", "up")?;
-    let (x, to) = (cx.input(0)?, cx.fact(1)?.dtype());
-    Ok(vec![cx.add(Cast { to }, &[Some(x)])?])
 }

@@ -4,19 +4,29 @@
 //! one in an operand comes out in one form, and every default is written out. An attribute that
 //! nobody asked for, an operand too many or an output that is not computed is refused.
 
+mod attention;
+mod compose;
 mod elementwise;
 mod layout;
 mod linear;
+mod loss;
+mod place;
+mod quantize;
 mod reduce;
 
 use std::sync::Arc;
 
+use lemma_types::tensor::DType;
+
 use crate::error::{ImportError, OpError};
 use crate::fact::Fact;
 use crate::graph::{Builder, ValueId};
+use crate::onnx::import::Typed;
+use crate::onnx::narrow::Narrow;
 use crate::onnx::proto::{Attribute, Node};
 use crate::onnx::tensor::Constants;
 use crate::operator::{Op, Operator, ordinal};
+use crate::ops::cast::Cast;
 use crate::ops::layout::axis;
 use crate::tensor::Tensor;
 
@@ -42,6 +52,8 @@ pub(super) struct NodeContext<'n, 'a> {
     node: &'n Node<'a>,
     opset: i64,
     inputs: Vec<Option<ValueId>>,
+    /// What the elements of each operand stand for, where it is not what a tensor holds.
+    narrow: Vec<Option<Narrow>>,
     builder: &'n mut Builder,
     constants: &'n mut Constants<'a>,
     label: Arc<str>,
@@ -53,7 +65,7 @@ impl<'n, 'a> NodeContext<'n, 'a> {
     pub(super) fn new(
         node: &'n Node<'a>,
         opset: i64,
-        inputs: Vec<Option<ValueId>>,
+        inputs: Vec<Option<Typed>>,
         builder: &'n mut Builder,
         constants: &'n mut Constants<'a>,
         label: Arc<str>,
@@ -62,7 +74,8 @@ impl<'n, 'a> NodeContext<'n, 'a> {
         NodeContext {
             node,
             opset,
-            inputs,
+            narrow: inputs.iter().map(|v| v.and_then(|v| v.narrow)).collect(),
+            inputs: inputs.into_iter().map(|v| v.map(|v| v.id)).collect(),
             builder,
             constants,
             label,
@@ -116,6 +129,20 @@ impl<'n, 'a> NodeContext<'n, 'a> {
 
     fn rank(&self, index: usize) -> Result<usize, OpError> {
         Ok(self.fact(index)?.rank())
+    }
+
+    /// The integers of an optional operand, if they are known now; `Err` if they are data.
+    fn known_ints(&self, index: usize) -> Result<Option<Vec<i64>>, ValueId> {
+        let Some(value) = self.maybe(index) else {
+            return Ok(None);
+        };
+        let fact = self.builder.fact(value);
+        if fact.ty.elements() == Some(0) {
+            return Ok(Some(Vec::new()));
+        }
+        let values = fact.integers();
+        let known = values.and_then(|v| v.iter().map(crate::fact::Sym::known).collect());
+        known.map(Some).ok_or(value)
     }
 
     /// The integers of an operand that must be constant.
@@ -280,9 +307,37 @@ fn axes(values: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
     Ok(resolved)
 }
 
+/// One, as a scalar of this type.
+fn one_of(dtype: DType) -> Result<Tensor, OpError> {
+    let bytes = match dtype {
+        DType::F16 => 0x3c00u16.to_le_bytes().to_vec(),
+        DType::Bf16 => 0x3f80u16.to_le_bytes().to_vec(),
+        DType::F32 => 1f32.to_le_bytes().to_vec(),
+        DType::F64 => 1f64.to_le_bytes().to_vec(),
+        _ => 1u64.to_le_bytes()[..dtype.size()].to_vec(),
+    };
+    Tensor::from_le_bytes(dtype, &[], &bytes).map_err(|e| OpError::unsupported(e.to_string()))
+}
+
 /// The operator set that introduced an operator, where later than the oldest supported one.
 fn since(op: &str) -> i64 {
     match op {
+        "Sinh"
+        | "Cosh"
+        | "Asinh"
+        | "Acosh"
+        | "Atanh"
+        | "EyeLike"
+        | "Scatter"
+        | "NonZero"
+        | "MeanVarianceNormalization"
+        | "Shrink"
+        | "Compress" => 9,
+        "ReverseSequence" | "NonMaxSuppression" | "ThresholdedRelu" => 10,
+        "ScatterElements" | "ScatterND" | "Unique" | "BitShift" => 11,
+        "Celu" | "NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss" => 12,
+        "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "BitwiseNot" | "CenterCropPad" => 18,
+        "Attention" | "RotaryEmbedding" => 23,
         "Erf" | "IsNaN" | "Sign" | "Where" | "OneHot" | "ConstantOfShape" => 9,
         "IsInf" | "Mod" => 10,
         "Clip" | "Range" | "CumSum" | "GatherElements" | "GatherND" | "Round" => 11,
@@ -298,17 +353,157 @@ fn since(op: &str) -> i64 {
     }
 }
 
+/// Operators that move elements, whatever these are.
+fn moves(op: &str) -> bool {
+    matches!(
+        op,
+        "Constant"
+            | "ConstantOfShape"
+            | "Identity"
+            | "Dropout"
+            | "Shape"
+            | "Size"
+            | "Reshape"
+            | "Flatten"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "Transpose"
+            | "Expand"
+            | "Tile"
+            | "Concat"
+            | "Slice"
+            | "Split"
+            | "Gather"
+            | "GatherElements"
+            | "GatherND"
+            | "Scatter"
+            | "ScatterElements"
+            | "ScatterND"
+            | "Compress"
+            | "ReverseSequence"
+            | "DepthToSpace"
+            | "SpaceToDepth"
+            | "CenterCropPad"
+            | "OneHot"
+            | "Pad"
+            | "Trilu"
+            | "Where"
+            | "EyeLike"
+    )
+}
+
+/// Operators that know what to do with 16-bit floats.
+fn takes_halves(op: &str) -> bool {
+    moves(op)
+        || matches!(
+            op,
+            "Cast" | "CastLike" | "QuantizeLinear" | "DequantizeLinear"
+        )
+}
+
+/// A function of the operands in FP32, of 16-bit floats: they are widened, and the result rounded.
+fn widen(cx: &mut NodeContext<'_, '_>) -> Result<Option<DType>, OpError> {
+    let mut kind = None;
+    for index in 0..cx.inputs.len() {
+        let Some(value) = cx.maybe(index) else {
+            continue;
+        };
+        let dtype = cx.builder.fact(value).dtype();
+        if matches!(dtype, DType::F16 | DType::Bf16) {
+            let wide = cx.add(Cast { to: DType::F32 }, &[Some(value)])?;
+            cx.inputs[index] = Some(wide);
+            kind.get_or_insert(dtype);
+        }
+    }
+    Ok(kind)
+}
+
 /// Lowers a node; `None` if its operator is not known.
-pub(super) fn lower(cx: &mut NodeContext<'_, '_>) -> Option<Lowered> {
+pub(super) fn lower(cx: &mut NodeContext<'_, '_>) -> Option<Result<Vec<Typed>, Failure>> {
     let op = cx.node.op;
+    if cx.node.domain == "com.microsoft" {
+        return contributed(cx, op);
+    }
+    if !matches!(cx.node.domain, "" | "ai.onnx") {
+        return None;
+    }
     let introduced = since(op);
     // Clip is older, its form with operands is not.
     if cx.opset < introduced && op != "Clip" {
         let reason = format!("exists since operator set {introduced}");
         return Some(Err(OpError::unsupported(reason).into()));
     }
+    if let Some(lowered) = quantize::lower(cx, op) {
+        return Some(lowered);
+    }
+    let narrow = cx.narrow.iter().flatten().next().copied();
+    if narrow.is_some() && !moves(op) {
+        return Some(Err(OpError::unsupported(
+            "elements of 8-bit floats or 4 bits are stored, moved, converted and quantised only",
+        )
+        .into()));
+    }
+    if narrow.is_some() && op == "Concat" && cx.narrow.iter().any(|n| *n != narrow) {
+        let reason = "elements of different types are joined";
+        return Some(Err(OpError::unsupported(reason).into()));
+    }
+    let narrow = match op {
+        "Shape" | "Size" => None,
+        "Constant" | "ConstantOfShape" => match cx.attribute("value") {
+            Some(Attribute::Tensor(proto)) => Narrow::of(proto.data_type),
+            _ => None,
+        },
+        "Where" => cx.narrow.get(1).copied().flatten(),
+        _ => cx.narrow.first().copied().flatten(),
+    };
+    let half = match if takes_halves(op) {
+        Ok(None)
+    } else {
+        widen(cx)
+    } {
+        Ok(half) => half,
+        Err(error) => return Some(Err(error.into())),
+    };
+    let lowered = standard(cx, op)?;
+    Some(lowered.and_then(|outputs| finish(cx, op, outputs, half, narrow)))
+}
+
+fn standard(cx: &mut NodeContext<'_, '_>, op: &str) -> Option<Lowered> {
     elementwise::lower(cx, op)
         .or_else(|| layout::lower(cx, op))
         .or_else(|| linear::lower(cx, op))
         .or_else(|| reduce::lower(cx, op))
+        .or_else(|| place::lower(cx, op))
+        .or_else(|| loss::lower(cx, op))
+        .or_else(|| attention::lower(cx, op))
+}
+
+/// Rounds results that are to be 16-bit floats, and says what the elements stand for.
+fn finish(
+    cx: &mut NodeContext<'_, '_>,
+    op: &str,
+    outputs: Vec<ValueId>,
+    half: Option<DType>,
+    narrow: Option<Narrow>,
+) -> Result<Vec<Typed>, Failure> {
+    let typed = |(place, id): (usize, ValueId)| {
+        let id = match half {
+            // Mean and deviation of a normalisation are given in FP32.
+            Some(to)
+                if cx.builder.fact(id).dtype() == DType::F32
+                    && (place == 0 || op != "LayerNormalization") =>
+            {
+                cx.add(Cast { to }, &[Some(id)])?
+            }
+            _ => id,
+        };
+        Ok(Typed { id, narrow })
+    };
+    outputs.into_iter().enumerate().map(typed).collect()
+}
+
+/// An operator of the domain `com.microsoft`.
+fn contributed(cx: &mut NodeContext<'_, '_>, op: &str) -> Option<Result<Vec<Typed>, Failure>> {
+    let _ = (cx, op);
+    None
 }

@@ -18,12 +18,18 @@ pub(crate) mod norm;
 pub(crate) mod pad;
 pub(crate) mod pick;
 pub(crate) mod pool;
+pub(crate) mod quantize;
 pub(crate) mod reduce;
 pub(crate) mod reshape;
+pub(crate) mod resize;
+pub(crate) mod sample;
 pub(crate) mod scatter;
 pub(crate) mod select;
 pub(crate) mod slice;
+pub(crate) mod spread;
+pub(crate) mod taps;
 pub(crate) mod unary;
+pub(crate) mod window;
 
 use lemma_types::tensor::DType;
 

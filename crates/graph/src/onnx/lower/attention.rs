@@ -7,8 +7,8 @@ use super::compose::Part;
 use super::{Lowered, NodeContext};
 use crate::error::OpError;
 use crate::graph::ValueId;
-use crate::ops::layout::Trilu;
-use crate::tensor::Tensor;
+use crate::ops::compare::Compare;
+use crate::ops::generate::Range;
 
 type Context<'n, 'a> = NodeContext<'n, 'a>;
 
@@ -145,20 +145,30 @@ pub(super) fn mask(cx: &mut Context<'_, '_>, keep: ValueId) -> Result<ValueId, O
     cx.choose(keep, zero, never)
 }
 
-/// Whether the key of a column is not after the query of a row: `[length, keys]`.
+/// 0, 1, 2 … up to a dimension.
+fn count_up(cx: &mut Context<'_, '_>, to: Part) -> Result<ValueId, OpError> {
+    let limit = cx.shape(&[to])?;
+    let limit = cx.squeeze(limit, 0)?;
+    let (zero, one) = (cx.integer(DType::I64, 0)?, cx.integer(DType::I64, 1)?);
+    cx.add(Range, &[Some(zero), Some(limit), Some(one)])
+}
+
+/// Whether the key of a column is not after the query of a row: `[length, keys]`. Before the first
+/// query lie the keys of `past`.
 pub(super) fn not_after(
     cx: &mut Context<'_, '_>,
     query: ValueId,
     key: ValueId,
-    shift: i64,
+    past: Option<ValueId>,
 ) -> Result<ValueId, OpError> {
-    let parts = [Part::Of(query, 2), Part::Of(key, 2)];
-    let all = cx.fill(Tensor::scalar(true), &parts)?;
-    let op = Trilu {
-        upper: false,
-        shift,
-    };
-    cx.add(op, &[Some(all)])
+    let columns = count_up(cx, Part::Of(key, 2))?;
+    let mut rows = count_up(cx, Part::Of(query, 2))?;
+    if let Some(past) = past {
+        let shift = cx.shape(&[Part::Of(past, 2)])?;
+        rows = cx.plus(rows, shift)?;
+    }
+    let rows = cx.unsqueeze(rows, 1)?;
+    cx.compare(Compare::LessOrEqual, columns, rows)
 }
 
 fn attention(cx: &mut Context<'_, '_>) -> Lowered {
@@ -201,7 +211,8 @@ fn attention(cx: &mut Context<'_, '_>) -> Lowered {
     }
     let mut bias = None;
     if causal {
-        let keep = not_after(cx, query, key, 0)?;
+        let past = cx.maybe(4);
+        let keep = not_after(cx, query, key, past)?;
         bias = Some(mask(cx, keep)?);
     }
     if let Some(given) = cx.maybe(3) {

@@ -7,6 +7,7 @@
 mod attention;
 mod compose;
 mod elementwise;
+mod image;
 mod layout;
 mod linear;
 mod loss;
@@ -247,6 +248,17 @@ impl<'n, 'a> NodeContext<'n, 'a> {
         }
     }
 
+    fn floats(&mut self, name: &str) -> Result<Option<Vec<f32>>, OpError> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Floats(values)) if values.iter().any(|v| v.is_nan()) => {
+                Err(OpError::attribute(name, "holds NaN"))
+            }
+            Some(Attribute::Floats(values)) => Ok(Some(values.clone())),
+            Some(_) => Err(OpError::attribute(name, "must be a list of floats")),
+        }
+    }
+
     /// A list of numbers that cannot be negative.
     fn sizes(&mut self, name: &str) -> Result<Option<Vec<usize>>, OpError> {
         let Some(values) = self.ints(name)? else {
@@ -333,8 +345,17 @@ fn since(op: &str) -> i64 {
         | "MeanVarianceNormalization"
         | "Shrink"
         | "Compress" => 9,
-        "ReverseSequence" | "NonMaxSuppression" | "ThresholdedRelu" => 10,
-        "ScatterElements" | "ScatterND" | "Unique" | "BitShift" => 11,
+        "GridSample" => 16,
+        "Col2Im" => 18,
+        "DeformConv" => 19,
+        "AffineGrid" => 20,
+        "Det" => 11,
+        "MaxUnpool" => 9,
+        "RoiAlign" | "Resize" => 10,
+        "QuantizeLinear" | "DequantizeLinear" | "MatMulInteger" | "ConvInteger"
+        | "QLinearMatMul" | "QLinearConv" | "ReverseSequence" | "NonMaxSuppression"
+        | "ThresholdedRelu" => 10,
+        "ScatterElements" | "ScatterND" | "Unique" | "BitShift" | "DynamicQuantizeLinear" => 11,
         "Celu" | "NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss" => 12,
         "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "BitwiseNot" | "CenterCropPad" => 18,
         "Attention" | "RotaryEmbedding" => 23,
@@ -473,6 +494,8 @@ fn standard(cx: &mut NodeContext<'_, '_>, op: &str) -> Option<Lowered> {
         .or_else(|| layout::lower(cx, op))
         .or_else(|| linear::lower(cx, op))
         .or_else(|| reduce::lower(cx, op))
+        .or_else(|| quantize::products(cx, op))
+        .or_else(|| image::lower(cx, op))
         .or_else(|| place::lower(cx, op))
         .or_else(|| loss::lower(cx, op))
         .or_else(|| attention::lower(cx, op))

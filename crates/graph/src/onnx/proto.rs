@@ -51,6 +51,7 @@ pub(crate) enum Attribute<'a> {
     Tensor(Box<Tensor<'a>>),
     Floats(Vec<f32>),
     Ints(Vec<i64>),
+    Texts(Vec<&'a [u8]>),
     Graph(Box<Graph<'a>>),
     /// A kind that no supported operator takes.
     Other,
@@ -310,7 +311,7 @@ impl<'l> Decoder<'l> {
     ) -> Wire<(&'a str, Attribute<'a>)> {
         let mut name = None;
         let (mut float, mut int, mut text, mut tensor, mut kind) = (None, None, None, None, None);
-        let mut graph = None;
+        let (mut graph, mut texts) = (None, Vec::new());
         let (mut floats, mut ints) = (Vec::new(), Vec::new());
         let mut other = false;
         let limit = self.limits.attribute_numbers;
@@ -338,9 +339,13 @@ impl<'l> Decoder<'l> {
                 }
                 7 => field.floats(&mut floats, limit)?,
                 8 => field.ints(&mut ints, limit)?,
+                9 => {
+                    count("texts of an attribute", texts.len() + 1, limit)?;
+                    texts.push(field.bytes()?);
+                }
                 20 => once(&mut kind, field.int()?, &field)?,
-                // Texts, tensors, graphs, types, references and sparse tensors.
-                9..=11 | 14 | 15 | 21..=23 => other = true,
+                // Tensors, graphs, types, references and sparse tensors.
+                10 | 11 | 14 | 15 | 21..=23 => other = true,
                 _ => {}
             }
         }
@@ -363,7 +368,7 @@ impl<'l> Decoder<'l> {
             },
             6 => Attribute::Floats(floats),
             7 => Attribute::Ints(ints),
-            8 => Attribute::Other,
+            8 => Attribute::Texts(texts),
             _ => return encoding(offset, format!("attribute `{name}` has no known type")),
         };
         Ok((name, value))

@@ -213,7 +213,7 @@ impl Operator for Unique {
         expect(
             x,
             "input 0",
-            &[&[DType::F32], &crate::ops::INTEGERS[..]].concat(),
+            &[&[DType::F32, DType::F64], &crate::ops::INTEGERS[..]].concat(),
         )?;
         let mut shape = x.shape().to_vec();
         let dim = shape

@@ -275,13 +275,15 @@ fn variadic(cx: &mut Context<'_, '_>, op: Arithmetic) -> Result<ValueId, Failure
 /// The sum, divided by the number of operands.
 fn mean(cx: &mut Context<'_, '_>) -> Lowered {
     let sum = variadic(cx, Arithmetic::Add)?;
-    if cx.fact(0)?.dtype() != DType::F32 {
-        return Err(OpError::unsupported("the mean of other than FP32").into());
-    }
     if cx.inputs.len() == 1 {
         return Ok(vec![sum]);
     }
-    let count = cx.tensor(Tensor::scalar(cx.inputs.len() as f32));
+    let count = match cx.fact(0)?.dtype() {
+        DType::F32 => Tensor::scalar(cx.inputs.len() as f32),
+        DType::F64 => Tensor::scalar(cx.inputs.len() as f64),
+        _ => return Err(OpError::unsupported("the mean of other than floats").into()),
+    };
+    let count = cx.tensor(count);
     Ok(vec![cx.add(Arithmetic::Div, &[Some(sum), Some(count)])?])
 }
 

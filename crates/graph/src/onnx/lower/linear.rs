@@ -8,6 +8,7 @@ use super::{Lowered, NodeContext};
 use crate::error::OpError;
 use crate::graph::ValueId;
 use crate::ops::conv::{Conv, Padding, Sliding};
+use crate::ops::einsum::PlainMatMul;
 use crate::ops::linear::{Gemm, MatMul};
 use crate::ops::norm::{BatchNorm, GroupNorm, Normalize, RowNorm, Softmax};
 use crate::ops::pool::{Pool, PoolKind};
@@ -38,7 +39,11 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, op: &str) -> Option<Lowered> {
 
 fn matmul(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(2, 2)?;
-    cx.one(MatMul)
+    if cx.fact(0)?.dtype() == DType::F32 {
+        cx.one(MatMul)
+    } else {
+        cx.one(PlainMatMul)
+    }
 }
 
 fn gemm(cx: &mut Context<'_, '_>) -> Lowered {

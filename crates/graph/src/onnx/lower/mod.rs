@@ -13,7 +13,9 @@ mod linear;
 mod loss;
 mod place;
 mod quantize;
+mod recurrent;
 mod reduce;
+mod signal;
 
 use std::sync::Arc;
 
@@ -248,6 +250,29 @@ impl<'n, 'a> NodeContext<'n, 'a> {
         }
     }
 
+    /// A number that cannot be negative.
+    fn sizes_one(&mut self, name: &str) -> Result<Option<usize>, OpError> {
+        let value = self.maybe_int(name)?;
+        let size = value.map(|n| {
+            usize::try_from(n).map_err(|_| OpError::attribute(name, format!("{n} is negative")))
+        });
+        size.transpose()
+    }
+
+    /// A list of texts.
+    fn texts(&mut self, name: &str) -> Result<Option<Vec<String>>, OpError> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Texts(texts)) => Ok(Some(
+                texts
+                    .iter()
+                    .map(|t| String::from_utf8_lossy(t).into_owned())
+                    .collect(),
+            )),
+            Some(_) => Err(OpError::attribute(name, "must be a list of texts")),
+        }
+    }
+
     fn floats(&mut self, name: &str) -> Result<Option<Vec<f32>>, OpError> {
         match self.attribute(name) {
             None => Ok(None),
@@ -345,6 +370,10 @@ fn since(op: &str) -> i64 {
         | "MeanVarianceNormalization"
         | "Shrink"
         | "Compress" => 9,
+        "DFT" | "STFT" | "HannWindow" | "HammingWindow" | "BlackmanWindow" => 17,
+        "Einsum" => 12,
+        "TfIdfVectorizer" => 9,
+        "OptionalHasElement" | "OptionalGetElement" => 15,
         "GridSample" => 16,
         "Col2Im" => 18,
         "DeformConv" => 19,
@@ -498,6 +527,8 @@ fn standard(cx: &mut NodeContext<'_, '_>, op: &str) -> Option<Lowered> {
         .or_else(|| image::lower(cx, op))
         .or_else(|| place::lower(cx, op))
         .or_else(|| loss::lower(cx, op))
+        .or_else(|| recurrent::lower(cx, op))
+        .or_else(|| signal::lower(cx, op))
         .or_else(|| attention::lower(cx, op))
 }
 

@@ -18,4 +18,4 @@ mod wire;
 pub(crate) use import::import;
 
 /// The operator sets that are supported.
-pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=23;
+pub const OPSETS: std::ops::RangeInclusive<i64> = 6..=23;

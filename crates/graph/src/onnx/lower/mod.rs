@@ -11,6 +11,7 @@ mod image;
 mod layout;
 mod linear;
 mod loss;
+mod microsoft;
 mod place;
 mod quantize;
 mod recurrent;
@@ -530,6 +531,8 @@ fn standard(cx: &mut NodeContext<'_, '_>, op: &str) -> Option<Lowered> {
         .or_else(|| recurrent::lower(cx, op))
         .or_else(|| signal::lower(cx, op))
         .or_else(|| attention::lower(cx, op))
+        // Written into the default domain by a popular exporter.
+        .or_else(|| (op == "SimplifiedLayerNormalization").then(|| microsoft::simplified_norm(cx)))
 }
 
 /// Rounds results that are to be 16-bit floats, and says what the elements stand for.
@@ -556,8 +559,20 @@ fn finish(
     outputs.into_iter().enumerate().map(typed).collect()
 }
 
-/// An operator of the domain `com.microsoft`.
+/// An operator of the domain `com.microsoft`: a function in FP32.
 fn contributed(cx: &mut NodeContext<'_, '_>, op: &str) -> Option<Result<Vec<Typed>, Failure>> {
-    let _ = (cx, op);
-    None
+    if matches!(op, "QuantizeLinear" | "DequantizeLinear") {
+        // As in the default domain.
+        return quantize::lower(cx, op);
+    }
+    if cx.narrow.iter().any(Option::is_some) {
+        let reason = "elements of 8-bit floats or 4 bits";
+        return Some(Err(OpError::unsupported(reason).into()));
+    }
+    let half = match widen(cx) {
+        Ok(half) => half,
+        Err(error) => return Some(Err(error.into())),
+    };
+    let lowered = microsoft::lower(cx, op)?;
+    Some(lowered.and_then(|outputs| finish(cx, op, outputs, half, None)))
 }

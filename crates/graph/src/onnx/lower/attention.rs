@@ -340,11 +340,12 @@ fn rotary(cx: &mut Context<'_, '_>) -> Lowered {
         Ok(size) => size,
         Err(_) => return Err(OpError::attribute("rotary_embedding_dim", "is negative").into()),
     };
+    let half = (size / 2) as i64;
     let by = Turn {
         interleaved,
         size,
-        cos,
-        sin,
+        cos: cx.slice(cos, 2, 0, half)?,
+        sin: cx.slice(sin, 2, 0, half)?,
     };
     let turned = turn(cx, rows, &by)?;
     let output = if flat {

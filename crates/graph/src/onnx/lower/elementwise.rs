@@ -5,12 +5,14 @@ use lemma_types::tensor::DType;
 
 use super::{Failure, Lowered, NodeContext};
 use crate::error::OpError;
+use crate::fact::Sym;
 use crate::graph::ValueId;
 use crate::operator::Operator;
 use crate::ops::arithmetic::Arithmetic;
 use crate::ops::bits::{Bits, BitwiseNot};
 use crate::ops::compare::{Compare, Logic};
 use crate::ops::functions::Function;
+use crate::ops::reshape::Unsqueeze;
 use crate::ops::select::{Clip, Where};
 use crate::ops::unary::{FloatTest, Not, Selu, Unary};
 use crate::tensor::Tensor;
@@ -203,16 +205,44 @@ fn parametric(cx: &mut Context<'_, '_>, op: &str) -> Lowered {
 
 fn binary(cx: &mut Context<'_, '_>, op: Arithmetic) -> Lowered {
     cx.arity(2, 2)?;
+    aligned(cx)?;
     cx.one(op)
+}
+
+/// Before operator set 7 the second operand is repeated only where that is asked for, and stands
+/// at an axis of the first.
+fn aligned(cx: &mut Context<'_, '_>) -> Result<(), OpError> {
+    if cx.opset >= 7 {
+        return Ok(());
+    }
+    let (broadcast, axis) = (cx.flag("broadcast", false)?, cx.maybe_int("axis")?);
+    let (rank, own) = (cx.rank(0)?, cx.rank(1)?);
+    if !broadcast {
+        return match cx.fact(0)?.shape() == cx.fact(1)?.shape() {
+            true => Ok(()),
+            false => Err(OpError::shape("operands differ in shape")),
+        };
+    }
+    if let Some(axis) = axis {
+        let at = super::axis(axis, rank)?;
+        let behind = rank.checked_sub(at + own);
+        let behind = behind.ok_or_else(|| OpError::attribute("axis", "is out of range"))?;
+        let axes = (own..own + behind).collect();
+        let b = cx.input(1)?;
+        cx.inputs[1] = Some(cx.add(Unsqueeze { axes }, &[Some(b)])?);
+    }
+    Ok(())
 }
 
 fn compare(cx: &mut Context<'_, '_>, op: Compare) -> Lowered {
     cx.arity(2, 2)?;
+    aligned(cx)?;
     cx.one(op)
 }
 
 fn logic(cx: &mut Context<'_, '_>, op: Logic) -> Lowered {
     cx.arity(2, 2)?;
+    aligned(cx)?;
     cx.one(op)
 }
 
@@ -220,6 +250,7 @@ fn logic(cx: &mut Context<'_, '_>, op: Logic) -> Lowered {
 /// float exponent meet in FP32.
 fn pow(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(2, 2)?;
+    aligned(cx)?;
     let (base, exponent) = (cx.fact(0)?.dtype(), cx.fact(1)?.dtype());
     let (mut x, mut y) = (cx.input(0)?, cx.input(1)?);
     if base == exponent {
@@ -250,9 +281,16 @@ fn modulo(cx: &mut Context<'_, '_>) -> Lowered {
     cx.one(op)
 }
 
-/// The slope broadcasts to the operand, not the other way.
+/// The slope broadcasts to the operand, not the other way; before operator set 7 it is one for each
+/// channel.
 fn prelu(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(2, 2)?;
+    if cx.opset < 7 && cx.rank(1)? == 1 && cx.rank(0)? > 2 && cx.fact(1)?.shape() != [Sym::Known(1)]
+    {
+        let (slope, rank) = (cx.input(1)?, cx.rank(0)?);
+        let axes = (1..rank - 1).collect();
+        cx.inputs[1] = Some(cx.add(Unsqueeze { axes }, &[Some(slope)])?);
+    }
     let y = cx.one(Arithmetic::PRelu)?;
     let (found, wanted) = (cx.builder.fact(y[0]).shape(), cx.fact(0)?.shape());
     if found != wanted {

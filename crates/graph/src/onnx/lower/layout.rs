@@ -409,7 +409,14 @@ fn gather_nd(cx: &mut Context<'_, '_>) -> Lowered {
 fn one_hot(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(3, 3)?;
     let axis = cx.axis(-1, cx.rank(0)? + 1)?;
-    cx.one(OneHot { axis })
+    let mut operands = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
+    for operand in &mut operands[..2] {
+        // Of any numeric type: as integers.
+        if !matches!(cx.dtype_of(*operand), DType::I32 | DType::I64) {
+            *operand = super::quantize::convert(cx, *operand, DType::I64)?;
+        }
+    }
+    Ok(vec![cx.add(OneHot { axis }, &operands.map(Some))?])
 }
 
 /// Pads come out as an operand over all dimensions.

@@ -48,6 +48,10 @@ fn matmul(cx: &mut Context<'_, '_>) -> Lowered {
 
 fn gemm(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(if cx.opset < 11 { 3 } else { 2 }, 3)?;
+    if cx.opset < 7 {
+        // Whether the addend is repeated shows in its shape.
+        cx.flag("broadcast", false)?;
+    }
     let op = Gemm {
         alpha: cx.float("alpha", 1.0)?,
         beta: cx.float("beta", 1.0)?,
@@ -228,19 +232,50 @@ fn softmax(cx: &mut Context<'_, '_>, log: bool) -> Lowered {
 fn batch_norm(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(5, 5)?;
     let epsilon = cx.float("epsilon", 1e-5)?;
-    // Concerns training, which is refused.
-    cx.float("momentum", 0.9)?;
-    if cx.flag("training_mode", false)? {
-        return Err(OpError::attribute(
-            "training_mode",
-            "is not supported: export the model for inference",
-        )
-        .into());
+    let momentum = cx.float("momentum", 0.9)?;
+    let mut training = cx.flag("training_mode", false)?;
+    if cx.opset < 7 {
+        training = !cx.flag("is_test", false)?;
+        cx.ints("consumed_inputs")?;
     }
     if cx.opset < 9 && !cx.flag("spatial", true)? {
         return Err(OpError::attribute("spatial", "other than 1 is not supported").into());
     }
-    cx.one(BatchNorm { epsilon })
+    if !training {
+        return cx.one(BatchNorm { epsilon });
+    }
+    if cx.opset < 14 {
+        return Err(OpError::unsupported("training before operator set 14").into());
+    }
+    batch_norm_of_data(cx, epsilon, momentum)
+}
+
+/// Normalised by the moments of the data themselves, which move the given ones.
+fn batch_norm_of_data(cx: &mut Context<'_, '_>, epsilon: f32, momentum: f32) -> Lowered {
+    let x = cx.input(0)?;
+    let rank = cx.rank(0)?;
+    if rank < 2 {
+        return Err(OpError::shape("data needs a batch and a channel dimension").into());
+    }
+    let axes: Vec<usize> = (0..rank).filter(|&a| a != 1).collect();
+    let mean = cx.reduce(Reduction::Mean, x, axes.clone(), true)?;
+    let centred = cx.minus(x, mean)?;
+    let squares = cx.times(centred, centred)?;
+    let variance = cx.reduce(Reduction::Mean, squares, axes, true)?;
+    let flat = [
+        cx.reshape(mean, &[Part::Is(-1)])?,
+        cx.reshape(variance, &[Part::Is(-1)])?,
+    ];
+    let operands = [x, cx.input(1)?, cx.input(2)?, flat[0], flat[1]];
+    let y = cx.add(BatchNorm { epsilon }, &operands.map(Some))?;
+    let mut outputs = vec![y];
+    let (old, new) = (cx.number(momentum), cx.number(1.0 - momentum));
+    for (index, found) in (3..5).zip(flat) {
+        let given = cx.input(index)?;
+        let (kept, added) = (cx.times(given, old)?, cx.times(found, new)?);
+        outputs.push(cx.plus(kept, added)?);
+    }
+    Ok(outputs)
 }
 
 fn row_norm(cx: &mut Context<'_, '_>, kind: RowNorm) -> Lowered {

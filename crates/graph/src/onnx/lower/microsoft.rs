@@ -128,7 +128,12 @@ fn skip_norm(cx: &mut Context<'_, '_>, kind: RowNorm) -> Lowered {
     }
     let y = normalise(cx, kind, sum, scale, shift, epsilon)?;
     let axis = cx.rank_of(sum).saturating_sub(1);
-    let wanted = |place: usize| cx.node.outputs.get(place).is_some_and(|name| !name.is_empty());
+    let wanted = |place: usize| {
+        cx.node
+            .outputs
+            .get(place)
+            .is_some_and(|name| !name.is_empty())
+    };
     if !(wanted(1) || wanted(2)) {
         return Ok(vec![y, y, y, sum]);
     }
@@ -222,9 +227,14 @@ fn rotary(cx: &mut Context<'_, '_>) -> Lowered {
     } else {
         cx.transpose(x, &[0, 2, 1, 3])?
     };
-    let size = usize::try_from(size).ok().filter(|&n| n > 0).unwrap_or(2 * half);
+    let size = usize::try_from(size)
+        .ok()
+        .filter(|&n| n > 0)
+        .unwrap_or(2 * half);
     if size != 2 * half {
-        return Err(OpError::attribute("rotary_embedding_dim", "is not that of the cosines").into());
+        return Err(
+            OpError::attribute("rotary_embedding_dim", "is not that of the cosines").into(),
+        );
     }
     let positions = if cx.rank(1)? == 1 {
         // Where the sequence begins.
@@ -282,7 +292,10 @@ fn masked(cx: &mut Context<'_, '_>, given: ValueId, filter: f32, keys: ValueId) 
 }
 
 /// The sum of what is to be added to scores.
-fn biases(cx: &mut Context<'_, '_>, parts: [Option<ValueId>; 3]) -> Result<Option<ValueId>, OpError> {
+fn biases(
+    cx: &mut Context<'_, '_>,
+    parts: [Option<ValueId>; 3],
+) -> Result<Option<ValueId>, OpError> {
     let mut sum = None;
     for part in parts.into_iter().flatten() {
         sum = Some(match sum {
@@ -524,7 +537,10 @@ fn packed_matmul(cx: &mut Context<'_, '_>) -> Lowered {
         }
     };
     let grain = Grain::Block { axis: 1, size };
-    let weights = cx.add(Dequantize { grain }, &[Some(values), Some(scales), Some(zeros)])?;
+    let weights = cx.add(
+        Dequantize { grain },
+        &[Some(values), Some(scales), Some(zeros)],
+    )?;
     let weights = cx.slice(weights, 1, 0, k as i64)?;
     let weights = cx.transpose(weights, &[1, 0])?;
     let mut y = cx.matmul(a, weights)?;

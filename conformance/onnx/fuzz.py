@@ -1,7 +1,8 @@
 """Random graphs against onnxruntime: the engine must give the same values within a tolerance, or refuse the model.
 
-A graph is a few random operators on random shapes, dimensions of inputs fixed or symbolic. Floats must agree within rtol 1e-3 and
-atol 1e-4 (the tolerance of conformance, with room for sums in another order), integers and truth values exactly. Values near a
+A graph is a few random operators on random shapes, dimensions of inputs fixed or symbolic. Floats must agree within
+rtol 1e-3 and atol 1e-4 (the tolerance of conformance, with room for sums in another order), integers and truth values
+exactly. Values near a
 step of an operator (rounding, comparison, an index) are avoided by drawing from a coarse grid.
 
 Usage: fuzz.py --engine EXAMPLE [--seed N] [--count N]
@@ -163,7 +164,9 @@ def pool(d, x):
 
 
 def reduction(d, x):
-    op = d.pick("ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp".split())
+    op = d.pick(
+        "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp".split()
+    )
     rank = d.values[x].ndim
     axes = sorted(d.rng.choice(rank, int(d.rng.integers(1, rank + 1)), replace=False).tolist())
     keep = int(d.rng.integers(2))
@@ -298,7 +301,9 @@ def recurrent(d, x):
     op, gates = d.pick([("LSTM", 4), ("GRU", 3), ("RNN", 1)])
     hidden, both = d.size(), bool(d.rng.integers(2))
     count = 2 if both else 1
-    weights = [d.floats(count, gates * hidden, n) for n in (array.shape[2], hidden)] + [d.floats(count, 2 * gates * hidden)]
+    weights = [d.floats(count, gates * hidden, n) for n in (array.shape[2], hidden)] + [
+        d.floats(count, 2 * gates * hidden)
+    ]
     attributes = {"hidden_size": hidden, "direction": "bidirectional" if both else d.pick(["forward", "reverse"])}
     if op == "GRU":
         attributes["linear_before_reset"] = int(d.rng.integers(2))
@@ -392,7 +397,10 @@ def check(engine, model, inputs, expected, work):
     bad = ~np.isclose(values, expected, rtol=RTOL, atol=ATOL, equal_nan=True)
     if bad.any():
         at = tuple(np.argwhere(bad)[0])
-        return "wrong", f"{int(bad.sum())} of {bad.size} differ, at {at}: {values[at]}, onnxruntime gives {expected[at]}"
+        return (
+            "wrong",
+            f"{int(bad.sum())} of {bad.size} differ, at {at}: {values[at]}, onnxruntime gives {expected[at]}",
+        )
     return "same", ""
 
 

@@ -33,8 +33,7 @@ SATURATING = {f"test_qlinearmatmul_{rank}D_int8_{scale}" for rank in (2, 3) for 
 # Tests whose expected values a later package corrects, or that go against the specification: they are left out.
 CORRECTED = {
     # 1.18.0 divides by the padding that is there.
-    "1.16.2": {"test_averagepool_3d_dilations_large_count_include_pad_is_1_ceil_mode_is_True"}
-    | SATURATING,
+    "1.16.2": {"test_averagepool_3d_dilations_large_count_include_pad_is_1_ceil_mode_is_True"} | SATURATING,
     # 1.19.1 takes rows of `[batch, length, heads · size]` apart instead of reading them as `[batch, heads, length, size]`, and
     # lets neighbouring heads share a key. onnxruntime agrees.
     "1.18.0": {
@@ -164,7 +163,9 @@ def tensor(path, value):
 def to_bytes(proto):
     """Elements as the engine holds them."""
     if proto.data_type in HALF_BYTES:
-        packed = np.frombuffer(proto.raw_data, np.uint8) if proto.raw_data else np.array(proto.int32_data).astype(np.uint8)
+        packed = (
+            np.frombuffer(proto.raw_data, np.uint8) if proto.raw_data else np.array(proto.int32_data).astype(np.uint8)
+        )
         halves = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[: math.prod(proto.dims)]
         return (((halves ^ 8) - 8).astype(np.uint8) if proto.data_type == TensorProto.INT4 else halves).tobytes()
     if DATATYPES[proto.data_type] == "UINT8" and proto.data_type != TensorProto.UINT8:
@@ -223,7 +224,9 @@ def difference(found, wanted):
         bad = ~np.isclose(a, b, rtol=rtol, atol=ATOL, equal_nan=True)
     if bad.any():
         at = np.argwhere(bad)[0].tolist()
-        return f"{int(bad.sum())} of {bad.size} elements differ, first at {at}: {a[tuple(at)]}, {b[tuple(at)]} is expected"
+        return (
+            f"{int(bad.sum())} of {bad.size} elements differ, first at {at}: {a[tuple(at)]}, {b[tuple(at)]} is expected"
+        )
     return None
 
 

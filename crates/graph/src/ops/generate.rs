@@ -67,6 +67,35 @@ impl Operator for Size {
     }
 }
 
+/// The first operand, if the second and third are equal everywhere; else an error of the run.
+#[derive(Debug)]
+pub(crate) struct Checked;
+
+impl Operator for Checked {
+    fn name(&self) -> &'static str {
+        "Checked/1"
+    }
+
+    fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
+        expect(inputs.need(1)?, "input 1", &[DType::I64])?;
+        expect(inputs.need(2)?, "input 2", &[DType::I64])?;
+        Ok(vec![inputs.need(0)?.ty.clone()])
+    }
+
+    fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
+        let (found, wanted) = (cx.slice::<i64>(1)?, cx.slice::<i64>(2)?);
+        let [wanted] = wanted else {
+            return Err(OpError::value("one length is expected"));
+        };
+        if found.iter().any(|n| n != wanted) {
+            return Err(OpError::value(format!(
+                "sequences of {found:?} in a batch of length {wanted}: padded batches are not supported"
+            )));
+        }
+        Ok(vec![cx.inputs.need(0)?.clone()])
+    }
+}
+
 /// A tensor, whatever the operands.
 #[derive(Debug)]
 pub(crate) struct Given(pub(crate) Tensor);

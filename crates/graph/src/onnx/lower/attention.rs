@@ -66,6 +66,8 @@ pub(super) struct Heads {
     /// Factor on the scores; 1/√size by default.
     pub(super) scale: Option<f32>,
     pub(super) softcap: f32,
+    /// Whether the soft cap comes before the bias.
+    pub(super) cap_first: bool,
 }
 
 /// The values that attention passes through.
@@ -116,17 +118,26 @@ pub(super) fn attend(cx: &mut Context<'_, '_>, heads: &Heads) -> Result<Scores, 
     let turned = cx.transpose(key, &[0, 1, 3, 2])?;
     let turned = cx.times(turned, root)?;
     let products = cx.matmul(query, turned)?;
-    let biased = match heads.bias {
-        Some(bias) => cx.plus(products, bias)?,
-        None => products,
+    let bias = |cx: &mut Context<'_, '_>, scores| match heads.bias {
+        Some(bias) => cx.plus(scores, bias),
+        None => Ok(scores),
     };
-    let capped = if heads.softcap == 0.0 {
-        biased
-    } else {
-        let cap = cx.number(heads.softcap);
-        let part = cx.over(biased, cap)?;
+    let cap = |cx: &mut Context<'_, '_>, scores| {
+        if heads.softcap == 0.0 {
+            return Ok(scores);
+        }
+        let most = cx.number(heads.softcap);
+        let part = cx.over(scores, most)?;
         let bounded = cx.function(U::Tanh, part)?;
-        cx.times(bounded, cap)?
+        cx.times(bounded, most)
+    };
+    let (biased, capped) = if heads.cap_first {
+        let capped = cap(cx, products)?;
+        let biased = bias(cx, capped)?;
+        (biased, biased)
+    } else {
+        let biased = bias(cx, products)?;
+        (biased, cap(cx, biased)?)
     };
     let weights = cx.softmax_last(capped)?;
     let output = cx.matmul(weights, value)?;
@@ -233,6 +244,7 @@ fn attention(cx: &mut Context<'_, '_>) -> Lowered {
         bias,
         scale,
         softcap,
+        cap_first: false,
     };
     let scores = attend(cx, &heads)?;
     let output = if flat {

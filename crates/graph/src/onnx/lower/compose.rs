@@ -181,12 +181,6 @@ impl NodeContext<'_, '_> {
         self.concat(&values, 0)
     }
 
-    /// All dimensions of a value, as a vector.
-    pub(super) fn shape_of(&mut self, x: ValueId) -> Built {
-        let parts: Vec<Part> = (0..self.rank_of(x)).map(|axis| Part::Of(x, axis)).collect();
-        self.shape(&parts)
-    }
-
     pub(super) fn reshape(&mut self, x: ValueId, parts: &[Part]) -> Built {
         let shape = self.shape(parts)?;
         // A dimension may be 0: it is not to be taken from the operand.

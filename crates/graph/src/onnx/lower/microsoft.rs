@@ -14,6 +14,7 @@ use crate::graph::ValueId;
 use crate::ops::arithmetic::Arithmetic;
 use crate::ops::bits::Bits;
 use crate::ops::compare::Compare;
+use crate::ops::generate::Checked;
 use crate::ops::generate::Range;
 use crate::ops::norm::{Normalize, RowNorm};
 use crate::ops::quantize::{Dequantize, Grain, MatMulInteger, Quantize};
@@ -36,6 +37,7 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, op: &str) -> Option<Lowered> {
         "RotaryEmbedding" => rotary(cx),
         "Attention" => attention(cx),
         "MultiHeadAttention" => multi_head(cx),
+        "GroupQueryAttention" => grouped(cx),
         "DynamicQuantizeMatMul" => dynamic_matmul(cx),
         "MatMulIntegerToFloat" => integer_to_float(cx),
         "MatMulNBits" => packed_matmul(cx),
@@ -374,6 +376,7 @@ fn attention(cx: &mut Context<'_, '_>) -> Lowered {
         bias,
         scale,
         softcap: 0.0,
+        cap_first: true,
     };
     let scores = attend(cx, &heads)?;
     let output = join_heads(cx, scores.output)?;
@@ -447,6 +450,100 @@ fn multi_head(cx: &mut Context<'_, '_>) -> Lowered {
         bias,
         scale,
         softcap: 0.0,
+        cap_first: true,
+    };
+    let scores = attend(cx, &heads)?;
+    Ok(vec![join_heads(cx, scores.output)?, key, value])
+}
+
+/// Attention of few keys for many queries, with what came before. Every sequence of a batch must
+/// have the same length: others are an error of the run.
+fn grouped(cx: &mut Context<'_, '_>) -> Lowered {
+    cx.arity(7, 12)?;
+    let missing = |name: &'static str| move || OpError::attribute(name, "is missing");
+    let heads = cx.positive("num_heads")?.ok_or_else(missing("num_heads"))?;
+    let kv_heads = cx.positive("kv_num_heads")?.ok_or_else(missing("kv_num_heads"))?;
+    let (scale, softcap) = (scale_of(cx)?, cx.float("softcap", 0.0)?);
+    let rotates = cx.flag("do_rotary", false)?;
+    let interleaved = cx.flag("rotary_interleaved", false)?;
+    let plain = cx.int("local_window_size", -1)? == -1
+        && cx.int("smooth_softmax", 0)? == 0
+        && cx.int("qk_output", 0)? == 0
+        && cx.maybe(11).is_none();
+    if !plain {
+        return Err(OpError::unsupported("windows, smooth softmax, sinks or scores").into());
+    }
+    let parts = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
+    let past = match (cx.maybe(3), cx.maybe(4)) {
+        (Some(k), Some(v)) => Some((k, v)),
+        (None, None) => None,
+        _ => return Err(OpError::operand("inputs 3 and 4", "must be given together").into()),
+    };
+    // All keys: those before and those that come now; the operand says one less.
+    let new = cx.shape(&[Part::Of(parts[1], 1)])?;
+    let before = match past {
+        Some((key, _)) => cx.shape(&[Part::Of(key, 2)])?,
+        None => cx.ints_tensor(vec![0]),
+    };
+    let total = cx.plus(new, before)?;
+    let lengths = cx.input(5)?;
+    let lengths = convert(cx, lengths, DType::I64)?;
+    let one = cx.integer(DType::I64, 1)?;
+    let lengths = cx.plus(lengths, one)?;
+    let query = cx.add(Checked, &[Some(parts[0]), Some(lengths), Some(total)])?;
+    let mut rows = Vec::new();
+    for (part, heads) in [(query, heads), (parts[1], kv_heads), (parts[2], kv_heads)] {
+        let hidden = cx.known_dim(part, 2, "the size of a row")?;
+        if hidden % heads != 0 {
+            return Err(OpError::shape("rows do not divide into heads").into());
+        }
+        let size = Part::Is((hidden / heads) as i64);
+        let shape = [Part::Of(part, 0), Part::Of(part, 1), Part::Is(heads as i64), size];
+        rows.push(cx.reshape(part, &shape)?);
+    }
+    if rotates {
+        let (cos, sin) = (cx.input(7)?, cx.input(8)?);
+        let size = 2 * cx.known_dim(cos, 1, "the size of the cosines")?;
+        let positions = match cx.maybe(9) {
+            Some(given) => given,
+            None => {
+                let limit = cx.squeeze(new, 0)?;
+                let zero = cx.integer(DType::I64, 0)?;
+                let all = cx.add(Range, &[Some(zero), Some(limit), Some(one)])?;
+                let all = cx.plus(all, before)?;
+                cx.unsqueeze(all, 0)?
+            }
+        };
+        let by = Turn {
+            interleaved,
+            size,
+            cos: cx.gather(cos, positions, 0)?,
+            sin: cx.gather(sin, positions, 0)?,
+        };
+        for part in &mut rows[..2] {
+            *part = turn(cx, *part, &by)?;
+        }
+    }
+    for part in &mut rows {
+        *part = cx.transpose(*part, &[0, 2, 1, 3])?;
+    }
+    let [query, mut key, mut value] = [rows[0], rows[1], rows[2]];
+    if let Some((k, v)) = past {
+        key = cx.concat(&[k, key], 2)?;
+        value = cx.concat(&[v, value], 2)?;
+    }
+    let keep = not_after(cx, query, key, past.map(|(k, _)| k))?;
+    let ahead = Some(mask(cx, keep)?);
+    let added = cx.maybe(10);
+    let bias = biases(cx, [ahead, added, None])?;
+    let heads = Heads {
+        query,
+        key,
+        value,
+        bias,
+        scale,
+        softcap,
+        cap_first: true,
     };
     let scores = attend(cx, &heads)?;
     Ok(vec![join_heads(cx, scores.output)?, key, value])

@@ -149,27 +149,6 @@ impl<'n, 'a> NodeContext<'n, 'a> {
         known.map(Some).ok_or(value)
     }
 
-    /// The integers of an operand that must be constant.
-    fn constant_ints(&self, index: usize, what: &str) -> Result<Option<Vec<i64>>, OpError> {
-        let Some(value) = self.maybe(index) else {
-            return Ok(None);
-        };
-        let values = self.builder.fact(value).integers();
-        let known = values.and_then(|v| v.iter().map(crate::fact::Sym::known).collect());
-        match known {
-            Some(known) => Ok(Some(known)),
-            None => Err(OpError::operand(what, "must be constant integers")),
-        }
-    }
-
-    fn constant_int(&self, index: usize, what: &str) -> Result<Option<i64>, OpError> {
-        match self.constant_ints(index, what)?.as_deref() {
-            None => Ok(None),
-            Some([value]) => Ok(Some(*value)),
-            Some(_) => Err(OpError::operand(what, "must be one number")),
-        }
-    }
-
     /// Adds a constant of the importer's own.
     fn tensor(&mut self, tensor: Tensor) -> ValueId {
         self.builder.constant(tensor)

@@ -2,8 +2,7 @@
 
 A graph is a few random operators on random shapes, dimensions of inputs fixed or symbolic. Floats must agree within
 rtol 1e-3 and atol 1e-4 (the tolerance of conformance, with room for sums in another order), integers and truth values
-exactly. Values near a
-step of an operator (rounding, comparison, an index) are avoided by drawing from a coarse grid.
+exactly. Values near a step of an operator (rounding, comparison, an index) are avoided by drawing from a coarse grid.
 
 Usage: fuzz.py --engine EXAMPLE [--seed N] [--count N]
 Prints each finding with its seed, which alone reproduces it, and fails if there is one.

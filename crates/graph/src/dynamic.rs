@@ -19,7 +19,7 @@ use crate::prepare::Folded;
 use crate::tensor::{Element, Tensor, with_storage};
 
 /// Iterations of all loops of a run together.
-const ITERATIONS: u64 = 1 << 24;
+const ITERATIONS: u64 = 1 << 20;
 
 /// What a run may still take, and what it has taken.
 #[derive(Debug)]

@@ -113,6 +113,10 @@ impl Operator for Given {
         Ok(vec![Fact::constant(self.0.clone()).ty])
     }
 
+    fn integers(&self, _: Operands<'_, Fact>) -> Option<Vec<Sym>> {
+        Fact::constant(self.0.clone()).integers()
+    }
+
     fn eval(&self, _: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![self.0.clone()])
     }

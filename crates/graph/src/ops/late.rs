@@ -85,6 +85,11 @@ impl Operator for Late {
         }
     }
 
+    fn integers(&self, inputs: Operands<'_, Fact>) -> Option<Vec<Sym>> {
+        let op = self.resolve(inputs).ok()??;
+        op.integers(Operands(&inputs.0[..self.data]))
+    }
+
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
         self.resolved(cx.inputs)?.eval(&Eval {
             inputs: Operands(&cx.inputs.0[..self.data]),

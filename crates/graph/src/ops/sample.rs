@@ -318,9 +318,6 @@ pub(crate) struct RoiAlign {
     pub(crate) scale: f32,
 }
 
-/// Most samples along a side of a cell, when their number follows from the region.
-const SAMPLES: f32 = 4096.0;
-
 /// The four neighbours of a place, with weights; `None` outside.
 fn bilinear(y: f32, x: f32, height: usize, width: usize) -> Option<[(usize, f32); 4]> {
     let inside = |v: f32, n: usize| v >= -1.0 && v <= n as f32;
@@ -347,6 +344,18 @@ fn bilinear(y: f32, x: f32, height: usize, width: usize) -> Option<[(usize, f32)
 }
 
 impl RoiAlign {
+    /// Samples along the sides of a cell, at most: where their number follows from the region, as
+    /// many as a region of the whole image calls for.
+    fn most_samples(&self, image: &[usize]) -> [usize; 2] {
+        match self.samples {
+            0 => [
+                image[0] / self.height.max(1) + 2,
+                image[1] / self.width.max(1) + 2,
+            ],
+            n => [n, n],
+        }
+    }
+
     fn cell(&self, plane: &[f32], samples: &[Option<[(usize, f32); 4]>]) -> f32 {
         let mut result: Option<f32> = None;
         for sample in samples {
@@ -444,7 +453,8 @@ impl Operator for RoiAlign {
                 side(top, bottom, self.height),
                 side(left, right, self.width),
             );
-            if !(grid_h <= SAMPLES && grid_w <= SAMPLES) {
+            let [most_h, most_w] = self.most_samples(&[height, width]);
+            if !(grid_h <= most_h as f32 && grid_w <= most_w as f32) {
                 return Err(OpError::value(format!(
                     "a region of {region:?} is too large"
                 )));
@@ -471,23 +481,17 @@ impl Operator for RoiAlign {
     }
 
     fn cost(&self, inputs: Operands<'_, Concrete>, outputs: &[Concrete]) -> u64 {
-        // Where the number of samples follows from a region, that is as large as the image.
-        let image = inputs
+        let [h, w] = inputs
             .get(0)
-            .map_or(1, |x| x.shape[2..].iter().product::<usize>());
-        let samples = match self.samples {
-            0 => (image / (self.height * self.width).max(1)).max(1),
-            n => n.saturating_mul(n),
-        };
-        (outputs[0].len() as u64).saturating_mul(4 * samples as u64)
+            .map_or([1, 1], |x| self.most_samples(&x.shape[2..]));
+        (outputs[0].len() as u64).saturating_mul(4 * h.saturating_mul(w) as u64)
     }
 
-    fn scratch(&self, _: Operands<'_, Concrete>, _: &[Concrete]) -> u64 {
-        let samples = match self.samples {
-            0 => SAMPLES as u64,
-            n => n as u64,
-        };
-        samples.saturating_mul(samples).saturating_mul(72)
+    fn scratch(&self, inputs: Operands<'_, Concrete>, _: &[Concrete]) -> u64 {
+        let [h, w] = inputs
+            .get(0)
+            .map_or([1, 1], |x| self.most_samples(&x.shape[2..]));
+        (h as u64).saturating_mul(w as u64).saturating_mul(144)
     }
 }
 

@@ -181,6 +181,11 @@ pub fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64]
 
 /// A declaration of a tensor of FP32 with a symbol for each negative dimension.
 pub fn value(number: u64, name: &str, dims: &[i64]) -> Field {
+    typed(number, name, 1, dims)
+}
+
+/// The same, of ONNX's code for an element type.
+pub fn typed(number: u64, name: &str, code: u64, dims: &[i64]) -> Field {
     let dims = dims.iter().enumerate().map(|(axis, &d)| {
         let dim = if d < 0 {
             text_field(2, &format!("d{axis}"))
@@ -190,7 +195,7 @@ pub fn value(number: u64, name: &str, dims: &[i64]) -> Field {
         Field::Bytes(1, encode(&[dim]))
     });
     let shape = encode(&dims.collect::<Vec<_>>());
-    let tensor = encode(&[Field::Varint(1, 1), Field::Bytes(2, shape)]);
+    let tensor = encode(&[Field::Varint(1, code), Field::Bytes(2, shape)]);
     let kind = encode(&[Field::Bytes(1, tensor)]);
     Field::Bytes(
         number,

@@ -353,6 +353,12 @@ fn attention(cx: &mut Context<'_, '_>) -> Lowered {
         value = cx.concat(&[halves[1], value], 2)?;
         past_key = Some(halves[0]);
     }
+    if let Some(given) = cx.maybe(3) {
+        // Lengths have other forms too, of two or more numbers for each sequence.
+        if cx.builder.fact(given).shape().first() != cx.builder.fact(x).shape().first() {
+            return Err(OpError::operand("input 3", "does not have the batch of the input").into());
+        }
+    }
     let given = match cx.maybe(3) {
         Some(given) if cx.rank_of(given) > 3 => {
             return Err(OpError::operand("input 3", "of rank 4 is not supported").into());
@@ -462,7 +468,9 @@ fn grouped(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(7, 12)?;
     let missing = |name: &'static str| move || OpError::attribute(name, "is missing");
     let heads = cx.positive("num_heads")?.ok_or_else(missing("num_heads"))?;
-    let kv_heads = cx.positive("kv_num_heads")?.ok_or_else(missing("kv_num_heads"))?;
+    let kv_heads = cx
+        .positive("kv_num_heads")?
+        .ok_or_else(missing("kv_num_heads"))?;
     let (scale, softcap) = (scale_of(cx)?, cx.float("softcap", 0.0)?);
     let rotates = cx.flag("do_rotary", false)?;
     let interleaved = cx.flag("rotary_interleaved", false)?;
@@ -498,7 +506,12 @@ fn grouped(cx: &mut Context<'_, '_>) -> Lowered {
             return Err(OpError::shape("rows do not divide into heads").into());
         }
         let size = Part::Is((hidden / heads) as i64);
-        let shape = [Part::Of(part, 0), Part::Of(part, 1), Part::Is(heads as i64), size];
+        let shape = [
+            Part::Of(part, 0),
+            Part::Of(part, 1),
+            Part::Is(heads as i64),
+            size,
+        ];
         rows.push(cx.reshape(part, &shape)?);
     }
     if rotates {

@@ -431,21 +431,27 @@ fn takes_halves(op: &str) -> bool {
         )
 }
 
-/// A function of the operands in FP32, of 16-bit floats: they are widened, and the result rounded.
-fn widen(cx: &mut NodeContext<'_, '_>) -> Result<Option<DType>, OpError> {
-    let mut kind = None;
+/// Widens operands that are 16-bit floats; gives the type that results are rounded to: that of the
+/// first operand that is a float, unless this is wider. The result of a root mean square
+/// normalisation has the type of its scale.
+fn widen(cx: &mut NodeContext<'_, '_>, op: &str) -> Result<Option<DType>, OpError> {
+    let decides = usize::from(op == "RMSNormalization");
+    let mut kind: Option<DType> = None;
     for index in 0..cx.inputs.len() {
         let Some(value) = cx.maybe(index) else {
             continue;
         };
         let dtype = cx.builder.fact(value).dtype();
-        if matches!(dtype, DType::F16 | DType::Bf16) {
-            let wide = cx.add(Cast { to: DType::F32 }, &[Some(value)])?;
-            cx.inputs[index] = Some(wide);
+        let half = matches!(dtype, DType::F16 | DType::Bf16);
+        if index >= decides && (half || matches!(dtype, DType::F32 | DType::F64)) {
             kind.get_or_insert(dtype);
         }
+        if half {
+            let wide = cx.add(Cast { to: DType::F32 }, &[Some(value)])?;
+            cx.inputs[index] = Some(wide);
+        }
     }
-    Ok(kind)
+    Ok(kind.filter(|kind| matches!(kind, DType::F16 | DType::Bf16)))
 }
 
 /// Lowers a node; `None` if its operator is not known.
@@ -489,7 +495,7 @@ pub(super) fn lower(cx: &mut NodeContext<'_, '_>) -> Option<Result<Vec<Typed>, F
     let half = match if takes_halves(op) {
         Ok(None)
     } else {
-        widen(cx)
+        widen(cx, op)
     } {
         Ok(half) => half,
         Err(error) => return Some(Err(error.into())),
@@ -527,7 +533,8 @@ fn finish(
             // Mean and deviation of a normalisation are given in FP32.
             Some(to)
                 if cx.builder.fact(id).dtype() == DType::F32
-                    && (place == 0 || op != "LayerNormalization") =>
+                    && (place == 0
+                        || !matches!(op, "LayerNormalization" | "BatchNormalization")) =>
             {
                 cx.add(Cast { to }, &[Some(id)])?
             }
@@ -548,7 +555,7 @@ fn contributed(cx: &mut NodeContext<'_, '_>, op: &str) -> Option<Result<Vec<Type
         let reason = "elements of 8-bit floats or 4 bits";
         return Some(Err(OpError::unsupported(reason).into()));
     }
-    let half = match widen(cx) {
+    let half = match widen(cx, op) {
         Ok(half) => half,
         Err(error) => return Some(Err(error.into())),
     };

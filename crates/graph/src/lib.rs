@@ -20,6 +20,8 @@
 //! The crate is pure: no async, no environment, no sockets, and files only through [`Files`].
 
 pub mod commit;
+mod control;
+mod dynamic;
 mod error;
 mod fact;
 mod files;

@@ -49,6 +49,7 @@ mod norm;
 mod pool;
 mod reduce;
 mod sheet;
+pub mod wide;
 mod window;
 
 pub use conv::{Conv, ConvSpec, PackedFilters, conv};

@@ -20,8 +20,8 @@
 //!
 //! Tensors are slices in row-major order. Sizes that come from outside are checked once, by the
 //! constructors of [`Conv`], [`Pool`] and [`PackedB`]; a kernel that is handed a slice whose length does not
-//! fit the stated shape panics, because that is a bug of the caller. Kernels are single-threaded:
-//! whoever has threads splits the outputs (rows, batches, channels), which never changes a bit.
+//! fit the stated shape panics, because that is a bug of the caller. Threads ([`Threads`]) split
+//! outputs among them (rows, batches, channels), which never changes a bit.
 //!
 //! Each kernel takes an [`Isa`], a token that can only be had for an instruction set this machine
 //! has:
@@ -49,6 +49,7 @@ mod norm;
 mod pool;
 mod reduce;
 mod sheet;
+mod threads;
 mod window;
 
 pub use conv::{Conv, ConvSpec, PackedFilters, conv};
@@ -59,6 +60,7 @@ pub use math::{CANONICAL_NAN, canonical};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
 pub use pool::{Pool, PoolSpec, average_pool, max_pool};
 pub use reduce::{LANES, Reduction, dot, reduce};
+pub use threads::Threads;
 pub use window::ShapeError;
 
 /// Version of the numeric specification that these kernels implement.

@@ -38,20 +38,26 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod attention;
 pub mod cast;
 mod conv;
 mod elementwise;
 mod gemm;
 pub mod half;
 mod isa;
+mod lanes;
 pub mod math;
 mod norm;
 mod pool;
+mod quant;
 mod reduce;
 mod sheet;
 mod threads;
 mod window;
 
+pub use attention::{
+    Attention, Gate, PAGE, Rotation, Stretch, add_in_place, attention, gated, rotate, store_kv,
+};
 pub use conv::{Conv, ConvSpec, PackedFilters, conv};
 pub use elementwise::{Binary, Unary, binary, unary, unary_in_place};
 pub use gemm::{BLOCK_K, PackedB, gemm, matmul, product};
@@ -59,6 +65,7 @@ pub use isa::Isa;
 pub use math::{CANONICAL_NAN, canonical};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
 pub use pool::{Pool, PoolSpec, average_pool, max_pool};
+pub use quant::{Format, Input, PackError, PackedMatrix, QuantRows};
 pub use reduce::{LANES, Reduction, dot, reduce};
 pub use threads::Threads;
 pub use window::ShapeError;

@@ -4,12 +4,17 @@
 
 mod cache;
 pub mod config;
+pub mod engine;
 mod forward;
 pub mod gguf;
 mod model;
 mod names;
+mod pages;
+pub mod replay;
 mod rope;
 pub mod safetensors;
+pub mod sampling;
+pub mod stream;
 pub mod tensors;
 
 pub use cache::{Cache, PageId};

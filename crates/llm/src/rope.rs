@@ -22,16 +22,19 @@ impl Frequencies {
             1.0 / math::pow(rope.base, exponent)
         };
         let mut attention = 1.0;
-        let frequencies = (0..pairs).map(plain).enumerate();
+        let frequencies = (0..pairs).map(plain);
         let frequencies = match &rope.scaling {
-            Scaling::None => frequencies.map(|(_, f)| f).collect(),
-            Scaling::Linear(factor) => frequencies.map(|(_, f)| f / factor).collect(),
+            Scaling::None => frequencies.collect(),
+            Scaling::Linear(factor) => frequencies.map(|f| f / factor).collect(),
             Scaling::Factors {
                 factors,
                 attention: a,
             } => {
                 attention = *a;
-                frequencies.map(|(i, f)| f / factors[i]).collect()
+                frequencies
+                    .zip(factors)
+                    .map(|(f, factor)| f / factor)
+                    .collect()
             }
             Scaling::Llama3 {
                 factor,
@@ -39,7 +42,7 @@ impl Frequencies {
                 high,
                 original,
             } => frequencies
-                .map(|(_, f)| llama3(f, *factor, *low, *high, *original))
+                .map(|f| llama3(f, *factor, *low, *high, *original))
                 .collect(),
         };
         Frequencies {

@@ -216,8 +216,8 @@ impl Json<'_> {
         let slides = |i: usize| match types.and_then(|list| list.get(i)?.as_str()) {
             Some(name) => name == "sliding_attention",
             None => match family {
-                "gemma2" => i % 2 == 0,
-                "gemma3_text" => (i + 1) % pattern != 0,
+                "gemma2" => i.is_multiple_of(2),
+                "gemma3_text" => !(i + 1).is_multiple_of(pattern),
                 "qwen2" | "qwen3" | "qwen3_moe" => i >= from,
                 "smollm3" | "olmo2" | "llama" => false,
                 _ => true,
@@ -245,7 +245,7 @@ impl Json<'_> {
                 "gemma3_text" => Some(usize::from(window.is_some())),
                 "smollm3" => match rotated.and_then(|list| list.get(i)?.as_u64()) {
                     Some(flag) => (flag != 0).then_some(0),
-                    None => ((i + 1) % interval != 0).then_some(0),
+                    None => (!(i + 1).is_multiple_of(interval)).then_some(0),
                 },
                 _ => Some(0),
             };

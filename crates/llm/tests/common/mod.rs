@@ -1,5 +1,5 @@
 //! A small model with random weights, in any format, as a GGUF file.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use lemma_kernels::Format;
 use lemma_kernels::half::f32_to_f16;
@@ -241,4 +241,21 @@ pub fn tokens(len: usize, seed: u64) -> Vec<u32> {
     (0..len)
         .map(|_| (numbers.next() % VOCAB as u64) as u32)
         .collect()
+}
+
+/// The model of `tiny(Q8_0, seed)` with the codes of its matrices rounded to multiples of 16, as
+/// if it had been quantised to four bits.
+pub fn coarser(seed: u64) -> Vec<u8> {
+    let mut writer = tiny_writer(Format::Q8_0, seed, 0);
+    for (_, _, kind, data) in &mut writer.tensors {
+        if *kind == 8 {
+            for block in data.chunks_exact_mut(34) {
+                for code in &mut block[2..] {
+                    let rounded = (i32::from(*code as i8) + 8).div_euclid(16) * 16;
+                    *code = rounded.clamp(-128, 112) as i8 as u8;
+                }
+            }
+        }
+    }
+    writer.finish()
 }

@@ -1,0 +1,1 @@
+//! Succinct arguments for integer graphs.

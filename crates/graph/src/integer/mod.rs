@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use codec::MAX_BYTES;
 pub use error::{IntegerError, QuantiseError};
-pub use execute::{Trace, split_axes};
+pub use execute::{SplitAxes, Trace, split_axes};
 pub use quantise::{Accuracy, Options, OutputAccuracy, Quantised, Sample, quantise};
 pub use view::{Factor, Relation, Source, View};
 

@@ -149,7 +149,7 @@ fn sums_round_as_specified() {
     // 10 · 7 + 1 · −20 + 2 · 3 = 56; 3 · 7 − 4 · 20 + 5 · 3 = −44
     let graph = layer(10, 100, 4, 128 * 16 + 8).unwrap();
     let trace = graph.run(&[vec![7, -20, 3]], 1).unwrap();
-    assert_eq!(trace.sums[0], [56 + 2056, -44 + 2056]);
+    assert_eq!(trace.sums[0], [56 + 2056, 2056 - 44]);
     // (56 + 8) >> 4 = 4; (−44 + 8) >> 4 = −3, towards minus infinity
     assert_eq!(trace.values[0], [4, -3]);
     assert_eq!(trace.outputs[0], [4, -3]);

@@ -26,6 +26,7 @@ mod error;
 mod fact;
 mod files;
 mod graph;
+pub mod integer;
 pub mod io;
 mod limits;
 mod model;

@@ -218,8 +218,21 @@ impl Model {
             .collect()
     }
 
+    /// The canonical graph.
+    pub(crate) fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Outputs of the operators that were computed when the model was loaded.
+    pub(crate) fn folded(&self) -> &Folded {
+        &self.folded
+    }
+
     /// Puts the inputs into the order of the signature.
-    fn arrange<'t>(&self, given: &'t [(&str, Tensor)]) -> Result<Vec<&'t Tensor>, RunError> {
+    pub(crate) fn arrange<'t>(
+        &self,
+        given: &'t [(&str, Tensor)],
+    ) -> Result<Vec<&'t Tensor>, RunError> {
         let specs = self.inputs();
         let expected = || {
             let names: Vec<String> = specs.iter().map(|s| format!("`{}`", s.name)).collect();

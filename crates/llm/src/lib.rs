@@ -21,4 +21,5 @@ pub mod text;
 pub use cache::{Cache, PageId};
 pub use config::Config;
 pub use forward::{Chunk, Compute, Scratch};
+pub use lemma_kernels::{Isa, Threads};
 pub use model::{LoadError, Model};

@@ -31,7 +31,8 @@ def peer(path: str, threads: int, prompt: int, answer: int) -> dict:
     import llama_cpp as ll
     import numpy as np
 
-    ll.llama_log_set(ll.llama_log_callback(lambda *_: None), None)
+    quiet = ll.llama_log_callback(lambda *_: None)  # kept while the library may call it
+    ll.llama_log_set(quiet, None)
     ll.llama_backend_init()
     before = rss()
     model = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
@@ -99,6 +100,7 @@ def peer(path: str, threads: int, prompt: int, answer: int) -> dict:
     for i in range(answer - 1):
         current = run([(t, prompt + i, stream, True) for stream, t in enumerate(current)])
     eight = spent(start)
+    assert quiet
     return dict(
         prefill=[prompt / t for t in prefill],
         decode=[1 / t for t in decode],

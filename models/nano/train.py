@@ -224,7 +224,7 @@ def export(model: LlamaForCausalLM, path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     model = train(float(sys.argv[1]) if len(sys.argv) > 1 else 10.0)
     for kind in KINDS:
         seen, unseen = (100 * accuracy(model, kind, 300, test) for test in (False, True))

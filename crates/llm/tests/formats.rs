@@ -74,7 +74,6 @@ fn logits_are_as_good_as_those_of_llama_cpp() {
         let ours = logits(&tiny(format, 1));
         let exact = logits(&widened(format));
         let errors = [distance(&ours, &exact), distance(&theirs, &exact)];
-        println!("{name}: {errors:?}");
         // Eight bits of activations leave two percent on these models, which have no slack.
         assert!(errors[1] < 0.06, "{name}: llama.cpp is {} away", errors[1]);
         assert!(

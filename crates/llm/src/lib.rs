@@ -66,6 +66,9 @@ pub mod stream;
 pub mod tensors;
 pub mod text;
 
+/// Version of the numeric specification for language models that this crate implements.
+pub const LLM_NUMERIC_SPEC_VERSION: u32 = 1;
+
 pub use cache::{Cache, PageId};
 pub use config::Config;
 pub use forward::{Chunk, Compute, Scratch};

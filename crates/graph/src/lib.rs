@@ -21,6 +21,7 @@
 
 pub mod commit;
 mod error;
+mod exec;
 mod fact;
 mod files;
 mod graph;

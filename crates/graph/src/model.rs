@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lemma_kernels::Isa;
+use lemma_kernels::{Isa, Threads};
 use lemma_types::Digest;
 use lemma_types::tensor::{Dim, TensorData, TensorSpec};
 
 use crate::error::{ImportError, RunError};
+use crate::exec::{self, Arena};
 use crate::files::Files;
 use crate::graph::{Graph, Ref};
 use crate::limits::Limits;
@@ -25,6 +26,10 @@ pub struct Model {
     /// Constant operands arranged for the kernels.
     prepared: Vec<Option<Prepared>>,
     plans: Mutex<Plans>,
+    /// Memory of the last run, for the next.
+    arena: Mutex<Option<Arena>>,
+    /// Threads of the last run, for the next.
+    threads: Mutex<Option<Arc<Threads>>>,
 }
 
 /// Plans by input shapes.
@@ -88,6 +93,8 @@ impl Model {
             folded,
             prepared,
             plans: Mutex::default(),
+            arena: Mutex::default(),
+            threads: Mutex::default(),
         })
     }
 
@@ -157,10 +164,15 @@ impl Model {
         let shapes: Vec<&[usize]> = inputs.iter().map(|t| t.shape()).collect();
         self.check_shapes(&shapes)?;
         let plan = self.plan(&shapes)?;
-        if plan.memory > options.memory {
+        let (needed, peak) = if options.trace {
+            (plan.memory, plan.peak)
+        } else {
+            plan.program.memory(options.threads)
+        };
+        if needed > options.memory {
             return Err(RunError::Memory {
-                node: self.graph.nodes[plan.peak].label.to_string(),
-                needed: plan.memory,
+                node: self.graph.nodes[peak].label.to_string(),
+                needed,
                 limit: options.memory,
             });
         }
@@ -170,7 +182,10 @@ impl Model {
                 limit: options.cost,
             });
         }
-        self.execute(&plan, &inputs, options)
+        if options.trace {
+            return self.execute(&plan, &inputs, options);
+        }
+        self.carry_out(&plan, &inputs, options)
     }
 
     /// Runs the model on tensors in wire form; the outputs have the signature's order and names.
@@ -320,7 +335,12 @@ impl Model {
         if let Some(plan) = plans().get(&key) {
             return Ok(plan.clone());
         }
-        let plan = Arc::new(Plan::new(&self.graph, &self.folded, shapes)?);
+        let plan = Arc::new(Plan::new(
+            &self.graph,
+            &self.folded,
+            &self.prepared,
+            shapes,
+        )?);
         let mut plans = plans();
         if plans.len() >= PLANS {
             plans.clear();
@@ -329,6 +349,43 @@ impl Model {
         Ok(plan)
     }
 
+    /// A run as the program of the plan has it.
+    fn carry_out(
+        &self,
+        plan: &Plan,
+        inputs: &[&Tensor],
+        options: &RunOptions,
+    ) -> Result<Run, RunError> {
+        let threads = self.threads(options.threads.max(1));
+        let context = exec::Context {
+            graph: &self.graph,
+            planned: &plan.steps,
+            prepared: &self.prepared,
+            inputs,
+            isa: options.isa,
+            threads: &threads,
+        };
+        let lock = || self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arena = lock().take().unwrap_or_default();
+        let outputs = exec::run(&plan.program, &context, &mut arena);
+        *lock() = Some(arena);
+        Ok(Run {
+            outputs: outputs?,
+            cost: plan.cost,
+            trace: None,
+        })
+    }
+
+    /// A pool of so many threads, that of the last run if it fits.
+    fn threads(&self, count: usize) -> Arc<Threads> {
+        let mut kept = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(threads) if threads.count() == count => threads.clone(),
+            _ => kept.insert(Arc::new(Threads::new(count))).clone(),
+        }
+    }
+
+    /// A run operator by operator, each with outputs of its own: what a trace needs.
     fn execute(
         &self,
         plan: &Plan,

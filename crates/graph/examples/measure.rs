@@ -1,7 +1,8 @@
 //! Loads a model, runs it again and again on the same inputs, and prints one line of JSON: what
 //! loading and running took, and the peak of memory. `bench/onnx` calls it beside other engines.
 //!
-//! `measure MODEL --input NAME=FILE.npy … [--output-dir DIR] [--threads N] [--seconds S] [--isa ISA]`
+//! `measure MODEL --input NAME=FILE.npy … [--output-dir DIR] [--threads N] [--seconds S] [--isa ISA]
+//! [--unfused true]`
 #![allow(clippy::print_stdout, reason = "a program that prints measurements")]
 
 use std::path::PathBuf;
@@ -39,6 +40,7 @@ fn arguments() -> Result<Arguments, Error> {
             }
             "--output-dir" => parsed.outputs = Some(value.into()),
             "--threads" => parsed.options.threads = value.parse()?,
+            "--unfused" => parsed.options.trace = value.parse()?,
             "--seconds" => parsed.seconds = value.parse()?,
             "--isa" => {
                 parsed.options.isa = Isa::named(&value).ok_or("this machine lacks that set")?;

@@ -23,6 +23,7 @@ pub mod commit;
 mod control;
 mod dynamic;
 mod error;
+mod exec;
 mod fact;
 mod files;
 mod graph;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lemma_kernels::Isa;
+use lemma_kernels::{Isa, Threads};
 use lemma_types::Digest;
 use lemma_types::tensor::{Dim, TensorData, TensorSpec};
 
 use crate::dynamic::{Loaded, Machine};
 use crate::error::{ImportError, RunError};
+use crate::exec::{self, Arena};
 use crate::files::Files;
 use crate::graph::{Graph, Ref};
 use crate::limits::Limits;
@@ -26,6 +27,10 @@ pub struct Model {
     /// Constant operands arranged for the kernels.
     prepared: Vec<Option<Prepared>>,
     plans: Mutex<Plans>,
+    /// Memory of the last run, for the next.
+    arena: Mutex<Option<Arena>>,
+    /// Threads of the last run, for the next.
+    threads: Mutex<Option<Arc<Threads>>>,
 }
 
 /// Plans by input shapes.
@@ -89,6 +94,8 @@ impl Model {
             folded,
             prepared,
             plans: Mutex::default(),
+            arena: Mutex::default(),
+            threads: Mutex::default(),
         })
     }
 
@@ -167,10 +174,15 @@ impl Model {
             return self.run_dynamic(&inputs, options);
         }
         let plan = self.plan(&shapes)?;
-        if plan.memory > options.memory {
+        let (needed, peak) = if options.trace {
+            (plan.memory, plan.peak)
+        } else {
+            plan.program.memory(options.threads)
+        };
+        if needed > options.memory {
             return Err(RunError::Memory {
-                node: self.graph.nodes[plan.peak].label.to_string(),
-                needed: plan.memory,
+                node: self.graph.nodes[peak].label.to_string(),
+                needed,
                 limit: options.memory,
             });
         }
@@ -180,7 +192,10 @@ impl Model {
                 limit: options.cost,
             });
         }
-        self.execute(&plan, &inputs, options)
+        if options.trace {
+            return self.execute(&plan, &inputs, options);
+        }
+        self.carry_out(&plan, &inputs, options)
     }
 
     /// Runs the model on tensors in wire form; the outputs have the signature's order and names.
@@ -221,11 +236,6 @@ impl Model {
     /// The canonical graph.
     pub(crate) fn graph(&self) -> &Graph {
         &self.graph
-    }
-
-    /// Outputs of the operators that were computed when the model was loaded.
-    pub(crate) fn folded(&self) -> &Folded {
-        &self.folded
     }
 
     /// Puts the inputs into the order of the signature.
@@ -337,13 +347,18 @@ impl Model {
     }
 
     /// The plan for these shapes, made once.
-    fn plan(&self, shapes: &[&[usize]]) -> Result<Arc<Plan>, RunError> {
+    pub(crate) fn plan(&self, shapes: &[&[usize]]) -> Result<Arc<Plan>, RunError> {
         let key: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
         let plans = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = plans().get(&key) {
             return Ok(plan.clone());
         }
-        let plan = Arc::new(Plan::new(&self.graph, &self.folded, shapes)?);
+        let plan = Arc::new(Plan::new(
+            &self.graph,
+            &self.folded,
+            &self.prepared,
+            shapes,
+        )?);
         let mut plans = plans();
         if plans.len() >= PLANS {
             plans.clear();
@@ -402,6 +417,43 @@ impl Model {
         self.graph.dynamic
     }
 
+    /// A run as the program of the plan has it.
+    fn carry_out(
+        &self,
+        plan: &Plan,
+        inputs: &[&Tensor],
+        options: &RunOptions,
+    ) -> Result<Run, RunError> {
+        let threads = self.threads(options.threads.max(1));
+        let context = exec::Context {
+            graph: &self.graph,
+            planned: &plan.steps,
+            prepared: &self.prepared,
+            inputs,
+            isa: options.isa,
+            threads: &threads,
+        };
+        let lock = || self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arena = lock().take().unwrap_or_default();
+        let outputs = exec::run(&plan.program, &context, &mut arena);
+        *lock() = Some(arena);
+        Ok(Run {
+            outputs: outputs?,
+            cost: plan.cost,
+            trace: None,
+        })
+    }
+
+    /// A pool of so many threads, that of the last run if it fits.
+    fn threads(&self, count: usize) -> Arc<Threads> {
+        let mut kept = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(threads) if threads.count() == count => threads.clone(),
+            _ => kept.insert(Arc::new(Threads::new(count))).clone(),
+        }
+    }
+
+    /// A run operator by operator, each with outputs of its own: what a trace needs.
     fn execute(
         &self,
         plan: &Plan,

@@ -134,7 +134,7 @@ pub(crate) fn typed<T: Element>(tensor: &Tensor) -> Result<&[T], OpError> {
 }
 
 /// An operator of the canonical graph.
-pub(crate) trait Operator: Debug + Send + Sync {
+pub(crate) trait Operator: Any + Debug + Send + Sync {
     /// Its name. An operator whose meaning changes gets a new one (`Softmax/2`).
     fn name(&self) -> &'static str;
 

@@ -6,15 +6,18 @@ use std::collections::BTreeMap;
 use lemma_types::tensor::Dim;
 
 use crate::error::{OpError, RunError};
+use crate::exec::{self, Program};
 use crate::fact::{Fact, Known, Sym, Type};
 use crate::graph::{Graph, Node, Ref};
-use crate::operator::{Concrete, Operands, concrete, deduce};
+use crate::operator::{Concrete, Operands, Prepared, concrete, deduce};
 use crate::tensor::Tensor;
 
 /// The plan of runs on inputs of the same shapes.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
+    /// How it is carried out, unless every operator's outputs are asked for.
+    pub(crate) program: Program,
     /// Bytes held at the peak besides constants and the caller's inputs: an upper bound.
     pub(crate) memory: u64,
     /// The operator at which the peak is reached.
@@ -27,6 +30,9 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) outputs: Vec<Concrete>,
+    pub(crate) operands: Vec<Option<Concrete>>,
+    /// Bytes that it holds besides them.
+    pub(crate) scratch: u64,
     /// The outputs themselves, where they follow from shapes and constants.
     pub(crate) known: Option<Vec<Tensor>>,
     /// Operators whose outputs nobody reads after this one.
@@ -48,6 +54,7 @@ impl Plan {
     pub(crate) fn new(
         graph: &Graph,
         folded: &[Option<Vec<Tensor>>],
+        prepared: &[Option<Prepared>],
         shapes: &[&[usize]],
     ) -> Result<Plan, RunError> {
         let inputs: Vec<Fact> = graph
@@ -78,6 +85,8 @@ impl Plan {
                     .push(tensors.iter().cloned().map(Fact::constant).collect());
                 steps.push(Step {
                     outputs: Vec::new(),
+                    operands: Vec::new(),
+                    scratch: 0,
                     known: Some(tensors.clone()),
                     free: Vec::new(),
                 });
@@ -92,8 +101,10 @@ impl Plan {
         planner.check_outputs(graph, shapes)?;
         release(graph, &mut steps);
         let (memory, peak) = peak(&steps, &scratch);
+        let program = exec::build(graph, &steps, prepared);
         Ok(Plan {
             steps,
+            program,
             memory,
             peak,
             cost,
@@ -133,7 +144,8 @@ impl Planner {
                     .transpose()
             })
             .collect::<Result<_, _>>()?;
-        let operands: Vec<Option<&Concrete>> = operands.iter().map(Option::as_ref).collect();
+        let operand_list = operands;
+        let operands: Vec<Option<&Concrete>> = operand_list.iter().map(Option::as_ref).collect();
         let cost = node.op.cost(Operands(&operands), &shapes);
         let known: Option<Vec<Tensor>> = outputs
             .iter()
@@ -149,6 +161,8 @@ impl Planner {
         self.nodes.push(outputs);
         let step = Step {
             outputs: shapes,
+            operands: operand_list,
+            scratch,
             known,
             free: Vec::new(),
         };

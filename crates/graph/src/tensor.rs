@@ -217,6 +217,16 @@ impl Tensor {
         }
     }
 
+    /// A tensor whose parts are known to fit.
+    pub(crate) fn from_storage(shape: Vec<usize>, storage: Storage) -> Tensor {
+        Tensor { shape, storage }
+    }
+
+    /// The storage, and with it the right to its elements if nobody else holds them.
+    pub(crate) fn into_storage(self) -> Storage {
+        self.storage
+    }
+
     /// The same elements under another shape of as many elements.
     pub(crate) fn with_shape(&self, shape: Vec<usize>) -> Tensor {
         debug_assert_eq!(element_count(&shape), Some(self.len()));

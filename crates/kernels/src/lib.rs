@@ -45,6 +45,7 @@ mod conv;
 mod elementwise;
 mod gemm;
 pub mod half;
+pub mod int8;
 mod isa;
 mod lanes;
 pub mod math;
@@ -66,7 +67,9 @@ pub use conv::{
     Channels, Conv, ConvSpec, FiltersLast, PackedFilters, conv, conv_last, conv_last_scratch,
 };
 pub use elementwise::{Binary, Unary, binary, unary, unary_in_place};
-pub use gemm::{BLOCK_K, PackedB, Strided, gemm, gemm_with, matmul, matmul_strided, product};
+pub use gemm::{
+    BLOCK_K, PackedB, Strided, gemm, gemm_with, matmul, matmul_scratch, matmul_strided, product,
+};
 pub use isa::Isa;
 pub use math::{CANONICAL_NAN, canonical};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};

@@ -18,6 +18,18 @@ pub fn transpose(
     x: &[f32],
     y: &mut [f32],
 ) {
+    transpose_of(threads, batch, rows, columns, x, y);
+}
+
+/// [`transpose`] of values of any type.
+pub(crate) fn transpose_of<T: Copy + Send + Sync>(
+    threads: &Threads,
+    batch: usize,
+    rows: usize,
+    columns: usize,
+    x: &[T],
+    y: &mut [T],
+) {
     assert_eq!(x.len(), batch * rows * columns, "transpose: input length");
     assert_eq!(y.len(), x.len(), "transpose: output length");
     if x.is_empty() {

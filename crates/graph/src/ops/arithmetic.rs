@@ -30,7 +30,8 @@ pub(crate) enum Arithmetic {
 }
 
 impl Arithmetic {
-    fn kernel(self) -> Option<kernels::Binary> {
+    /// The kernel that computes it on f32.
+    pub(crate) fn kernel(self) -> Option<kernels::Binary> {
         use kernels::Binary as B;
         Some(match self {
             Arithmetic::Add => B::Add,

@@ -1,7 +1,7 @@
 //! Convolution, and the window geometry that it shares with pooling.
 
 use lemma_kernels as kernels;
-use lemma_kernels::{ConvSpec, PackedFilters};
+use lemma_kernels::{ConvSpec, FiltersLast, PackedFilters};
 use lemma_types::tensor::DType;
 
 use crate::commit::Canon;
@@ -161,7 +161,7 @@ pub(crate) struct Conv {
 }
 
 impl Conv {
-    fn geometry(
+    pub(crate) fn geometry(
         &self,
         batch: usize,
         channels: usize,
@@ -351,9 +351,10 @@ impl Operator for Conv {
     fn prepare(&self, constants: Operands<'_, Tensor>) -> Option<Prepared> {
         let filters = constants.get(1)?;
         let geometry = self.filters_only(filters)?;
-        Some(Box::new(PackedFilters::pack(
-            &geometry,
-            filters.as_slice()?,
-        )))
+        let values = filters.as_slice()?;
+        Some(match FiltersLast::pack(&geometry, values) {
+            Some(packed) => Box::new(packed),
+            None => Box::new(PackedFilters::pack(&geometry, values)),
+        })
     }
 }

@@ -31,7 +31,11 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    fn geometry(&self, planes: usize, spatial: &[usize]) -> Result<kernels::Pool, OpError> {
+    pub(crate) fn geometry(
+        &self,
+        planes: usize,
+        spatial: &[usize],
+    ) -> Result<kernels::Pool, OpError> {
         let pads = self.window.pads(spatial)?;
         Ok(kernels::Pool::new(&PoolSpec {
             planes,

@@ -165,15 +165,20 @@ fn text_field(number: u64, text: &str) -> Field {
     Field::Bytes(number, text.as_bytes().to_vec())
 }
 
-/// A node; attributes are lists of integers.
+/// A node; attributes are lists of integers, but `group` is one.
 pub fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64])]) -> Field {
     let mut fields: Vec<Field> = inputs.iter().map(|i| text_field(1, i)).collect();
     fields.push(text_field(2, output));
     fields.push(text_field(3, op));
     fields.push(text_field(4, op));
     for (name, values) in attributes {
-        let mut attribute = vec![text_field(1, name), Field::Varint(20, 7)];
-        attribute.extend(values.iter().map(|v| Field::Varint(8, v.cast_unsigned())));
+        let (kind, number) = if *name == "group" { (2, 3) } else { (7, 8) };
+        let mut attribute = vec![text_field(1, name), Field::Varint(20, kind)];
+        attribute.extend(
+            values
+                .iter()
+                .map(|v| Field::Varint(number, v.cast_unsigned())),
+        );
         fields.push(Field::Bytes(5, encode(&attribute)));
     }
     Field::Bytes(1, encode(&fields))

@@ -296,47 +296,43 @@ impl Kernel for DepthwiseLine<'_> {
 }
 
 impl DepthwiseLine<'_> {
-    /// Calls `visit` for each output with the values under each tap, in order.
+    /// Fills in where the values under each tap of output `oc` of the line lie.
     #[inline(always)]
-    fn each(
+    fn under(
         conv: &Conv,
         index: usize,
         x: &[f32],
         zeros: &[f32],
-        mut visit: impl FnMut(usize, &[*const f32]),
+        oc: usize,
+        rows: &mut [*const f32; BLOCK_K],
     ) {
         let channels = conv.groups;
         let [a, b, c] = &conv.window.axes;
-        let (image, at) = (index / (a.output * b.output), index % (a.output * b.output));
-        let (oa, ob) = (at / b.output, at % b.output);
-        let image =
-            &x[image * conv.window.input_len() * channels..][..conv.window.input_len() * channels];
-        let count = conv.window.kernel_len();
-        let mut rows = [std::ptr::null(); BLOCK_K];
-        for oc in 0..c.output {
-            let mut tap = 0;
-            for ka in 0..a.kernel {
-                let ia = (oa * a.stride + ka * a.dilation).wrapping_sub(a.begin);
-                for kb in 0..b.kernel {
-                    let ib = (ob * b.stride + kb * b.dilation).wrapping_sub(b.begin);
-                    let inside = ia < a.input && ib < b.input;
-                    let line = ia
-                        .wrapping_mul(b.input)
-                        .wrapping_add(ib)
-                        .wrapping_mul(c.input);
-                    for kc in 0..c.kernel {
-                        let ic = (oc * c.stride + kc * c.dilation).wrapping_sub(c.begin);
-                        rows[tap] = if inside && ic < c.input {
-                            // SAFETY: the place lies in the image, which has so many channels there.
-                            unsafe { image.as_ptr().add((line + ic) * channels) }
-                        } else {
-                            zeros.as_ptr()
-                        };
-                        tap += 1;
-                    }
+        let lines = a.output * b.output;
+        let (oa, ob) = (index % lines / b.output, index % b.output);
+        let len = conv.window.input_len() * channels;
+        let image = &x[index / lines * len..][..len];
+        let mut tap = 0;
+        for ka in 0..a.kernel {
+            let ia = (oa * a.stride + ka * a.dilation).wrapping_sub(a.begin);
+            for kb in 0..b.kernel {
+                let ib = (ob * b.stride + kb * b.dilation).wrapping_sub(b.begin);
+                let inside = ia < a.input && ib < b.input;
+                let line = ia
+                    .wrapping_mul(b.input)
+                    .wrapping_add(ib)
+                    .wrapping_mul(c.input);
+                for kc in 0..c.kernel {
+                    let ic = (oc * c.stride + kc * c.dilation).wrapping_sub(c.begin);
+                    rows[tap] = if inside && ic < c.input {
+                        // SAFETY: the place lies in the image, which has so many channels there.
+                        unsafe { image.as_ptr().add((line + ic) * channels) }
+                    } else {
+                        zeros.as_ptr()
+                    };
+                    tap += 1;
                 }
             }
-            visit(oc, &rows[..count]);
         }
     }
 
@@ -353,14 +349,14 @@ impl DepthwiseLine<'_> {
         } = self;
         let channels = conv.groups;
         assert!(taps.len() == T * channels && zeros.len() == channels);
-        Self::each(conv, index, x, zeros, |oc, rows| {
-            let rows: &[*const f32; T] = rows.try_into().expect("as many rows as taps");
-            let out = &mut y[oc * channels..(oc + 1) * channels];
+        let mut rows = [std::ptr::null(); BLOCK_K];
+        for (oc, out) in y.chunks_exact_mut(channels).enumerate() {
+            Self::under(conv, index, x, zeros, oc, &mut rows);
             let whole = channels / LANES * LANES;
             let mut channel = 0;
             while channel < whole {
                 let mut sums = [0.0f32; LANES];
-                for t in 0..T {
+                for (t, row) in rows[..T].iter().enumerate() {
                     // SAFETY: every row and every tap has a value for each channel.
                     let (w, v) = unsafe {
                         (
@@ -368,7 +364,7 @@ impl DepthwiseLine<'_> {
                                 .as_ptr()
                                 .add(t * channels + channel)
                                 .cast::<[f32; LANES]>(),
-                            &*rows[t].add(channel).cast::<[f32; LANES]>(),
+                            &*row.add(channel).cast::<[f32; LANES]>(),
                         )
                     };
                     for j in 0..LANES {
@@ -382,14 +378,14 @@ impl DepthwiseLine<'_> {
             }
             for (channel, out) in out.iter_mut().enumerate().skip(whole) {
                 let mut sum = 0.0f32;
-                for (t, row) in rows.iter().enumerate() {
+                for (t, row) in rows[..T].iter().enumerate() {
                     // SAFETY: as above.
                     let v = unsafe { *row.add(channel) };
                     sum = taps[t * channels + channel].mul_add(v, sum);
                 }
                 *out = canonical(sum);
             }
-        });
+        }
     }
 
     /// Any number of taps.
@@ -405,8 +401,9 @@ impl DepthwiseLine<'_> {
         } = self;
         let channels = conv.groups;
         assert!(zeros.len() == channels);
-        Self::each(conv, index, x, zeros, |oc, rows| {
-            let out = &mut y[oc * channels..(oc + 1) * channels];
+        let mut rows = [std::ptr::null(); BLOCK_K];
+        for (oc, out) in y.chunks_exact_mut(channels).enumerate() {
+            Self::under(conv, index, x, zeros, oc, &mut rows);
             out.fill(0.0);
             for (row, weights) in rows.iter().zip(taps.chunks_exact(channels)) {
                 // SAFETY: every row has a value for each channel.
@@ -418,6 +415,6 @@ impl DepthwiseLine<'_> {
             for out in out {
                 *out = canonical(*out);
             }
-        });
+        }
     }
 }

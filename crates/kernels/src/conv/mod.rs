@@ -147,8 +147,12 @@ impl Conv {
         self.group_in * self.window.kernel_len()
     }
 
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
+    }
+
     /// Groups, output channels of a group, products in one output.
-    fn filter_shape(&self) -> [usize; 3] {
+    pub(crate) fn filter_shape(&self) -> [usize; 3] {
         [self.groups, self.group_out, self.depth()]
     }
 

@@ -123,6 +123,15 @@ pub fn matmul_strided(
     });
 }
 
+/// Bytes that each thread holds in [`matmul_strided`] besides its operands: the right matrix packed,
+/// and some rows of the left one if their values are not neighbours.
+#[must_use]
+pub fn matmul_scratch([m, k, n]: [usize; 3], a_column: usize) -> u64 {
+    let rows = if a_column == 1 { 0 } else { group(k).min(m) };
+    let rows = (rows as u64).saturating_mul(k as u64).saturating_mul(4);
+    super::PackedB::bytes(k, n).saturating_add(rows)
+}
+
 /// Where the rows of the results go.
 struct Places<'a> {
     steps: &'a [usize],

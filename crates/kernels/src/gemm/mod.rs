@@ -24,7 +24,7 @@ mod walk;
 use crate::chain::Chain;
 use crate::isa::Isa;
 use crate::threads::{Slots, Threads};
-pub use batch::{Strided, matmul_strided};
+pub use batch::{Strided, matmul_scratch, matmul_strided};
 pub use definition::product;
 pub use pack::PackedB;
 pub(crate) use pack::{Unit, pack_panels};

@@ -1,0 +1,241 @@
+//! Slots: which values of a program share memory, and the memory itself.
+
+use std::collections::BTreeMap;
+
+use super::{Action, At, Id, Program, Step};
+use crate::tensor::{Storage, Tensor};
+
+/// Memory kept from one run to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    pub(super) slots: Vec<Vec<f32>>,
+    pub(super) scratch: Vec<f32>,
+}
+
+impl Arena {
+    /// Makes room for a program's slots, and keeps no more memory than it may hold.
+    pub(super) fn fit(&mut self, program: &Program) {
+        let kept = self.slots.iter().chain([&self.scratch]);
+        let kept: u64 = kept.map(|v| v.capacity() as u64 * 4).sum();
+        if kept > program.memory {
+            *self = Arena::default();
+        }
+        self.slots.resize_with(program.slots.len(), Vec::new);
+    }
+
+    /// Takes over the elements of a tensor that nobody else holds.
+    pub(super) fn reclaim(&mut self, slot: usize, tensor: Tensor) {
+        if let Storage::F32(shared) = tensor.into_storage()
+            && let Some(values) = std::sync::Arc::into_inner(shared)
+        {
+            self.slots[slot] = values;
+        }
+    }
+
+    /// The elements of a slot, `len` of them, whatever they are.
+    pub(super) fn take(&mut self, slot: usize, size: usize, len: usize) -> Vec<f32> {
+        let mut values = std::mem::take(&mut self.slots[slot]);
+        if values.capacity() < len {
+            // What was there is given back first.
+            values = Vec::new();
+            values.reserve_exact(size.max(len));
+        }
+        values.resize(len, 0.0);
+        values
+    }
+}
+
+/// What is known of each value when memory is laid out.
+pub(super) struct Value {
+    pub(super) elements: usize,
+    pub(super) bytes: u64,
+    /// Whether a step of the program, not an operator, makes it, of f32.
+    pub(super) slotted: bool,
+    /// The values with whose memory it may be one.
+    pub(super) aliases: Vec<Id>,
+}
+
+/// Lays out the memory of a program: frees values after their last use and gives slots.
+pub(super) fn lay_out(program: &mut Program, values: &[Value], scratch: &[(u64, u64)]) {
+    release(&mut program.steps, &program.outputs);
+    let mut layout = Layout {
+        values,
+        holders: Vec::new(),
+        held: vec![Vec::new(); values.len()],
+        sizes: Vec::new(),
+        free: Vec::new(),
+    };
+    // Memory of operators that bring their own, as the steps go by.
+    let (mut own, mut most, mut most_per_thread) = (0u64, 0u64, 0u64);
+    for (index, step) in program.steps.iter_mut().enumerate() {
+        for &id in &step.writes {
+            if !values[id].slotted {
+                own = own.saturating_add(values[id].bytes);
+            }
+        }
+        layout.place(step);
+        let (scratch, per_thread) = scratch[index];
+        let now = own.saturating_add(scratch);
+        if now > most {
+            (most, program.peak) = (now, step.node);
+        }
+        most_per_thread = most_per_thread.max(per_thread);
+        for &id in &step.free {
+            if !values[id].slotted {
+                own = own.saturating_sub(values[id].bytes);
+            }
+            layout.release(id);
+        }
+    }
+    program.slot_of = layout.held.iter().map(|h| h.first().copied()).collect();
+    let slots = layout
+        .sizes
+        .iter()
+        .fold(0u64, |n, &s| n.saturating_add(s as u64 * 4));
+    if slots > most {
+        let largest = program
+            .steps
+            .iter()
+            .max_by_key(|s| s.writes.iter().map(|&id| values[id].bytes).sum::<u64>());
+        program.peak = largest.map_or(0, |s| s.node);
+    }
+    program.slots = layout.sizes;
+    program.memory = slots.saturating_add(most);
+    program.memory_per_thread = most_per_thread;
+}
+
+/// Everything that a step reads.
+pub(super) fn reads(action: &Action, plain: &[At]) -> Vec<At> {
+    let with = |first: &[At], chain: &super::ChainSpec| -> Vec<At> {
+        first.iter().copied().chain(chain.reads()).collect()
+    };
+    match action {
+        Action::Plain => plain.to_vec(),
+        Action::Alias(at) => vec![*at],
+        Action::Product { a, chain, .. } => with(&[*a], chain),
+        Action::Batched(b) => with(&[b.a.at, b.b.at], &b.chain),
+        Action::Conv { x, chain, .. } | Action::Chain { x, chain, .. } => with(&[*x], chain),
+        Action::Pool { x, .. } | Action::Places { x, .. } | Action::Transpose { x, .. } => vec![*x],
+        Action::Norm { x, scale, bias, .. } => [Some(*x), Some(*scale), *bias]
+            .into_iter()
+            .flatten()
+            .collect(),
+    }
+}
+
+/// Notes at each step which values are read there for the last time. A step that is given its
+/// reads in `free` by the builder has them replaced.
+fn release(steps: &mut [Step], outputs: &[At]) {
+    let mut last: BTreeMap<Id, usize> = BTreeMap::new();
+    for (index, step) in steps.iter().enumerate() {
+        // Until now `free` held what the step reads.
+        for &id in step.free.iter().chain(&step.writes) {
+            last.insert(id, index);
+        }
+    }
+    for at in outputs {
+        if let At::Value(id) = at {
+            last.remove(id);
+        }
+    }
+    for step in steps.iter_mut() {
+        step.free.clear();
+    }
+    for (id, index) in last {
+        steps[index].free.push(id);
+    }
+    // A chain takes its operand over where nobody reads it later, and no other value is it.
+    for step in steps {
+        if let Action::Chain {
+            x: At::Value(x),
+            chain,
+            ..
+        } = &step.action
+        {
+            let again = chain.reads().any(|at| at == At::Value(*x));
+            step.in_place = step.free.contains(x) && !again;
+        }
+    }
+}
+
+struct Layout<'a> {
+    values: &'a [Value],
+    /// For each slot, how many living values are in it.
+    holders: Vec<usize>,
+    /// The slots that each value keeps from being taken over.
+    held: Vec<Vec<usize>>,
+    sizes: Vec<usize>,
+    free: Vec<usize>,
+}
+
+impl Layout<'_> {
+    fn place(&mut self, step: &mut Step) {
+        for &id in &step.writes {
+            let mut slots: Vec<usize> = Vec::new();
+            for &alias in &self.values[id].aliases {
+                slots.extend(&self.held[alias]);
+            }
+            slots.sort_unstable();
+            slots.dedup();
+            if self.values[id].slotted {
+                let slot = match (&step.action, step.in_place) {
+                    (
+                        Action::Chain {
+                            x: At::Value(x), ..
+                        },
+                        true,
+                    ) if self.alone(*x) => self.held[*x][0],
+                    _ => {
+                        step.in_place = false;
+                        self.take(self.values[id].elements)
+                    }
+                };
+                step.slot = Some(slot);
+                slots.insert(0, slot);
+            }
+            for &slot in &slots {
+                self.holders[slot] += 1;
+            }
+            self.held[id] = slots;
+        }
+    }
+
+    /// Whether a value has a slot of its own.
+    fn alone(&self, id: Id) -> bool {
+        matches!(self.held[id][..], [slot] if self.holders[slot] == 1)
+    }
+
+    /// A free slot: the smallest that is large enough, else the largest, which grows.
+    fn take(&mut self, len: usize) -> usize {
+        let fits = |&(_, slot): &(usize, &usize)| self.sizes[*slot] >= len;
+        let by_size = |(_, slot): &(usize, &usize)| self.sizes[**slot];
+        let found = self
+            .free
+            .iter()
+            .enumerate()
+            .filter(fits)
+            .min_by_key(by_size);
+        let found = found.or_else(|| self.free.iter().enumerate().max_by_key(by_size));
+        match found.map(|(i, _)| i) {
+            Some(i) => {
+                let slot = self.free.swap_remove(i);
+                self.sizes[slot] = self.sizes[slot].max(len);
+                slot
+            }
+            None => {
+                self.sizes.push(len);
+                self.holders.push(0);
+                self.sizes.len() - 1
+            }
+        }
+    }
+
+    fn release(&mut self, id: Id) {
+        for &slot in &self.held[id] {
+            self.holders[slot] -= 1;
+            if self.holders[slot] == 0 {
+                self.free.push(slot);
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Runs of programs.
+
+use std::sync::Arc;
+
+use lemma_kernels as kernels;
+use lemma_kernels::{FiltersLast, Isa, PackedB, Strided, Threads};
+
+use super::{Action, Arena, At, Batched, Matrices, Program, Step};
+use crate::error::{OpError, RunError};
+use crate::graph::{Graph, Ref};
+use crate::operator::{Eval, Operands, Prepared, typed};
+use crate::plan::{Step as Planned, failed};
+use crate::tensor::{Storage, Tensor};
+
+/// Values that are worth a task of a normalisation.
+const TASK: usize = 1 << 13;
+
+/// What a run works on.
+pub(crate) struct Context<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) planned: &'a [Planned],
+    pub(crate) prepared: &'a [Option<Prepared>],
+    pub(crate) inputs: &'a [&'a Tensor],
+    pub(crate) isa: Isa,
+    pub(crate) threads: &'a Threads,
+}
+
+/// Carries a program out; gives the outputs of the graph.
+pub(crate) fn run(
+    program: &Program,
+    cx: &Context<'_>,
+    arena: &mut Arena,
+) -> Result<Vec<Tensor>, RunError> {
+    arena.fit(program);
+    let mut values: Vec<Option<Tensor>> = vec![None; program.values];
+    for step in &program.steps {
+        cx.step(program, step, &mut values, arena)
+            .map_err(|source| failed(&cx.graph.nodes[step.node], source))?;
+        for &id in &step.free {
+            if let (Some(tensor), Some(slot)) = (values[id].take(), program.slot_of[id]) {
+                arena.reclaim(slot, tensor);
+            }
+        }
+    }
+    Ok(program
+        .outputs
+        .iter()
+        .map(|&at| cx.find(at, &values).clone())
+        .collect())
+}
+
+impl<'a> Context<'a> {
+    fn find<'t>(&'t self, at: At, values: &'t [Option<Tensor>]) -> &'t Tensor
+    where
+        'a: 't,
+    {
+        match at {
+            At::Input(i) => self.inputs[i],
+            At::Constant(i) => &self.graph.constants[i].tensor,
+            At::Known(i, output) => &self.planned[i].known.as_ref().expect("known outputs")[output],
+            At::Value(id) => values[id]
+                .as_ref()
+                .expect("values are made before they are read"),
+        }
+    }
+
+    fn packed<T: 'static>(&self, step: &Step) -> Result<&T, OpError> {
+        let prepared = self.prepared[step.packed].as_ref();
+        prepared
+            .and_then(|p| p.downcast_ref())
+            .ok_or_else(|| OpError::shape("an operand was not packed"))
+    }
+
+    fn step(
+        &self,
+        program: &Program,
+        step: &Step,
+        values: &mut [Option<Tensor>],
+        arena: &mut Arena,
+    ) -> Result<(), OpError> {
+        match &step.action {
+            Action::Plain => {
+                let outputs = self.plain(step, values)?;
+                for (&id, tensor) in step.writes.iter().zip(outputs) {
+                    values[id] = Some(tensor);
+                }
+                return Ok(());
+            }
+            Action::Alias(at) => {
+                let tensor = self.find(*at, values).with_shape(step.shape.clone());
+                values[step.writes[0]] = Some(tensor);
+                return Ok(());
+            }
+            _ => {}
+        }
+        let slot = step.slot.expect("a step that makes a value has a slot");
+        let len = step.shape.iter().product();
+        let taken = match (&step.action, step.in_place) {
+            (
+                Action::Chain {
+                    x: At::Value(x), ..
+                },
+                true,
+            ) => own(&mut values[*x]),
+            _ => None,
+        };
+        let in_place = taken.is_some();
+        let mut y = taken.unwrap_or_else(|| arena.take(slot, program.slots[slot], len));
+        self.compute(step, values, in_place, &mut arena.scratch, &mut y)?;
+        values[step.writes[0]] = Some(Tensor::from_parts(step.shape.clone(), y));
+        Ok(())
+    }
+
+    fn plain(&self, step: &Step, values: &[Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
+        let node = &self.graph.nodes[step.node];
+        let mut sources = step.plain.iter();
+        let operands: Vec<Option<&Tensor>> = node
+            .inputs
+            .iter()
+            .map(|input: &Option<Ref>| {
+                input.and_then(|_| sources.next().map(|&at| self.find(at, values)))
+            })
+            .collect();
+        node.op.eval(&Eval {
+            isa: self.isa,
+            threads: self.threads.count(),
+            inputs: Operands(&operands),
+            outputs: &self.planned[step.node].outputs,
+            prepared: self.prepared[step.node].as_ref(),
+        })
+    }
+
+    fn compute(
+        &self,
+        step: &Step,
+        values: &[Option<Tensor>],
+        in_place: bool,
+        scratch: &mut Vec<f32>,
+        y: &mut [f32],
+    ) -> Result<(), OpError> {
+        let (isa, threads) = (self.isa, self.threads);
+        let find = |at: At| self.find(at, values);
+        let slice = |at: At| typed::<f32>(find(at));
+        match &step.action {
+            Action::Product { a, rows, chain } => {
+                let (a, b) = (slice(*a)?, self.packed::<PackedB>(step)?);
+                chain.resolve(&find, |chain| {
+                    kernels::gemm_with(isa, threads, *rows, a, b, chain, y);
+                })
+            }
+            Action::Batched(batched) => self.batched(batched, values, y),
+            Action::Conv {
+                x,
+                input,
+                geometry,
+                chain,
+            } => {
+                let (x, filters) = (slice(*x)?, self.packed::<FiltersLast>(step)?);
+                chain.resolve(&find, |chain| {
+                    kernels::conv_last(
+                        isa, threads, geometry, *input, x, filters, chain, scratch, y,
+                    );
+                })
+            }
+            Action::Pool {
+                x,
+                geometry,
+                pooling,
+                channels,
+            } => {
+                kernels::pool_last(isa, threads, geometry, *pooling, *channels, slice(*x)?, y);
+                Ok(())
+            }
+            Action::Places {
+                x,
+                op,
+                sizes: [outer, len, inner],
+            } => {
+                kernels::reduce(isa, *op, *outer, *len, *inner, slice(*x)?, y);
+                Ok(())
+            }
+            Action::Chain { x, n, chain } => {
+                if !in_place {
+                    y.copy_from_slice(slice(*x)?);
+                }
+                chain.apply(isa, threads, *n, &find, y)
+            }
+            Action::Norm {
+                x,
+                scale,
+                bias,
+                epsilon,
+                root_mean_square,
+            } => {
+                let (x, scale) = (slice(*x)?, slice(*scale)?);
+                let bias = bias.map(slice).transpose()?;
+                let size = (TASK / scale.len()).max(1) * scale.len();
+                threads.chunks(y, size, |i, y| {
+                    let x = &x[i * size..][..y.len()];
+                    if *root_mean_square {
+                        kernels::rms_norm(isa, *epsilon, scale, x, y);
+                    } else {
+                        kernels::layer_norm(isa, *epsilon, scale, bias, x, y);
+                    }
+                });
+                Ok(())
+            }
+            Action::Transpose {
+                x,
+                sizes: [batch, rows, columns],
+            } => {
+                kernels::transpose(threads, *batch, *rows, *columns, slice(*x)?, y);
+                Ok(())
+            }
+            Action::Plain | Action::Alias(_) => Ok(()),
+        }
+    }
+
+    fn batched(
+        &self,
+        b: &Batched,
+        values: &[Option<Tensor>],
+        y: &mut [f32],
+    ) -> Result<(), OpError> {
+        let find = |at: At| self.find(at, values);
+        let operand = |m: &'_ Matrices| -> Result<(&[f32], usize, usize), OpError> {
+            Ok((typed::<f32>(find(m.at))?, m.row, m.column))
+        };
+        let [left, right] = [operand(&b.a)?, operand(&b.b)?];
+        let strided = |(values, row, column), batch| Strided {
+            values,
+            batch,
+            row,
+            column,
+        };
+        b.chain.resolve(&find, |chain| {
+            kernels::matmul_strided(
+                self.isa,
+                self.threads,
+                b.sizes,
+                &b.batch,
+                &strided(left, &b.a.batch),
+                &strided(right, &b.b.batch),
+                chain,
+                y,
+                &b.c_batch,
+                b.c_row,
+            );
+        })
+    }
+}
+
+/// Takes the elements of a tensor, unless somebody else holds them too.
+fn own(value: &mut Option<Tensor>) -> Option<Vec<f32>> {
+    let tensor = value.take()?;
+    let shape = tensor.shape().to_vec();
+    match tensor.into_storage() {
+        Storage::F32(shared) => match Arc::try_unwrap(shared) {
+            Ok(elements) => Some(elements),
+            Err(shared) => {
+                *value = Some(Tensor::from_storage(shape, Storage::F32(shared)));
+                None
+            }
+        },
+        storage => {
+            *value = Some(Tensor::from_storage(shape, storage));
+            None
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A run that fuses operators, turns layouts and reuses memory has the bits of one that evaluates
+//! operator by operator: on every instruction set, for any number of threads and any batch.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod common;
+
+use common::onnx::{Field, floats, ints, model, node, value};
+use lemma_graph::{Isa, Limits, Model, NoFiles, RunOptions, Tensor};
+
+/// Fixed numbers in (−1, 1).
+struct Source(u64);
+
+impl Source {
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n)
+            .map(|_| {
+                self.0 = self
+                    .0
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn weights(&mut self, name: &str, shape: &[i64]) -> Field {
+        let n: i64 = shape.iter().product();
+        floats(name, shape, &self.values(n as usize))
+    }
+}
+
+/// Runs a graph of one input `x` on several batches, fused and not.
+fn check(graph: &[Field], row: &[usize]) {
+    let model = Model::load(&model(graph), &NoFiles, &Limits::small()).unwrap();
+    let mut source = Source(7);
+    let len: usize = row.iter().product();
+    let all = source.values(9 * len);
+    let mut alone: Option<Vec<Tensor>> = None;
+    for batch in [9, 1, 2, 5] {
+        let shape: Vec<usize> = [&[batch][..], row].concat();
+        let x = Tensor::new(&shape, all[..batch * len].to_vec()).unwrap();
+        let run = |isa, threads, trace| {
+            let options = RunOptions {
+                isa,
+                threads,
+                trace,
+                ..RunOptions::default()
+            };
+            model.run(&[("x", x.clone())], &options).unwrap().outputs
+        };
+        let expected = run(Isa::PORTABLE, 1, true);
+        for isa in Isa::available() {
+            for threads in [1, 2, 3] {
+                // Twice: the second run finds the memory of the first.
+                for _ in 0..2 {
+                    let found = run(isa, threads, false);
+                    for (i, (a, b)) in expected.iter().zip(&found).enumerate() {
+                        assert!(
+                            a.same_bits(b),
+                            "output {i}, batch {batch}, {isa}, {threads} threads"
+                        );
+                    }
+                }
+            }
+        }
+        // The first of a batch is what it is alone.
+        let alone = alone.get_or_insert_with(|| expected.clone());
+        for (one, found) in alone.iter().zip(&expected) {
+            let (one, found) = (
+                one.as_slice::<f32>().unwrap(),
+                found.as_slice::<f32>().unwrap(),
+            );
+            let n = one.len().min(found.len()) / 9;
+            assert!(
+                one[..n]
+                    .iter()
+                    .zip(found)
+                    .all(|(a, b)| a.to_bits() == b.to_bits())
+            );
+        }
+    }
+}
+
+#[test]
+fn attention() {
+    let mut s = Source(1);
+    let (len, heads, width) = (11, 3, 8);
+    let d = heads * width;
+    let transpose =
+        |from: &str, to: &str, perm: &[i64]| node("Transpose", &[from], to, &[("perm", perm)]);
+    let mut graph = vec![
+        ints("apart", &[0, len, heads, width]),
+        ints("together", &[0, len, d]),
+        floats("scale", &[], &[0.35]),
+        floats("root", &[], &[1.414_213_5]),
+        floats("one", &[], &[1.0]),
+        floats("half", &[], &[0.5]),
+        s.weights("mask", &[1, 1, len, len]),
+        s.weights("gain", &[d]),
+        s.weights("shift", &[d]),
+    ];
+    for name in ["q", "k", "v", "o"] {
+        graph.push(s.weights(&format!("w{name}"), &[d, d]));
+        graph.push(s.weights(&format!("b{name}"), &[d]));
+    }
+    for name in ["q", "k", "v"] {
+        let n = |suffix: &str| format!("{name}{suffix}");
+        graph.push(node("MatMul", &["x", &format!("w{name}")], &n("0"), &[]));
+        graph.push(node("Add", &[&format!("b{name}"), &n("0")], &n("1"), &[]));
+        graph.push(node("Reshape", &[&n("1"), "apart"], &n("2"), &[]));
+    }
+    graph.extend([
+        transpose("q2", "q3", &[0, 2, 1, 3]),
+        transpose("k2", "k3", &[0, 2, 3, 1]),
+        transpose("v2", "v3", &[0, 2, 1, 3]),
+        node("MatMul", &["q3", "k3"], "s0", &[]),
+        node("Mul", &["s0", "scale"], "s1", &[]),
+        node("Add", &["s1", "mask"], "s2", &[]),
+        node("Softmax", &["s2"], "s3", &[]),
+        node("MatMul", &["s3", "v3"], "a0", &[]),
+        transpose("a0", "a1", &[0, 2, 1, 3]),
+        node("Reshape", &["a1", "together"], "a2", &[]),
+        node("MatMul", &["a2", "wo"], "a3", &[]),
+        node("Add", &["a3", "bo"], "a4", &[]),
+        node("Add", &["a4", "x"], "a5", &[]),
+        node("LayerNormalization", &["a5", "gain", "shift"], "n", &[]),
+        s.weights("w1", &[d, 40]),
+        s.weights("b1", &[40]),
+        s.weights("w2", &[40, d]),
+        node("MatMul", &["n", "w1"], "g0", &[]),
+        node("Add", &["g0", "b1"], "g1", &[]),
+        node("Div", &["g1", "root"], "g2", &[]),
+        node("Erf", &["g2"], "g3", &[]),
+        node("Add", &["g3", "one"], "g4", &[]),
+        node("Mul", &["g1", "g4"], "g5", &[]),
+        node("Mul", &["g5", "half"], "g6", &[]),
+        node("MatMul", &["g6", "w2"], "y0", &[]),
+        node("Add", &["y0", "n"], "y", &[]),
+        // The same scores once more, read in the middle, and keys turned as they are.
+        node("Relu", &["s1"], "z", &[]),
+        node("Neg", &["k3"], "t", &[]),
+        value(11, "x", &[-1, len, d]),
+        value(12, "y", &[-1, len, d]),
+        value(12, "z", &[-1, heads, len, len]),
+        value(12, "t", &[-1, heads, width, len]),
+        value(12, "a5", &[-1, len, d]),
+    ]);
+    check(&graph, &[len as usize, d as usize]);
+}
+
+#[test]
+fn convolutions() {
+    let mut s = Source(2);
+    let mut graph = vec![
+        floats("zero", &[], &[0.0]),
+        floats("six", &[], &[6.0]),
+        s.weights("plane", &[1, 20, 1, 1]),
+    ];
+    let mut conv = |name: &str, from: &str, shape: &[i64; 4], stride: i64, groups: &[i64]| {
+        let (w, b) = (format!("{name}.w"), format!("{name}.b"));
+        let pad = shape[2] / 2;
+        graph.push(s.weights(&w, shape));
+        graph.push(s.weights(&b, &shape[..1]));
+        let attributes: [(&str, &[i64]); 4] = [
+            ("kernel_shape", &shape[2..]),
+            ("strides", &[stride, stride]),
+            ("pads", &[pad, pad, pad, pad]),
+            ("group", groups),
+        ];
+        graph.push(node("Conv", &[from, &w, &b], name, &attributes));
+    };
+    conv("c0", "x", &[12, 3, 5, 5], 2, &[1]);
+    conv("c1", "p0", &[20, 12, 1, 1], 1, &[1]);
+    conv("c2", "r1", &[20, 1, 3, 3], 1, &[20]);
+    conv("e0", "g", &[5, 20, 1, 1], 1, &[1]);
+    conv("e1", "f0", &[20, 5, 1, 1], 1, &[1]);
+    conv("c3", "m", &[20, 20, 3, 3], 1, &[1]);
+    conv("c4", "j", &[8, 10, 3, 3], 2, &[2]);
+    graph.extend([
+        node("Relu", &["c0"], "r0", &[]),
+        node(
+            "MaxPool",
+            &["r0"],
+            "p0",
+            &[
+                ("kernel_shape", &[3, 3]),
+                ("strides", &[2, 2]),
+                ("pads", &[1, 1, 1, 1]),
+            ],
+        ),
+        node("Clip", &["c1", "zero", "six"], "r1", &[]),
+        node("Sigmoid", &["c2"], "h", &[]),
+        node("Mul", &["c2", "h"], "r2", &[]),
+        node("GlobalAveragePool", &["r2"], "g", &[]),
+        node("Relu", &["e0"], "f0", &[]),
+        node("Sigmoid", &["e1"], "f1", &[]),
+        node("Mul", &["f1", "r2"], "m", &[]),
+        node("Add", &["c3", "r1"], "j0", &[]),
+        node("Mul", &["j0", "plane"], "j1", &[]),
+        node("Relu", &["j1"], "j", &[]),
+        node("Flatten", &["j"], "flat", &[]),
+        s_weights("out.w", 20 * 5 * 4),
+        node("Gemm", &["flat", "out.w"], "y", &[]),
+        value(11, "x", &[-1, 3, 17, 15]),
+        value(12, "y", &[-1, 3]),
+        value(12, "c4", &[-1, 8, 3, 2]),
+        value(12, "r2", &[-1, 20, 5, 4]),
+        value(12, "g", &[-1, 20, 1, 1]),
+    ]);
+    check(&graph, &[3, 17, 15]);
+}
+
+fn s_weights(name: &str, k: i64) -> Field {
+    Source(3).weights(name, &[k, 3])
+}

@@ -1,0 +1,282 @@
+//! Products of 8-bit integers in 32 bits.
+//!
+//! `C = (A − a₀) · (B − b₀)` for `A` of u8 or i8 (activations) and `B` of u8 or i8 (weights), each
+//! with its zero point, in i32 that wraps. Wrapping sums are exact whatever their order, so every
+//! instruction set and any tiling gives the same values, and zero points may be folded:
+//!
+//! ```text
+//! Σ (a − a₀)(b − b₀) = Σ a·b − a₀·Σ b − b₀·Σ a + k·a₀·b₀
+//! ```
+//!
+//! The sums over b are taken when B is packed, those over a only where b₀ is not 0.
+//!
+//! # Use
+//!
+//! [`PackedInt8::pack`] arranges a constant B once and [`gemm_int8`] multiplies; for a B that is no
+//! constant, pack in each run. [`FiltersInt8::pack`] and [`conv_int8`] are the same for convolution.
+//! Zero points are passed as `i32`, one for all or one for each row of A, column of B or output
+//! channel. A place in the padding of a convolution has the value of the input's zero point, so
+//! that it counts as 0.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod conv;
+mod pack;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+use crate::isa::Isa;
+use crate::threads::{Slots, Threads};
+pub use conv::{FiltersInt8, conv_int8};
+pub use pack::PackedInt8;
+pub(crate) use pack::{COLUMNS, QUAD};
+
+/// A type of 8-bit integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Int8<'a> {
+    /// Without a sign.
+    Unsigned(&'a [u8]),
+    /// In two's complement.
+    Signed(&'a [i8]),
+}
+
+impl Int8<'_> {
+    /// The number of values.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Int8::Unsigned(v) => v.len(),
+            Int8::Signed(v) => v.len(),
+        }
+    }
+
+    /// Whether there is no value.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Value `i` as it is.
+    fn at(&self, i: usize) -> i32 {
+        match self {
+            Int8::Unsigned(v) => i32::from(v[i]),
+            Int8::Signed(v) => i32::from(v[i]),
+        }
+    }
+
+    /// The bytes, and the number to add to each, as one without a sign, to have the value: signed
+    /// values are stored 128 higher.
+    fn raise(&self, range: std::ops::Range<usize>, out: &mut [u8]) {
+        match self {
+            Int8::Unsigned(v) => out.copy_from_slice(&v[range]),
+            Int8::Signed(v) => {
+                for (out, &v) in out.iter_mut().zip(&v[range]) {
+                    *out = v.cast_unsigned() ^ 0x80;
+                }
+            }
+        }
+    }
+
+    /// One value as [`raise`](Int8::raise) stores it.
+    fn raised(&self, i: usize) -> u8 {
+        match self {
+            Int8::Unsigned(v) => v[i],
+            Int8::Signed(v) => v[i].cast_unsigned() ^ 0x80,
+        }
+    }
+
+    fn raised_by(&self) -> i32 {
+        match self {
+            Int8::Unsigned(_) => 0,
+            Int8::Signed(_) => 128,
+        }
+    }
+}
+
+/// Zero points: one for all rows or columns, or one for each.
+pub type ZeroPoints<'a> = &'a [i32];
+
+/// Rows of the left operand that are multiplied together.
+const GROUP: usize = 48;
+
+/// Most rows of a tile.
+pub(crate) const ROWS: usize = 8;
+
+/// `C = (A − a₀) · (B − b₀)`: `a` is `m × k`, `c` is `m × n`, both row-major; sums wrap.
+///
+/// `a_zero` has one zero point, or one for each row; `b_zero` one, or one for each column.
+///
+/// # Panics
+/// If a length is another than the shapes say.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "two matrices with zero points, and how"
+)]
+pub fn gemm_int8(
+    isa: Isa,
+    threads: &Threads,
+    m: usize,
+    a: Int8<'_>,
+    a_zero: ZeroPoints<'_>,
+    b: &PackedInt8,
+    b_zero: ZeroPoints<'_>,
+    c: &mut [i32],
+) {
+    let (k, n) = (b.k(), b.n());
+    assert_eq!(
+        Some(a.len()),
+        m.checked_mul(k),
+        "gemm_int8: left matrix is not {m} × {k}"
+    );
+    assert_eq!(
+        Some(c.len()),
+        m.checked_mul(n),
+        "gemm_int8: result is not {m} × {n}"
+    );
+    assert!(
+        (a_zero.len() == 1 || a_zero.len() == m) && (b_zero.len() == 1 || b_zero.len() == n),
+        "gemm_int8: zero points of {m} × {n}"
+    );
+    let raised = a.raised_by();
+    let zero = |row: usize| a_zero[if a_zero.len() == 1 { 0 } else { row }].wrapping_add(raised);
+    let fill = |row: usize, out: &mut [u8]| a.raise(row * k..(row + 1) * k, out);
+    multiply_rows(isa, threads, m, zero, fill, b, b_zero, c);
+}
+
+/// A product whose left rows are written by `fill` when they are needed, as values without a sign;
+/// `zero` is the zero point of a row.
+#[allow(clippy::too_many_arguments, reason = "as gemm_int8")]
+fn multiply_rows(
+    isa: Isa,
+    threads: &Threads,
+    m: usize,
+    zero: impl Fn(usize) -> i32 + Sync,
+    fill: impl Fn(usize, &mut [u8]) + Sync,
+    b: &PackedInt8,
+    b_zero: ZeroPoints<'_>,
+    c: &mut [i32],
+) {
+    let (k, n) = (b.k(), b.n());
+    if c.is_empty() {
+        return;
+    }
+    let zeros: Vec<i32> = b_zero
+        .iter()
+        .map(|&z| z.wrapping_sub(b.lowered()))
+        .collect();
+    let panels = n.div_ceil(COLUMNS);
+    let group = GROUP.min(m.div_ceil(threads.count()).next_multiple_of(ROWS));
+    let groups = m.div_ceil(group);
+    // Few rows are split by columns.
+    let parts = if groups < 2 * threads.count() && threads.count() > 1 {
+        ((m * k * n) >> 18)
+            .clamp(1, 4 * threads.count())
+            .min(panels)
+    } else {
+        1
+    };
+    let together = panels.div_ceil(parts);
+    let parts = panels.div_ceil(together);
+    let stride = k.next_multiple_of(QUAD);
+    let out = Slots::of(c);
+    threads.run(groups * parts, |task| {
+        let (g, part) = (task / parts, task % parts);
+        let (first, height) = (g * group, group.min(m - g * group));
+        let mut rows = vec![0u8; height * stride];
+        let mut sums = [0i32; GROUP];
+        for (i, sum) in sums[..height].iter_mut().enumerate() {
+            let row = &mut rows[i * stride..][..k];
+            fill(first + i, row);
+            // At most 255 each: far from wrapping in 64 bits, and the low half is what counts.
+            *sum = row.iter().map(|&v| u64::from(v)).sum::<u64>() as i32;
+        }
+        let mut tile = [[0i32; COLUMNS]; ROWS];
+        for panel in part * together..panels.min((part + 1) * together) {
+            let column = panel * COLUMNS;
+            let width = COLUMNS.min(n - column);
+            let zeros = match zeros.len() {
+                1 => &zeros[..],
+                _ => &zeros[column..column + width],
+            };
+            for start in (0..height).step_by(ROWS) {
+                let count = ROWS.min(height - start);
+                let left = &rows[start * stride..(start + count) * stride];
+                multiply(isa, count, stride, left, b.panel(panel), &mut tile);
+                for (i, products) in tile[..count].iter().enumerate() {
+                    let row = first + start + i;
+                    let fold = Fold {
+                        k,
+                        zero: zero(row),
+                        sum: sums[start + i],
+                        zeros,
+                    };
+                    // SAFETY: rows and columns of a task are its own.
+                    let line = unsafe { out.slice(row * n + column, width) };
+                    fold.apply(products, b.sums(column, width), line);
+                }
+            }
+        }
+    });
+}
+
+/// What is left to do when Σ a·b is known.
+struct Fold<'a> {
+    k: usize,
+    /// The zero point of the row, for values stored without a sign.
+    zero: i32,
+    /// Σ a.
+    sum: i32,
+    /// Zero points of the columns.
+    zeros: &'a [i32],
+}
+
+impl Fold<'_> {
+    fn apply(&self, products: &[i32], sums: &[i32], out: &mut [i32]) {
+        let row = self
+            .sum
+            .wrapping_sub((self.k as i32).wrapping_mul(self.zero));
+        match self.zeros {
+            [0] => {
+                for ((out, &p), &s) in out.iter_mut().zip(products).zip(sums) {
+                    *out = p.wrapping_sub(self.zero.wrapping_mul(s));
+                }
+            }
+            zeros => {
+                let columns = sums.iter().zip(zeros.iter().cycle());
+                for ((out, &p), (&s, &zero)) in out.iter_mut().zip(products).zip(columns) {
+                    *out = p
+                        .wrapping_sub(self.zero.wrapping_mul(s))
+                        .wrapping_sub(zero.wrapping_mul(row));
+                }
+            }
+        }
+    }
+}
+
+/// Σ a·b of up to 8 rows of `stride` bytes and one panel.
+fn multiply(
+    isa: Isa,
+    count: usize,
+    stride: usize,
+    rows: &[u8],
+    panel: &[pack::Quad],
+    tile: &mut [[i32; COLUMNS]; ROWS],
+) {
+    assert!(
+        count <= ROWS && rows.len() == count * stride && panel.len() * QUAD == stride * pack::UNITS,
+        "a tile of the packed operand"
+    );
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(vnni) = vnni::Vnni::on(isa) {
+            return vnni.multiply(count, stride, rows, panel, tile);
+        }
+        if let Some(avx2) = avx2::Avx2::on(isa) {
+            return avx2.multiply(count, stride, rows, panel, tile);
+        }
+    }
+    let _ = isa;
+    portable::multiply(count, stride, rows, panel, tile);
+}

@@ -61,10 +61,10 @@ impl Activation {
         match self {
             Activation::Unary(function) => kernels::unary_in_place(isa, function, values),
             Activation::Affine(alpha, beta) => {
-                values.iter_mut().for_each(|v| *v = alpha * *v + beta);
+                values.iter_mut().for_each(|v| *v *= alpha + beta);
             }
             Activation::ScaledTanh(alpha, beta) => {
-                values.iter_mut().for_each(|v| *v = beta * *v);
+                values.iter_mut().for_each(|v| *v *= beta);
                 kernels::unary_in_place(isa, U::Tanh, values);
                 values.iter_mut().for_each(|v| *v = alpha * *v);
             }

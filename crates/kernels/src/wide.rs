@@ -77,7 +77,7 @@ const ODD: [f64; 12] = [
     1.0,
 ];
 
-/// Natural logarithm, with an error below 1.1 ulp.
+/// Natural logarithm, with an error below 1 ulp.
 #[must_use]
 pub fn log(x: f64) -> f64 {
     if x.is_nan() || x < 0.0 {

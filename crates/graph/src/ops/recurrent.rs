@@ -64,9 +64,9 @@ impl Activation {
                 values.iter_mut().for_each(|v| *v = alpha * *v + beta);
             }
             Activation::ScaledTanh(alpha, beta) => {
-                values.iter_mut().for_each(|v| *v = beta * *v);
+                values.iter_mut().for_each(|v| *v *= beta);
                 kernels::unary_in_place(isa, U::Tanh, values);
-                values.iter_mut().for_each(|v| *v = alpha * *v);
+                values.iter_mut().for_each(|v| *v *= alpha);
             }
             Activation::Thresholded(alpha) => values.iter_mut().for_each(|v| {
                 if *v < alpha {
@@ -455,5 +455,26 @@ impl Operator for Recurrent {
             .saturating_add((bytes(1) + 2 * bytes(2)).saturating_mul(spread))
             .saturating_add(outputs[1].bytes().saturating_mul(4) + (1 << 16))
             .saturating_add(bytes(3))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activations_are_what_their_names_say() {
+        let of = |activation: Activation, x: f32| {
+            let mut values = [x];
+            activation.apply(kernels::Isa::PORTABLE, &mut values);
+            values[0]
+        };
+        assert_eq!(of(Activation::Affine(2.0, 3.0), 5.0), 13.0);
+        assert_eq!(of(Activation::ScaledTanh(2.0, 3.0), 0.0), 0.0);
+        let scaled = of(Activation::ScaledTanh(2.0, 0.5), 1.0);
+        assert_eq!(scaled, 2.0 * kernels::math::tanh(0.5));
+        assert_eq!(of(Activation::Thresholded(1.0), 0.5), 0.0);
+        assert_eq!(of(Activation::Thresholded(1.0), 1.0), 1.0);
+        assert_eq!(of(Activation::Unary(U::Relu), -1.0), 0.0);
     }
 }

@@ -181,7 +181,8 @@ impl Operator for Stft {
             return Err(OpError::shape("a signal has three dimensions"));
         };
         let real = *parts == Sym::Known(1);
-        if !(real || *parts == Sym::Known(2)) || (self.one_sided && !real) {
+        let complex = *parts == Sym::Known(2) && !self.one_sided;
+        if !(real || complex) {
             return Err(OpError::shape(
                 "one or two parts: one side is enough for real signals only",
             ));

@@ -89,7 +89,7 @@ fn repeat_heads(cx: &mut Context<'_, '_>, x: ValueId, heads: usize) -> Result<Va
     if own == heads {
         return Ok(x);
     }
-    if own == 0 || heads % own != 0 {
+    if own == 0 || !heads.is_multiple_of(own) {
         return Err(OpError::shape(format!(
             "{heads} heads of the query do not divide into {own} of the key"
         )));
@@ -275,7 +275,7 @@ pub(super) struct Turn {
 /// `x` is `[batch, length, heads, size of a head]`.
 pub(super) fn turn(cx: &mut Context<'_, '_>, x: ValueId, by: &Turn) -> Result<ValueId, OpError> {
     let whole = cx.known_dim(x, 3, "the size of a head")?;
-    if by.size > whole || by.size % 2 != 0 {
+    if by.size > whole || !by.size.is_multiple_of(2) {
         return Err(OpError::shape(format!(
             "{} of {whole} elements are to be turned",
             by.size

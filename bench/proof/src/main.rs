@@ -40,15 +40,21 @@ fn peak_mib() -> f64 {
     kib.unwrap_or(0.0) / 1024.0
 }
 
-/// The least CPU time, and wall time, of some runs, in milliseconds.
-fn best<T>(runs: usize, mut run: impl FnMut() -> T) -> (f64, f64, T) {
+/// CPU time and wall time of a run, in milliseconds: the least mean of some groups of runs, each of
+/// them long enough for the clock of the system.
+fn best<T>(mut run: impl FnMut() -> T) -> (f64, f64, T) {
     let mut result = run();
     let (mut cpu, mut wall) = (f64::MAX, f64::MAX);
-    for _ in 0..runs {
+    for _ in 0..3 {
         let (start, clock) = (cpu_seconds(), Instant::now());
-        result = run();
-        wall = wall.min(clock.elapsed().as_secs_f64() * 1e3);
-        cpu = cpu.min((cpu_seconds() - start) * 1e3);
+        let mut runs = 0;
+        while runs == 0 || clock.elapsed().as_millis() < 250 {
+            result = run();
+            runs += 1;
+        }
+        let each = 1e3 / f64::from(runs);
+        wall = wall.min(clock.elapsed().as_secs_f64() * each);
+        cpu = cpu.min((cpu_seconds() - start) * each);
     }
     (cpu, wall, result)
 }
@@ -103,16 +109,15 @@ fn measure(path: &str, count: usize, profile: Profile) -> Result<(), Box<dyn Err
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let inputs = graph.round_inputs(&inputs)?;
-    let (infer, _, _) = best(5, || graph.run(&inputs, count));
-    let (register, _, model) = best(3, || Model::register(graph.clone()));
+    let (infer, _, _) = best(|| graph.run(&inputs, count));
+    let (register, _, model) = best(|| Model::register(graph.clone()));
     let model = model?;
-    let (prove, prove_wall, proved) = best(5, || {
-        prove_inference(&model, inputs.clone(), count, profile)
-    });
+    let (prove, prove_wall, proved) =
+        best(|| prove_inference(&model, inputs.clone(), count, profile));
     let (statement, proof) = proved?;
     let bytes = proof.to_bytes();
     let held = HeldWeights::new(&model);
-    let (verify, _, checked) = best(5, || {
+    let (verify, _, checked) = best(|| {
         let proof = Proof::from_bytes(&bytes)?;
         match profile.weights {
             Weights::Succinct => verify_inference(model.key(), &statement, &proof, profile),

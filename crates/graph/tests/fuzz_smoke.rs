@@ -8,6 +8,11 @@ mod graph;
 mod smoke;
 
 #[test]
+fn integer_graph() {
+    smoke::run("integer_graph", graph::integer_graph);
+}
+
+#[test]
 fn npy() {
     smoke::run("npy", graph::npy);
 }

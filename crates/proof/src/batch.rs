@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::claims::{Claim, Target};
 use crate::error::{Check, VerifyError, require};
 use crate::field::{Base, Ext, LANES, PackedBase, PackedExt, PrimeCharacteristicRing, lane_sum};
-use crate::plan::{Block, Stack};
+use crate::plan::Block;
 use crate::poly::eq_index;
 use crate::sumcheck::{Multiply, Values, prove, verify};
 use crate::transcript::{ProverTranscript, VerifierTranscript};
@@ -18,26 +18,25 @@ use crate::transcript::{ProverTranscript, VerifierTranscript};
 /// The claims on one stack, in order, with their blocks.
 fn claims_on<'c>(
     claims: &'c [Claim],
-    stack: &'c Stack,
-    member: impl Fn(Target) -> Option<usize> + 'c,
+    member: impl Fn(Target) -> Option<Block> + 'c,
 ) -> impl Iterator<Item = (&'c Claim, Block)> + 'c {
     claims
         .iter()
-        .filter_map(move |claim| Some((claim, stack.blocks[member(claim.target)?])))
+        .filter_map(move |claim| Some((claim, member(claim.target)?)))
 }
 
 /// Proves the claims; gives the point at which the commitment is to be opened.
 pub(crate) fn prove_batch(
     claims: &[Claim],
-    stack: &Stack,
-    member: impl Fn(Target) -> Option<usize>,
+    bits: usize,
+    member: impl Fn(Target) -> Option<Block>,
     cells: &[Base],
     transcript: &mut ProverTranscript<'_>,
 ) -> Vec<Ext> {
     let gamma = transcript.draw("claim batching");
     let mut weights = vec![PackedExt::ZERO; cells.len() / LANES];
     let mut scale = Ext::ONE;
-    for (claim, block) in claims_on(claims, stack, member) {
+    for (claim, block) in claims_on(claims, member) {
         claim.weight.add_to(scale, block, &mut weights);
         scale *= gamma;
     }
@@ -71,7 +70,7 @@ pub(crate) fn prove_batch(
             Values::Packed(v)
         }
     });
-    let (rest, [value, _]) = prove(&Multiply, functions, stack.bits - 1, &[], transcript);
+    let (rest, [value, _]) = prove(&Multiply, functions, bits - 1, &[], transcript);
     let _ = transcript.send("committed value", [value]);
     [&[c], &rest[..]].concat()
 }
@@ -79,22 +78,22 @@ pub(crate) fn prove_batch(
 /// Checks the claims; gives the point and the value to which the commitment must open.
 pub(crate) fn verify_batch(
     claims: &[Claim],
-    stack: &Stack,
-    member: impl Fn(Target) -> Option<usize>,
+    bits: usize,
+    member: impl Fn(Target) -> Option<Block>,
     transcript: &mut VerifierTranscript<'_>,
 ) -> Result<(Vec<Ext>, Ext), VerifyError> {
     let gamma = transcript.draw("claim batching")?;
-    let own: Vec<(&Claim, Block)> = claims_on(claims, stack, member).collect();
+    let own: Vec<(&Claim, Block)> = claims_on(claims, member).collect();
     let (mut total, mut scale) = (Ext::ZERO, Ext::ONE);
     for (claim, _) in &own {
         total += scale * claim.value;
         scale *= gamma;
     }
-    let (point, end) = verify(total, stack.bits, &[], transcript)?;
+    let (point, end) = verify(total, bits, &[], transcript)?;
     let [value] = transcript.receive("committed value")?;
     let (mut weights, mut scale) = (Ext::ZERO, Ext::ONE);
     for (claim, block) in &own {
-        let (high, low) = point.split_at(stack.bits - block.bits);
+        let (high, low) = point.split_at(bits - block.bits);
         let place = eq_index(high, block.start >> block.bits);
         weights += scale * place * claim.weight.evaluate(low);
         scale *= gamma;

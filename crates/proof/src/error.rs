@@ -42,7 +42,7 @@ pub enum Check {
     Product,
     /// A claim on an input is true.
     InputClaim,
-    /// A claim on a constant is true (holder).
+    /// A claim on a constant that the verifier has is true.
     ConstantClaim,
     /// Every edge of the graph has delivered exactly one claim.
     Edges,

@@ -7,16 +7,17 @@ use lemma_graph::integer::{IntegerError, IntegerGraph, Skeleton};
 use crate::error::ProveError;
 use crate::field::Base;
 use crate::pcs::{Committed, Pcs};
-use crate::plan::constant_stack;
+use crate::plan::ConstantLayout;
 use crate::profile::Security;
-use crate::witness::constant_cells;
+use crate::witness::{constant_cells, padded};
 
 const CONTEXT: &str = "lemma proof v1 model";
 
 /// The model root: the one name of a registered model.
 pub type ModelRoot = [u8; 32];
 
-/// What a verifier holds of a model: its skeleton and the root of its constants.
+/// What a verifier holds of a model: its skeleton, the root of its constants, and a few small
+/// constants that are not under that root.
 ///
 /// Whoever has the integer graph can make it with [`Model::register`]; whoever has only the model
 /// root compares.
@@ -24,17 +25,28 @@ pub type ModelRoot = [u8; 32];
 pub struct VerifyingKey {
     skeleton: Skeleton,
     constants: [u8; 32],
+    /// Constants in the key, by number.
+    keyed: Vec<Option<Vec<i32>>>,
+    cells: Vec<Option<Vec<Base>>>,
     root: ModelRoot,
 }
 
 impl VerifyingKey {
-    fn new(skeleton: Skeleton, constants: [u8; 32]) -> VerifyingKey {
+    fn new(skeleton: Skeleton, constants: [u8; 32], keyed: Vec<Option<Vec<i32>>>) -> VerifyingKey {
         let mut bytes = skeleton.digest().as_bytes().to_vec();
         bytes.extend(constants);
+        bytes.extend(blake3::hash(&keyed_bytes(&keyed)).as_bytes());
+        let cells = keyed
+            .iter()
+            .zip(&skeleton.constants)
+            .map(|(values, range)| values.as_ref().map(|v| padded(v, &range.shape)))
+            .collect();
         VerifyingKey {
+            root: blake3::derive_key(CONTEXT, &bytes),
             skeleton,
             constants,
-            root: blake3::derive_key(CONTEXT, &bytes),
+            keyed,
+            cells,
         }
     }
 
@@ -56,11 +68,20 @@ impl VerifyingKey {
         self.constants
     }
 
-    /// The key in bytes: the constants' root, then the skeleton.
+    /// Constants in the key, in their cubes.
+    pub(crate) fn keyed_cells(&self) -> &[Option<Vec<Base>>] {
+        &self.cells
+    }
+
+    /// The key in bytes: the constants' root, the skeleton with its length, the constants in the
+    /// key, four bytes an element.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
+        let skeleton = self.skeleton.to_bytes();
         let mut bytes = self.constants.to_vec();
-        bytes.extend(self.skeleton.to_bytes());
+        bytes.extend((skeleton.len() as u32).to_le_bytes());
+        bytes.extend(skeleton);
+        bytes.extend(keyed_bytes(&self.keyed));
         bytes
     }
 
@@ -69,16 +90,48 @@ impl VerifyingKey {
     /// # Errors
     /// What is wrong with the bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<VerifyingKey, IntegerError> {
-        let Some((root, rest)) = bytes.split_first_chunk::<32>() else {
-            return Err(IntegerError::Encoding("it ends too early"));
-        };
-        Ok(VerifyingKey::new(Skeleton::from_bytes(rest)?, *root))
+        let short = || IntegerError::Encoding("it ends too early");
+        let (root, rest) = bytes.split_first_chunk::<32>().ok_or_else(short)?;
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let (skeleton, mut rest) = rest.split_at_checked(length).ok_or_else(short)?;
+        let skeleton = Skeleton::from_bytes(skeleton)?;
+        let layout = ConstantLayout::new(&skeleton);
+        let mut keyed = Vec::with_capacity(layout.blocks.len());
+        for (block, range) in layout.blocks.iter().zip(&skeleton.constants) {
+            if block.is_some() {
+                keyed.push(None);
+                continue;
+            }
+            let (own, after) = rest.split_at_checked(range.len() * 4).ok_or_else(short)?;
+            rest = after;
+            let (words, _) = own.as_chunks::<4>();
+            let values: Vec<i32> = words.iter().map(|w| i32::from_le_bytes(*w)).collect();
+            if !values.iter().all(|v| (range.low..=range.high).contains(v)) {
+                return Err(IntegerError::Encoding("a constant leaves its range"));
+            }
+            keyed.push(Some(values));
+        }
+        if !rest.is_empty() {
+            return Err(IntegerError::Encoding("something follows its end"));
+        }
+        Ok(VerifyingKey::new(skeleton, *root, keyed))
     }
+}
+
+fn keyed_bytes(keyed: &[Option<Vec<i32>>]) -> Vec<u8> {
+    keyed
+        .iter()
+        .flatten()
+        .flatten()
+        .flat_map(|v| v.to_le_bytes())
+        .collect()
 }
 
 /// A registered model: the graph, its constants as field elements, and their commitment.
 pub struct Model {
     graph: IntegerGraph,
+    layout: ConstantLayout,
     pub(crate) cells: Vec<Base>,
     pub(crate) committed: Committed,
     key: VerifyingKey,
@@ -92,10 +145,19 @@ impl Model {
     /// When the constants are too many.
     pub fn register(graph: IntegerGraph) -> Result<Model, ProveError> {
         let cells = constant_cells(&graph);
-        let pcs = shared_pcs(constant_stack(graph.skeleton()).bits, Security::default())?;
-        let committed = pcs.commit(cells.clone()).map_err(ProveError::Parameters)?;
-        let key = VerifyingKey::new(graph.skeleton().clone(), committed.root);
+        let layout = ConstantLayout::new(graph.skeleton());
+        let pcs = shared_pcs(layout.stack.bits, Security::default())?;
+        let committed =
+            rayon::scope(|_| pcs.commit(cells.clone())).map_err(ProveError::Parameters)?;
+        let keyed = layout
+            .blocks
+            .iter()
+            .zip(graph.constants())
+            .map(|(block, values)| block.is_none().then(|| values.clone()))
+            .collect();
+        let key = VerifyingKey::new(graph.skeleton().clone(), committed.root, keyed);
         Ok(Model {
+            layout,
             graph,
             cells,
             committed,
@@ -107,6 +169,14 @@ impl Model {
     #[must_use]
     pub fn graph(&self) -> &IntegerGraph {
         &self.graph
+    }
+
+    /// A constant in its cube.
+    pub(crate) fn constant(&self, index: usize) -> &[Base] {
+        match self.layout.blocks[index] {
+            Some(block) => &self.cells[block.start..][..1 << block.bits],
+            None => self.key.cells[index].as_deref().unwrap_or(&[]),
+        }
     }
 
     /// The key of a verifier.

@@ -1,6 +1,6 @@
 //! The operands of a product, seen from a point: bound along the axes that are theirs alone.
 
-use lemma_graph::integer::{Relation, View};
+use lemma_graph::integer::View;
 use p3_field::PackedValue;
 use rayon::prelude::*;
 
@@ -18,16 +18,6 @@ pub(crate) struct Tensor<'a> {
     /// Elements in their cube.
     pub(crate) cells: &'a [Base],
     pub(crate) shape: &'a [usize],
-}
-
-/// Whether the cube of the tensor is that of the view over these axes.
-fn is_plain(view: &View, axes: &[usize]) -> bool {
-    view.factors.len() == axes.len()
-        && axes.iter().enumerate().all(|(dim, axis)| {
-            view.factors
-                .iter()
-                .any(|f| f.relation == Relation::Identity && f.axes == [*axis] && f.dims == [dim])
-        })
 }
 
 /// `Σ eq(point, o) · operand(b, o, k)` over the operand's own axes o: values over batch and
@@ -49,7 +39,7 @@ pub(crate) fn bind(
     );
     let own = 1usize << point.len();
     let gathered;
-    let cells: &[Base] = if is_plain(view, &over) {
+    let cells: &[Base] = if view.is_straight(&over, tensor.shape.len()) {
         tensor.cells
     } else {
         let shown = view.gather(tensor.values, tensor.shape, &product.axes, &over);

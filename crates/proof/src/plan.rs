@@ -96,17 +96,58 @@ pub(crate) struct Plan {
     pub(crate) lookups: Vec<Lookup>,
     pub(crate) leaves: Stack,
     /// Constants of the model, stacked.
-    pub(crate) constants: Stack,
+    pub(crate) constants: ConstantLayout,
 }
 
-/// The stack of a skeleton's constants.
-pub(crate) fn constant_stack(skeleton: &Skeleton) -> Stack {
-    let sizes: Vec<usize> = skeleton
-        .constants
-        .iter()
-        .map(|c| log_shape(&c.shape).iter().sum())
-        .collect();
-    Stack::new(&sizes, MIN_VARIABLES)
+/// Where the constants of a model are: most in a committed stack; small ones that would double the
+/// stack, if they are a sixteenth of it at most, in the verifying key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConstantLayout {
+    pub(crate) stack: Stack,
+    /// For each constant its block of the stack; `None` for those in the key.
+    pub(crate) blocks: Vec<Option<Block>>,
+}
+
+impl ConstantLayout {
+    pub(crate) fn new(skeleton: &Skeleton) -> ConstantLayout {
+        let sizes: Vec<usize> = skeleton
+            .constants
+            .iter()
+            .map(|c| variables(&c.shape))
+            .collect();
+        let whole = Stack::new(&sizes, MIN_VARIABLES);
+        let total: u64 = sizes.iter().map(|&s| 1u64 << s).sum();
+        let mut ascending: Vec<usize> = (0..sizes.len()).collect();
+        ascending.sort_by_key(|&i| (sizes[i], i));
+        let mut keyed = vec![false; sizes.len()];
+        let mut removed = 0u64;
+        for i in ascending {
+            removed += 1 << sizes[i];
+            if removed > total / 16 {
+                break;
+            }
+            keyed[i] = true;
+            let rest: Vec<usize> = (0..sizes.len())
+                .filter(|&j| !keyed[j])
+                .map(|j| sizes[j])
+                .collect();
+            let stack = Stack::new(&rest, MIN_VARIABLES);
+            if stack.bits < whole.bits {
+                let mut next = stack.blocks.iter();
+                let blocks = keyed
+                    .iter()
+                    .map(|&k| if k { None } else { next.next().copied() });
+                return ConstantLayout {
+                    blocks: blocks.collect(),
+                    stack,
+                };
+            }
+        }
+        ConstantLayout {
+            blocks: whole.blocks.iter().copied().map(Some).collect(),
+            stack: whole,
+        }
+    }
 }
 
 /// The variables of a tensor.
@@ -153,7 +194,7 @@ fn best_limb_bits(nodes: &[Node]) -> u32 {
 
 impl Plan {
     pub(crate) fn new(skeleton: &Skeleton, count: usize) -> Result<Plan, IntegerError> {
-        let constants = constant_stack(skeleton);
+        let constants = ConstantLayout::new(skeleton);
         let skeleton = skeleton.batched(count)?;
         let limb_bits = best_limb_bits(&skeleton.nodes);
         let mut columns = Vec::new();
@@ -262,12 +303,12 @@ impl Plan {
             .sum()
     }
 
-    /// Whether any edge reads a constant.
+    /// Whether any edge reads a committed constant.
     pub(crate) fn reads_constants(&self) -> bool {
         self.expressions()
             .flat_map(|e| &e.terms)
             .flat_map(|t| t.views())
-            .any(|v| matches!(v.source, Source::Constant(_)))
+            .any(|v| matches!(v.source, Source::Constant(i) if self.constants.blocks[i].is_some()))
     }
 
     /// Evaluations of columns that the lookups leave.
@@ -300,7 +341,7 @@ impl Plan {
         batch_steps(self.stack.bits, &mut s);
         let model = succinct && self.reads_constants();
         if model {
-            batch_steps(self.constants.bits, &mut s);
+            batch_steps(self.constants.stack.bits, &mut s);
         }
         s.push(Step::Opening("witness opening"));
         if model {

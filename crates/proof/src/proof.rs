@@ -1,6 +1,6 @@
 //! Statements and proofs in bytes.
 
-use lemma_graph::integer::Skeleton;
+use lemma_graph::integer::{Skeleton, VALUE_BITS};
 
 use crate::error::{Check, VerifyError, require};
 use crate::field::EXT_BYTES;
@@ -48,12 +48,13 @@ impl Statement {
             .iter()
             .map(|(_, e)| e.shape.iter().product::<usize>());
         let same = self.outputs.iter().map(Vec::len).eq(shapes);
-        let bound = 1i32 << 30;
+        // Integers of which no two are equal modulo the prime.
+        let bound = 1u32 << VALUE_BITS;
         let small = self
             .outputs
             .iter()
             .flatten()
-            .all(|v| (-bound..=bound).contains(v));
+            .all(|v| v.unsigned_abs() < bound);
         require(Check::Outputs, same && small)
     }
 }

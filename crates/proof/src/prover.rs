@@ -29,6 +29,16 @@ pub fn prove_inference(
     samples: usize,
     profile: Profile,
 ) -> Result<(Statement, Proof), ProveError> {
+    // Inside the pool from the start: its threads would else be woken for every small step.
+    rayon::scope(|_| execute_and_prove(model, inputs, samples, profile))
+}
+
+fn execute_and_prove(
+    model: &Model,
+    inputs: Vec<Vec<i32>>,
+    samples: usize,
+    profile: Profile,
+) -> Result<(Statement, Proof), ProveError> {
     let plan = Plan::new(model.graph().skeleton(), samples)?;
     let trace = model.graph().run(&inputs, samples)?;
     let statement = Statement {
@@ -92,8 +102,8 @@ pub(crate) fn prove_witness(
     let claims = prover.claims.finish().unwrap_or_default();
     let at = prove_batch(
         &claims,
-        &plan.stack,
-        column,
+        plan.stack.bits,
+        |t| plan.column_block(t),
         &witness.cells,
         &mut transcript,
     );
@@ -101,8 +111,8 @@ pub(crate) fn prove_witness(
     let model_at = opens_model.then(|| {
         prove_batch(
             &claims,
-            &plan.constants,
-            constant,
+            plan.constants.stack.bits,
+            |t| plan.constant_block(t),
             &model.cells,
             &mut transcript,
         )
@@ -113,7 +123,7 @@ pub(crate) fn prove_witness(
     let model_opening = match model_at {
         None => Vec::new(),
         Some(at) => {
-            let pcs = shared_pcs(plan.constants.bits, profile.security)?;
+            let pcs = shared_pcs(plan.constants.stack.bits, profile.security)?;
             transcript
                 .opening("model opening", |c| pcs.open(&model.committed, &at, c))
                 .map_err(ProveError::Parameters)?
@@ -133,19 +143,21 @@ pub(crate) fn prove_witness(
     })
 }
 
-/// The column that a claim is about.
-pub(crate) fn column(target: Target) -> Option<usize> {
-    match target {
-        Target::Column(i) => Some(i),
-        _ => None,
+impl Plan {
+    /// The block of the witness that a claim is about.
+    pub(crate) fn column_block(&self, target: Target) -> Option<Block> {
+        match target {
+            Target::Column(i) => self.stack.blocks.get(i).copied(),
+            _ => None,
+        }
     }
-}
 
-/// The constant that a claim is about.
-pub(crate) fn constant(target: Target) -> Option<usize> {
-    match target {
-        Target::Constant(i) => Some(i),
-        _ => None,
+    /// The block of the committed constants that a claim is about.
+    pub(crate) fn constant_block(&self, target: Target) -> Option<Block> {
+        match target {
+            Target::Constant(i) => self.constants.blocks.get(i).copied().flatten(),
+            _ => None,
+        }
     }
 }
 
@@ -200,14 +212,11 @@ impl Prover<'_> {
                 cells: &self.inputs[i],
                 shape: &plan.skeleton.inputs[i].1.shape,
             },
-            Source::Constant(i) => {
-                let block = plan.constants.blocks[i];
-                Tensor {
-                    values: &self.model.graph().constants()[i],
-                    cells: &self.model.cells[block.start..][..1 << block.bits],
-                    shape: &plan.skeleton.constants[i].shape,
-                }
-            }
+            Source::Constant(i) => Tensor {
+                values: &self.model.graph().constants()[i],
+                cells: self.model.constant(i),
+                shape: &plan.skeleton.constants[i].shape,
+            },
             Source::Node(i) => Tensor {
                 values: &self.witness.trace.values[i],
                 cells: self

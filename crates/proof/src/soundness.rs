@@ -50,7 +50,12 @@ fn degrees(plan: &Plan, succinct: bool) -> Degrees {
     let products: usize = plan.expressions().map(product_variables).sum();
     let points: usize = plan.expressions().map(|e| variables(&e.shape)).sum();
     let claims = plan.edges() + plan.leaf_evaluations();
-    let stacks = plan.stack.bits + if succinct { plan.constants.bits } else { 0 };
+    let stacks = plan.stack.bits
+        + if succinct {
+            plan.constants.stack.bits
+        } else {
+            0
+        };
     Degrees {
         // α and β: degree 2 in each denominator; α itself must not be a pole.
         lookups: 2.0 * (total + 1.0),
@@ -102,7 +107,7 @@ impl Soundness {
             bits: witness.bits,
         });
         if model {
-            let opening = error(plan.constants.bits)?;
+            let opening = error(plan.constants.stack.bits)?;
             candidates += opening.candidates.max(0.0);
             terms.push(ErrorTerm {
                 name: "opening of the model",

@@ -8,11 +8,11 @@ use crate::error::{Check, VerifyError, require};
 use crate::field::{Base, Ext, MODULUS, PrimeCharacteristicRing, power_of_two, small};
 use crate::fractions::{LeafClaim, verify_sum};
 use crate::model::{ModelRoot, VerifyingKey, shared_pcs};
-use crate::plan::{Block, Column, Lookup, Plan, Product, constant_stack, variables};
+use crate::plan::{Block, Column, Lookup, Plan, Product, variables};
 use crate::poly::{below, eq_index, evaluate, index_eval};
 use crate::profile::Profile;
 use crate::proof::{Proof, Statement, value_bytes};
-use crate::prover::{column, constant, lookup_columns, node_points};
+use crate::prover::{lookup_columns, node_points};
 use crate::soundness::Soundness;
 use crate::sumcheck::verify;
 use crate::transcript::VerifierTranscript;
@@ -51,7 +51,7 @@ pub fn verify_inference(
         Check::Header,
         profile.succinct() && proof.profile == profile,
     )?;
-    Session::new(key, statement, proof, None)?.run()
+    rayon::scope(|_| Session::new(key, statement, proof, None)?.check())
 }
 
 /// Checks a proof of the holder's profile against weights that the caller has.
@@ -68,7 +68,7 @@ pub fn verify_with_weights(
         Check::Header,
         !profile.succinct() && proof.profile == profile,
     )?;
-    Session::new(&weights.key, statement, proof, Some(&weights.cells))?.run()
+    rayon::scope(|_| Session::new(&weights.key, statement, proof, Some(&weights.cells))?.check())
 }
 
 /// The soundness of proofs about a model, without a proof.
@@ -97,6 +97,8 @@ pub(crate) struct Session<'a> {
     statement: &'a Statement,
     proof: &'a Proof,
     weights: Option<&'a [Base]>,
+    /// Constants in the key, in their cubes.
+    keyed: &'a [Option<Vec<Base>>],
     claims: Accumulator,
     edge: usize,
     #[cfg(test)]
@@ -107,7 +109,7 @@ pub(crate) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(crate) fn new(
-        key: &VerifyingKey,
+        key: &'a VerifyingKey,
         statement: &'a Statement,
         proof: &'a Proof,
         weights: Option<&'a [Base]>,
@@ -121,16 +123,13 @@ impl<'a> Session<'a> {
             statement,
             proof,
             weights,
+            keyed: key.keyed_cells(),
             edge: 0,
             #[cfg(test)]
             tape: None,
             #[cfg(test)]
             drawn: Vec::new(),
         })
-    }
-
-    pub(crate) fn run(mut self) -> Result<Soundness, VerifyError> {
-        self.check()
     }
 
     pub(crate) fn check(&mut self) -> Result<Soundness, VerifyError> {
@@ -388,18 +387,33 @@ impl<'a> Session<'a> {
                     claim.weight.sum(&inputs[i]) == claim.value,
                 )?;
             }
-            if let (Target::Constant(i), false) = (claim.target, profile.succinct()) {
-                let block = plan.constants.blocks[i];
-                let value = self
-                    .weights
-                    .map(|cells| claim.weight.sum(&cells[block.start..][..1 << block.bits]));
+            if let Target::Constant(i) = claim.target {
+                let value = match plan.constants.blocks[i] {
+                    None => self.keyed[i].as_ref().map(|cells| claim.weight.sum(cells)),
+                    Some(_) if profile.succinct() => continue,
+                    Some(block) => self
+                        .weights
+                        .map(|cells| claim.weight.sum(&cells[block.start..][..1 << block.bits])),
+                };
                 require(Check::ConstantClaim, value == Some(claim.value))?;
             }
         }
-        let (at, value) = verify_batch(&claims, &plan.stack, column, transcript)?;
+        let (at, value) = verify_batch(
+            &claims,
+            plan.stack.bits,
+            |t| plan.column_block(t),
+            transcript,
+        )?;
         let opens_model = profile.succinct() && plan.reads_constants();
         let model = opens_model
-            .then(|| verify_batch(&claims, &plan.constants, constant, transcript))
+            .then(|| {
+                verify_batch(
+                    &claims,
+                    plan.constants.stack.bits,
+                    |t| plan.constant_block(t),
+                    transcript,
+                )
+            })
             .transpose()?;
         let failed = |e: crate::error::ProveError| VerifyError::Parameters(e.to_string());
         let pcs = shared_pcs(plan.stack.bits, profile.security).map_err(failed)?;
@@ -416,8 +430,8 @@ impl<'a> Session<'a> {
         match model {
             None => require(Check::Length, self.proof.model_opening.is_empty()),
             Some((at, value)) => {
-                let pcs = shared_pcs(constant_stack(&plan.skeleton).bits, profile.security)
-                    .map_err(failed)?;
+                let pcs =
+                    shared_pcs(plan.constants.stack.bits, profile.security).map_err(failed)?;
                 transcript.opening("model opening", |challenger| {
                     let opens = pcs.verify(
                         &self.constants_root,

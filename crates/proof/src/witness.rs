@@ -269,14 +269,16 @@ fn fill_packed(
         });
 }
 
-/// All constants of a graph in their stack.
+/// The committed constants of a graph in their stack.
 pub(crate) fn constant_cells(graph: &IntegerGraph) -> Vec<Base> {
-    let stack = crate::plan::constant_stack(graph.skeleton());
-    let mut cells = vec![Base::ZERO; 1 << stack.bits];
+    let layout = crate::plan::ConstantLayout::new(graph.skeleton());
+    let mut cells = vec![Base::ZERO; 1 << layout.stack.bits];
     let constants = graph.constants().iter().zip(&graph.skeleton().constants);
-    for ((values, range), block) in constants.zip(&stack.blocks) {
-        let cells = &mut cells[block.start..][..1 << block.bits];
-        scatter(&range.shape, |i, place| cells[place] = small(values[i]));
+    for ((values, range), block) in constants.zip(&layout.blocks) {
+        if let Some(block) = block {
+            let cells = &mut cells[block.start..][..1 << block.bits];
+            scatter(&range.shape, |i, place| cells[place] = small(values[i]));
+        }
     }
     cells
 }

@@ -4,7 +4,8 @@
 
 use super::execute::split_axes;
 use super::{
-    Expression, IntegerError, Relation, SUM_BITS, Skeleton, Source, Table, TensorRange, Term, View,
+    Expression, IntegerError, Relation, Skeleton, Source, Table, TensorRange, Term, VALUE_BITS,
+    View,
 };
 
 /// An interval of integers, ends included.
@@ -60,7 +61,8 @@ pub(super) fn check(skeleton: &Skeleton, constants: &[Vec<i32>]) -> Result<(), I
     }
     for (port, output) in &skeleton.outputs {
         let sum = expression(output, skeleton, constants, &port.name)?;
-        within(&port.name, sum, -(1 << SUM_BITS) + 1, (1 << SUM_BITS) - 1)?;
+        let most = (1 << VALUE_BITS) - 1;
+        within(&port.name, sum, -most, most)?;
     }
     Ok(())
 }

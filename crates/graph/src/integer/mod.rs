@@ -27,6 +27,10 @@ pub use view::{Factor, Relation, Source, View};
 /// prime 2³¹ − 2²⁴ + 1, and 32-bit integers, are exact.
 pub const SUM_BITS: u32 = 30;
 
+/// Inputs, constants and outputs are smaller than 2 to this power in magnitude: so two of them are
+/// equal if they are equal modulo that prime.
+pub const VALUE_BITS: u32 = 29;
+
 /// Bits that the index of a table may have.
 pub const MAX_TABLE_BITS: u32 = 16;
 
@@ -268,8 +272,8 @@ impl Skeleton {
             .chain(self.constants.iter().map(|r| ("a constant", r)))
         {
             check_shape(&range.shape, rank).map_err(|reason| malformed(what, reason))?;
-            let bound = 1 << SUM_BITS;
-            if range.low > range.high || range.low < -bound || range.high > bound {
+            let bound = 1 << VALUE_BITS;
+            if range.low > range.high || range.low <= -bound || range.high >= bound {
                 return Err(malformed(what, "its range is empty or too wide".into()));
             }
         }

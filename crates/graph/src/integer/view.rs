@@ -60,6 +60,17 @@ impl View {
         self.factors.iter().any(|f| f.axes.contains(&axis))
     }
 
+    /// Whether the view over these axes is the tensor as it lies.
+    #[must_use]
+    pub fn is_straight(&self, over: &[usize], rank: usize) -> bool {
+        let same = |dim: usize, axis: usize| {
+            self.factors
+                .iter()
+                .any(|f| f.relation == Relation::Identity && f.axes == [axis] && f.dims == [dim])
+        };
+        over.len() == rank && over.iter().enumerate().all(|(dim, &axis)| same(dim, axis))
+    }
+
     /// Checks the view against the sizes of the term's axes and of the tensor's dimensions.
     pub(crate) fn check(&self, axes: &[usize], dims: &[usize]) -> Result<(), String> {
         let mut seen_axes = BTreeSet::new();
@@ -112,6 +123,9 @@ impl View {
         axes: &[usize],
         over: &[usize],
     ) -> Vec<i32> {
+        if self.is_straight(over, dims.len()) {
+            return values.to_vec();
+        }
         let sizes: Vec<usize> = over.iter().map(|&a| axes[a]).collect();
         let total: usize = sizes.iter().product();
         let rows: Vec<Rows> = self

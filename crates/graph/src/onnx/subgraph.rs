@@ -8,7 +8,7 @@ use lemma_types::tensor::{DType, Dim, TensorSpec};
 use crate::control::{Control, Lane, Subgraph, common};
 use crate::error::{ImportError, OpError};
 use crate::fact::{Fact, Sym, Type};
-use crate::graph::{Builder, ValueId};
+use crate::graph::ValueId;
 use crate::onnx::import::{Importer, Scope, Typed, check_names};
 use crate::onnx::lower::Failure;
 use crate::onnx::proto::{self, Attribute};
@@ -313,7 +313,7 @@ impl<'a> Importer<'a> {
             .iter()
             .map(|v| self.builder.fact(v.id).ty.clone())
             .collect();
-        let around = std::mem::replace(&mut self.builder, Builder::default());
+        let around = std::mem::take(&mut self.builder);
         let scopes = std::mem::replace(&mut self.scopes, vec![Scope::new()]);
         let inner = self.fill(graph, formals, captured, &outer, &types);
         let builder = std::mem::replace(&mut self.builder, around);

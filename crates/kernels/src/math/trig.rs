@@ -104,7 +104,7 @@ fn reduce(a: f32) -> (u32, Remainder) {
     let small = a <= QUARTER_PI;
     let whole = Remainder { high: a, low: 0.0 };
     (
-        if small { 0 } else { quadrant as u32 },
+        if small { 0 } else { quadrant },
         if small { whole } else { reduced },
     )
 }

@@ -627,6 +627,66 @@ fn layers_cannot_be_exchanged() {
     );
 }
 
+/// An output that is another integer with the same residue.
+#[test]
+fn outputs_are_integers_and_not_residues() {
+    let case = Case::small(Weights::Holder);
+    let modulus = i64::from(crate::field::MODULUS);
+    for (place, sign) in [(0, -1), (1, -1), (2, 1), (3, 1)] {
+        let mut statement = case.statement.clone();
+        let other = i64::from(statement.outputs[0][place]) + sign * modulus;
+        let Ok(other) = i32::try_from(other) else {
+            continue;
+        };
+        statement.outputs[0][place] = other;
+        let outcome = case.forged(&statement, &case.witness, &mut Honest);
+        assert_eq!(outcome, Err(VerifyError::Rejected(Check::Outputs)));
+    }
+}
+
+/// A constant in the verifying key is bound by the model root, and by its claims.
+#[test]
+fn constants_in_the_key_are_bound() {
+    let input = vec![fixtures::noise(1, 31, 127)];
+    let case = Case::new(fixtures::mlp(&[31, 256, 1]), input, 1, Weights::Succinct);
+    let keyed = |i: usize| case.plan.constants.blocks[i].is_none();
+    assert!(
+        !keyed(0) && keyed(1),
+        "the first bias would double the stack"
+    );
+    let graph = case.model.graph();
+    let mut constants = graph.constants().to_vec();
+    constants[1][7] -= constants[1][7].signum();
+    let other = IntegerGraph::new(graph.skeleton().clone(), constants).expect("valid");
+    let other = Model::register(other).expect("registers");
+    assert_ne!(other.root(), case.model.root());
+    let trace = other.graph().run(&case.statement.inputs, 1).expect("runs");
+    let statement = case.claiming(&trace.outputs);
+    let witness = Witness::new(&case.plan, trace);
+    let proof = prove_witness(
+        &other,
+        &case.plan,
+        &statement,
+        &witness,
+        case.profile,
+        &mut Honest,
+    )
+    .expect("proves");
+    assert_eq!(
+        case.verify(&statement, &proof),
+        Err(VerifyError::Rejected(Check::ConstantClaim))
+    );
+    let key = case.model.key();
+    let bytes = key.to_bytes();
+    assert_eq!(
+        &crate::VerifyingKey::from_bytes(&bytes).expect("reads"),
+        key
+    );
+    for cut in (0..bytes.len()).step_by(101) {
+        assert!(crate::VerifyingKey::from_bytes(&bytes[..cut]).is_err());
+    }
+}
+
 /// The verifier takes public values from its caller: a proof holds none.
 #[test]
 fn a_proof_is_of_one_statement() {

@@ -28,6 +28,7 @@ fn honest_proofs_are_accepted() {
         (&[5, 7, 6, 3], 1),
         (&[5, 7, 6, 3], 3),
         (&[31, 40, 10], 2),
+        (&[31, 256, 1], 1),
     ] {
         for security in [Security::Bits100, Security::Bits128] {
             for weights in [Weights::Succinct, Weights::Holder] {

@@ -71,6 +71,8 @@ pub(super) struct Value {
     pub(super) width: Width,
     /// What it has been rounded to.
     pub(super) rounded: Rounded,
+    /// Elements that stand for minus infinity, where some do.
+    pub(super) mask: Option<Rc<Vec<bool>>>,
 }
 
 impl Value {
@@ -81,6 +83,7 @@ impl Value {
             label: label.clone(),
             width,
             rounded: Rc::default(),
+            mask: None,
         }
     }
 
@@ -482,13 +485,20 @@ impl Builder {
         (rectifier, top): (bool, i32),
         label: &str,
     ) -> Result<Lazy, QuantiseError> {
-        let finest = if top > NARROW.0 { 1 } else { 4 };
-        let mut shift = floor_log2(step / f64::from(finest));
+        let finest = if top > NARROW.0 { 1.0 } else { 4.0 };
+        let mut shift = floor_log2(step / finest);
         let (ratio, bits) = loop {
-            let ratio = ((step / f64::from(1u32 << shift)).ceil() as i64).max(1);
+            let entries = step / f64::from(1u32 << shift);
+            // Integers are met by other nodes too; where the table is too small for them, what is
+            // left is used in full.
+            let ratio = if entries >= finest {
+                entries.ceil()
+            } else {
+                entries.max(1.0)
+            };
             let reach = interval.high.max(-interval.low) >> shift;
             let bits = 64 - (reach + 1).leading_zeros() + 1;
-            if ratio < 2 * i64::from(finest) && bits <= self.table_bits.min(MAX_TABLE_BITS) {
+            if ratio < 2.0 * finest && bits <= self.table_bits.min(MAX_TABLE_BITS) {
                 break (ratio, bits);
             }
             shift += 1;
@@ -512,7 +522,7 @@ impl Builder {
         let shape = node.expression.shape.clone();
         self.families.push((self.skeleton.nodes.len(), family));
         let source = self.push(node, sums);
-        let step = ratio as f64 * f64::from(1u32 << shift) * scale;
+        let step = ratio * f64::from(1u32 << shift) * scale;
         Ok(Lazy::tensor(source, shape, step))
     }
 
@@ -648,11 +658,11 @@ impl Builder {
 }
 
 /// Tables that clamp and nothing else, but for the number of their entries.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq)]
 struct Family {
     rectifier: bool,
     /// Entries for each step of the result.
-    ratio: i64,
+    ratio: f64,
     top: i32,
 }
 
@@ -660,7 +670,7 @@ impl Family {
     fn entries(self, bits: u32) -> Vec<i16> {
         let low = if self.rectifier { 0 } else { -self.top };
         let entry = |i: i64| {
-            let rounded = ((i - (1 << (bits - 1))) as f64 / self.ratio as f64).round_ties_even();
+            let rounded = ((i - (1 << (bits - 1))) as f64 / self.ratio).round_ties_even();
             rounded.clamp(f64::from(low), f64::from(self.top)) as i16
         };
         (0..1i64 << bits).map(entry).collect()

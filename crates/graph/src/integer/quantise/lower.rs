@@ -259,6 +259,10 @@ fn wide_values(graph: &Graph) -> Wide {
 impl Lowering<'_> {
     fn run(&mut self) -> Lowered {
         let name = self.op.name();
+        let masked = |o: &Option<Known>| matches!(o, Some(Known::Value(v)) if v.mask.is_some());
+        if name != "Softmax/1" && self.operands.iter().any(masked) {
+            return Err(self.unsupported("a masked value can only go into a softmax"));
+        }
         if MOVES.contains(&name) {
             return self.moves();
         }
@@ -437,11 +441,15 @@ impl Lowering<'_> {
             let Some(mut sum) = sum else {
                 return Err(self.unsupported("its result is constant"));
             };
+            let mut mask = None;
             if let Some(fixed) = fixed.get(number) {
-                let fixed = self.floats(fixed)?.to_vec();
-                sum = self.add_constant(&sum, tensor.shape(), &fixed)?;
+                let (kept, masked) = unmask(self.floats(fixed)?);
+                mask = masked;
+                sum = self.add_constant(&sum, tensor.shape(), &kept)?;
             }
-            results.push(self.result(sum));
+            let mut value = self.result(sum);
+            value.mask = mask.map(Rc::new);
+            results.push(value);
         }
         Ok(results)
     }
@@ -468,6 +476,16 @@ impl Lowering<'_> {
             prepared: None,
         })?)
     }
+}
+
+/// Constants that stand for minus infinity.
+const MASKED: f32 = -1e4;
+
+/// Constants with those that stand for minus infinity replaced by zero, and which those are.
+pub(super) fn unmask(constants: &[f32]) -> (Vec<f32>, Option<Vec<bool>>) {
+    let mask: Vec<bool> = constants.iter().map(|&v| v <= MASKED).collect();
+    let kept = constants.iter().map(|&v| if v <= MASKED { 0.0 } else { v });
+    (kept.collect(), mask.contains(&true).then_some(mask))
 }
 
 impl Value {

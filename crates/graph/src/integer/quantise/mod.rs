@@ -26,7 +26,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             wide: 2047,
-            table_bits: 15,
+            table_bits: 13,
         }
     }
 }

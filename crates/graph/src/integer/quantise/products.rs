@@ -298,9 +298,13 @@ impl Lowering<'_> {
         if let (Some(_), Some(c)) = (&value.function, uniform(&constants)) {
             return Ok(self.compose(value, Rc::new(move |x| x.iter().map(|v| v + c).collect())));
         }
+        let (kept, mask) = super::lower::unmask(&constants);
         let lazy = self.spread(value)?;
-        let lazy = self.add_constant(&lazy, tensor.shape(), &constants)?;
-        Ok(self.result(lazy))
+        let lazy = self.add_constant(&lazy, tensor.shape(), &kept)?;
+        let places = broadcast(tensor.shape(), &lazy.shape);
+        let mut result = self.result(lazy);
+        result.mask = mask.map(|m| Rc::new(places.iter().map(|&p| m[p as usize]).collect()));
+        Ok(result)
     }
 
     /// A function of two functions of the same sum is a function of that sum.

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::super::QuantiseError;
+use super::super::view::NOTHING;
 use super::build::{Function, Lazy, LazyTerm, PRECISE, Value, Width, size};
 use super::lower::Lowering;
 
@@ -178,6 +179,32 @@ impl Lowering<'_> {
         Ok(self.result(maximum))
     }
 
+    /// The places of each row along some axes: [`NOTHING`] where the value is masked, and with an
+    /// unmasked place of the row there instead, which changes no maximum.
+    fn masked_rows(
+        &self,
+        value: &Value,
+        axes: &[usize],
+        count: usize,
+    ) -> Result<(Vec<u32>, Vec<u32>), QuantiseError> {
+        let mut places = rows(value.shape(), axes);
+        let mut filled = places.clone();
+        let Some(mask) = &value.mask else {
+            return Ok((places, filled));
+        };
+        for (row, filled) in places.chunks_mut(count).zip(filled.chunks_mut(count)) {
+            let Some(open) = row.iter().copied().find(|&p| !mask[p as usize]) else {
+                return Err(self.unsupported("a row is masked as a whole"));
+            };
+            for (place, filled) in row.iter_mut().zip(filled) {
+                if mask[*place as usize] {
+                    (*place, *filled) = (NOTHING, open);
+                }
+            }
+        }
+        Ok((places, filled))
+    }
+
     /// `e = exp(x − max x)` and `e · (1 ÷ Σ e)`.
     pub(super) fn softmax(&mut self) -> Lowered {
         let bytes = self.attributes();
@@ -194,9 +221,9 @@ impl Lowering<'_> {
         let count: usize = axes.iter().map(|&a| shape[a]).product();
         let mut reduced = shape.clone();
         axes.iter().for_each(|&a| reduced[a] = 1);
-        let places = rows(&shape, &axes);
+        let (places, unmasked) = self.masked_rows(&value, &axes, count)?;
         let scores = self.builder.round(&value, SCORES)?;
-        let maximum = self.maximum(&scores, &places, &reduced, count)?;
+        let maximum = self.maximum(&scores, &unmasked, &reduced, count)?;
         let spread = super::products::broadcast(&reduced, &shape);
         let mut difference = (*scores).clone();
         difference
@@ -233,7 +260,13 @@ impl Lowering<'_> {
         )?;
         let exponentials = Value::new(exponentials, &label, EXPONENTIALS);
         let inverse = Value::new(inverse, &label, PRECISE);
-        let left = self.over(&exponentials, EXPONENTIALS, &shape)?;
+        let every: Vec<usize> = (0..shape.len()).collect();
+        let kept = |i: usize| match &value.mask {
+            Some(mask) if mask[i] => NOTHING,
+            _ => i as u32,
+        };
+        let map: Vec<u32> = (0..size(&shape)).map(kept).collect();
+        let left = self.shown(&exponentials, EXPONENTIALS, &every, &shape, &map)?;
         let right = self.over(&inverse, PRECISE, &shape)?;
         Ok(self.result(self.product(shape, Vec::new(), &left, &right)))
     }

@@ -27,10 +27,69 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-NAMES = "Ada Ben Cleo Dan Eva Finn Gina Hugo Ida Jon Kim Leo Mia Nils Olga Paul Rosa Sam Tara Uwe Vera Will Zoe".split()
-CITIES = "Oslo Paris Rome Berlin Madrid Lima Tokyo Cairo Delhi Quito Bern Sofia Riga Dublin Vienna Prague Athens".split()
-THINGS = "tea bread apples milk books chess music maps stones birds boats clocks lamps coins songs shells".split()
-COLOURS = "red blue green black white yellow brown grey".split()
+NAMES = [
+    "Ada",
+    "Ben",
+    "Cleo",
+    "Dan",
+    "Eva",
+    "Finn",
+    "Gina",
+    "Hugo",
+    "Ida",
+    "Jon",
+    "Kim",
+    "Leo",
+    "Mia",
+    "Nils",
+    "Olga",
+    "Paul",
+    "Rosa",
+    "Sam",
+    "Tara",
+    "Uwe",
+    "Vera",
+    "Will",
+    "Zoe",
+]
+CITIES = [
+    "Oslo",
+    "Paris",
+    "Rome",
+    "Berlin",
+    "Madrid",
+    "Lima",
+    "Tokyo",
+    "Cairo",
+    "Delhi",
+    "Quito",
+    "Bern",
+    "Sofia",
+    "Riga",
+    "Dublin",
+    "Vienna",
+    "Prague",
+    "Athens",
+]
+THINGS = [
+    "tea",
+    "bread",
+    "apples",
+    "milk",
+    "books",
+    "chess",
+    "music",
+    "maps",
+    "stones",
+    "birds",
+    "boats",
+    "clocks",
+    "lamps",
+    "coins",
+    "songs",
+    "shells",
+]
+COLOURS = ["red", "blue", "green", "black", "white", "yellow", "brown", "grey"]
 
 
 LARGEST = 30

@@ -9,6 +9,7 @@ pub mod chain;
 pub mod graph;
 pub mod ledger;
 pub mod node;
+pub mod proof;
 pub mod smoke;
 pub mod store;
 pub mod types;

@@ -201,6 +201,74 @@ def model_folder() -> bytes:
     return sized(config, 4) + sized(json.dumps(header).encode(), 8) + data
 
 
+class IntegerGraph:
+    """The encoding of docs/integer-spec.md, section 8."""
+
+    u32 = staticmethod(lambda v: v.to_bytes(4, "little"))
+    i32 = staticmethod(lambda v: v.to_bytes(4, "little", signed=True))
+
+    @classmethod
+    def many(cls, items):
+        return cls.u32(len(items)) + b"".join(items)
+
+    @classmethod
+    def sizes(cls, *values):
+        return bytes([len(values)]) + b"".join(cls.u32(v) for v in values)
+
+    @classmethod
+    def tensor(cls, shape, top):
+        return cls.sizes(*shape) + cls.i32(-top) + cls.i32(top)
+
+    @classmethod
+    def port(cls, name):
+        return cls.u32(len(name)) + name.encode() + bytes.fromhex("0000803f")
+
+    @classmethod
+    def view(cls, kind, number, *factors):
+        out = bytes([kind]) + cls.u32(number) + bytes([len(factors)])
+        for axes, dims, pairs in factors:
+            out += bytes([len(axes), *axes, len(dims), *dims])
+            out += b"\0" if pairs is None else b"\1" + cls.many([cls.u32(a) + cls.u32(b) for a, b in pairs])
+        return out
+
+    @classmethod
+    def linear(cls, coefficient, view):
+        return b"\0" + cls.i32(coefficient) + view
+
+    @classmethod
+    def product(cls, coefficient, contracted, left, right):
+        return b"\1" + cls.i32(coefficient) + cls.sizes(*contracted) + left + right
+
+    @classmethod
+    def expression(cls, shape, *terms):
+        return cls.sizes(*shape) + cls.many(terms)
+
+    @classmethod
+    def graph(cls, inputs, constants, bits, entries, label, node, offset, shift, output):
+        table = bytes([bits]) + b"".join(e.to_bytes(2, "little", signed=True) for e in entries)
+        node = cls.u32(len(label)) + label.encode() + node + cls.i32(offset) + bytes([shift]) + cls.u32(0)
+        return b"lemmaig\1" + b"".join(
+            cls.many(part) for part in ([cls.port("x") + inputs], constants, [table], [node], [cls.port("y") + output])
+        )
+
+
+def integer_graphs():
+    g = IntegerGraph
+    rows, columns = ([0], [0], None), ([1], [1], None)
+    layer = g.product(1, [3], g.view(0, 0, ([1], [0], None)), g.view(1, 0, rows, columns))
+    yield "dense", g.graph(
+        g.tensor([3], 100), [g.tensor([2, 3], 127)], 4, range(-8, 8), "layer", g.expression([2], layer), 2056, 8,
+        g.expression([2], g.linear(1, g.view(2, 0, rows))),
+    )
+    windows = g.view(0, 0, ([0], [0], [(0, 0), (0, 1), (1, 2), (1, 3)]), ([1], [1], [(0, 0), (1, 2)]))
+    pool = g.expression([2, 2], g.linear(2, windows), g.linear(-1, g.view(1, 1, ([], [0], [(0, 0)]))))
+    mixed = g.product(3, [2], g.view(2, 0, rows, ([2], [1], None)), g.view(1, 0, ([2], [0], None), columns))
+    yield "window", g.graph(
+        g.tensor([4, 4], 127), [g.tensor([2, 2], 127), g.tensor([1], 9)], 3, [0, 1, 2, 3, 3, 2, 1, 0], "pool", pool,
+        1000, 5, g.expression([2, 2], mixed),
+    )
+
+
 def seeds():
     """Target, name and content of every seed."""
     tensors = vector(TYPES, "tensors.json")
@@ -256,6 +324,11 @@ def seeds():
         for vocabulary in ("gpt2", "llama"):
             yield "gguf", f"{vocabulary}_{experts}_experts", gguf(experts, vocabulary)
     yield "safetensors_folder", "qwen3", model_folder()
+    for name, graph in integer_graphs():
+        yield "integer_graph", name, graph
+    # Places in a proof, in four bytes, and what is added there; one byte cuts it.
+    for name, changes in [("honest", ""), ("nothing", "0000000000"), ("two_places", "40000000010010000080"), ("cut", "07")]:
+        yield "proof", name, bytes.fromhex(changes)
     # The networks, an operator of each family, and a few of the models that must be refused; each is small.
     names = [f"valid/{case.name}" for case in sorted((ONNX / "valid").glob("network_*"))]
     names += [f"valid/{name}" for name in OPERATORS]

@@ -10,6 +10,7 @@ pub mod graph;
 pub mod ledger;
 pub mod llm;
 pub mod node;
+pub mod proof;
 pub mod smoke;
 pub mod store;
 pub mod types;

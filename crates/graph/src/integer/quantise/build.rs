@@ -445,7 +445,7 @@ impl Builder {
         let low = sums.iter().min().copied().unwrap_or(0);
         let high = sums.iter().max().copied().unwrap_or(0);
         let shift = floor_log2((high - low) as f64 / f64::from(top.min(127)) / 8.0);
-        let (shift, offset, bits) = self.window(interval, shift, label)?;
+        let (shift, offset, bits) = self.window(interval, shift, self.most_bits(top), label)?;
         let middle = |i: i64| ((i << shift) - offset + ((1i64 << shift) >> 1)) as f64 * scale;
         let points = (0..1i64 << bits).map(middle).collect();
         let entries = apply(points).into_iter().map(|y| {
@@ -498,7 +498,7 @@ impl Builder {
             };
             let reach = interval.high.max(-interval.low) >> shift;
             let bits = 64 - (reach + 1).leading_zeros() + 1;
-            if ratio < 2.0 * finest && bits <= self.table_bits.min(MAX_TABLE_BITS) {
+            if ratio < 2.0 * finest && bits <= self.most_bits(top) {
                 break (ratio, bits);
             }
             shift += 1;
@@ -556,12 +556,19 @@ impl Builder {
             .collect();
     }
 
+    /// Bits of a table for results of a range: wider ones need more entries.
+    fn most_bits(&self, top: i32) -> u32 {
+        let more = if top > NARROW.0 { 2 } else { 0 };
+        (self.table_bits + more).min(MAX_TABLE_BITS)
+    }
+
     /// Shift, offset and table bits for sums of an interval, such that zero lies in the middle of
     /// an entry's range.
     fn window(
         &self,
         interval: Interval,
         shift: u32,
+        most: u32,
         label: &str,
     ) -> Result<(u32, i64, u32), QuantiseError> {
         for shift in shift..SUM_BITS {
@@ -573,7 +580,7 @@ impl Builder {
             if shift + bits > SUM_BITS {
                 break;
             }
-            if bits <= self.table_bits.min(MAX_TABLE_BITS) {
+            if bits <= most {
                 return Ok((shift, offset, bits));
             }
         }
@@ -598,7 +605,7 @@ impl Builder {
     ) -> Result<Lazy, QuantiseError> {
         let expression = self.sum(lazy)?;
         let (interval, sums) = self.observe(&expression, label)?;
-        let (shift, offset, bits) = self.window(interval, 0, label)?;
+        let (shift, offset, bits) = self.window(interval, 0, MAX_TABLE_BITS, label)?;
         if shift != 0 {
             return Err(QuantiseError::Integer(
                 super::super::IntegerError::Malformed {

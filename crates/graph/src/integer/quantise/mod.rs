@@ -18,7 +18,8 @@ pub struct Options {
     /// Largest magnitude of values between operators that are no products of many terms, such as
     /// the operands of a normalisation. Made smaller by the quantiser where a sum would overflow.
     pub wide: i32,
-    /// Bits that the index of a table may have: more are more exact, and cost a prover more.
+    /// Bits that the index of a table for 8-bit results may have, two less than for wider ones: more
+    /// are more exact, and cost a prover more.
     pub table_bits: u32,
 }
 

@@ -11,29 +11,49 @@ MODELS = ROOT / "models"
 
 OPERATORS = [
     "argmax_last",
+    "attention_mask",
     "averagepool_same_lower",
     "batchnorm_2d",
     "cast_float_to_int64",
+    "compress",
     "concat_middle",
     "constantofshape_value",
     "conv_1d_dilated_groups",
     "conv_strides",
+    "convtranspose_strides",
+    "einsum_ij_kj_k__i",
     "expand_both",
     "gather_negative",
     "gemm_full_c",
+    "gridsample_linear_reflection",
+    "gru_bidirectional",
+    "if_true",
     "layernorm_two_axes",
+    "loop_until",
+    "lstm_bidirectional",
     "matmul_broadcast",
     "maxpool_dilations",
+    "maxpool_indices",
+    "nonmaxsuppression",
     "pad_negative",
+    "qlinearconv",
+    "quantizelinear_axis",
     "range_int64",
+    "reducesum_by_data",
     "reducesum_two_axes_dropped",
+    "reshape_by_data",
     "reshape_keep_and_infer",
+    "resize_cubic_half_pixel",
+    "scan_sums",
+    "scatternd_add",
     "shape_range",
     "slice_reversed_steps",
     "softmax_middle",
     "split_opset18_uneven",
     "tile",
+    "topk_by_data",
     "transpose_perm",
+    "unique_sorted",
     "unsqueeze_axes",
     "where_broadcast",
 ]
@@ -76,6 +96,19 @@ HTTP_BODIES = [
     ).encode(),
 ]
 
+# Calls of Ethereum JSON-RPC: between them every kind of parameter.
+ADDRESS, HASH = "0x" + "11" * 20, "0x" + "22" * 32
+CALLS = {
+    "eth_call": [{"from": ADDRESS, "to": ADDRESS, "gas": "0x5208", "value": "0x1", "data": "0x0102"}, "latest"],
+    "eth_feeHistory": ["0x5", "latest", [10, 50.5]],
+    "eth_getBlockByNumber": ["0x10", True],
+    "eth_getLogs": [{"fromBlock": "earliest", "toBlock": "0x10", "address": [ADDRESS], "topics": [HASH, None, [HASH]]}],
+    "eth_getStorageAt": [ADDRESS, "0x0", {"blockHash": HASH}],
+    "eth_getTransactionByBlockHashAndIndex": [HASH, "0x0"],
+    "eth_sendRawTransaction": ["0x02f870"],
+    "web3_sha3": ["0x68656c6c6f"],
+}
+
 
 def seeds():
     """Target, name and content of every seed."""
@@ -116,6 +149,10 @@ def seeds():
     for index, body in enumerate(HTTP_BODIES):
         yield "http_request", f"{index}", body
         yield "http_response", f"{index}", body
+    calls = [{"jsonrpc": "2.0", "id": 1, "method": method, "params": params} for method, params in CALLS.items()]
+    for call in calls:
+        yield "json_rpc", call["method"], json.dumps(call).encode()
+    yield "json_rpc", "batch", json.dumps(calls).encode()
     for name, content in [("hello", "00"), ("welcome", "01"), ("none", "0200"), ("two", "02020101" + "03020202")]:
         yield "message", name, bytes.fromhex(content)
     for model in ("digits", "iris"):

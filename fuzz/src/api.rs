@@ -42,3 +42,8 @@ pub fn http_response(data: &[u8]) -> bool {
 pub fn tensor_file(data: &[u8]) -> bool {
     decode_tensors(data).is_ok()
 }
+
+/// Bodies of Ethereum JSON-RPC: one call or a batch, each with its parameters parsed.
+pub fn json_rpc(data: &[u8]) -> bool {
+    lemma_api::rpc_holds_a_call(data)
+}

@@ -25,6 +25,7 @@ use axum::{
 use lemma_node::{Gateway, Ledger};
 use lemma_store::StoreError;
 use rpc::Rpc;
+pub use rpc::holds_a_call as rpc_holds_a_call;
 pub use serve::serve;
 use v1::Uploads;
 

@@ -21,3 +21,8 @@ fn http_response() {
 fn tensor_file() {
     smoke::run("tensor_file", api::tensor_file);
 }
+
+#[test]
+fn json_rpc() {
+    smoke::run("json_rpc", api::json_rpc);
+}

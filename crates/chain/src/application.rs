@@ -17,8 +17,8 @@ use commonware_consensus::{
 };
 use commonware_cryptography::{Digestible as _, ed25519};
 use commonware_glue::stateful::{self, Finality, Input, Proposed, db::DatabaseSet};
-use futures::StreamExt as _;
-use lemma_ledger::{Receipt, Transaction};
+use futures::{StreamExt as _, future::pending};
+use lemma_ledger::{InvalidTransaction, Receipt, Transaction};
 
 use crate::{
     block::{Block, MAX_TRANSACTIONS, MAX_TRANSACTIONS_BYTES},
@@ -118,7 +118,7 @@ impl Application {
             rejected,
         } = executed.expect("what can not be included is left out");
         for (transaction, reason) in rejected {
-            if !reason.may_become_valid() {
+            if !may_wait(&reason) {
                 tracing::debug!(hash = %transaction.hash(), %reason, "transaction dropped");
                 core.pool.remove(&transaction);
             }
@@ -173,6 +173,29 @@ impl Application {
             }
         });
     }
+}
+
+/// The block that an ancestry starts with, and its parent.
+///
+/// Never resolves if either can not be had. Whether a parent fits its child is settled before anybody asks here, so an
+/// ancestry ends early only if the store of blocks has ended, and with it the validator: that is no verdict on a block.
+async fn lineage(mut ancestry: impl Ancestry<Block>) -> (Block, Block) {
+    let Some(block) = ancestry.next().await else {
+        return pending().await;
+    };
+    let Some(parent) = ancestry.next().await else {
+        return pending().await;
+    };
+    (block.inner().clone(), parent.inner().clone())
+}
+
+/// Whether a transaction that could not be part of a block may wait for another one.
+///
+/// A leader whose pool offers what no block can hold proposes one empty block after the other, without pause. So a
+/// sender who lacks the funds loses its place, although it may have them one day, and has to submit again. What pays
+/// too little or leaves a gap is not offered, and what found no room was in the way of others.
+fn may_wait(reason: &InvalidTransaction) -> bool {
+    reason.may_become_valid() && !matches!(reason, InvalidTransaction::InsufficientFunds { .. })
 }
 
 impl<E: Runtime> stateful::Application<E> for Application {
@@ -233,9 +256,7 @@ impl<E: Runtime> stateful::Application<E> for Application {
         batches: Batch<E>,
         finality: Finality,
     ) -> Option<BlockState<E>> {
-        let mut ancestry = Box::pin(ancestry);
-        let block = ancestry.next().await?.inner().clone();
-        let parent = ancestry.next().await?.inner().clone();
+        let (block, parent) = lineage(ancestry).await;
         if finality == Finality::Candidate {
             if let Err(reason) = rules::check(&block, &parent, &context, &self.0.scheme) {
                 tracing::warn!(?block, %reason, "block refused");
@@ -279,5 +300,60 @@ impl<E: Runtime> stateful::Application<E> for Application {
         _: <Databases<E> as DatabaseSet<E>>::Readers,
     ) {
         self.publish(runtime, block).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use alloy_primitives::U256;
+    use commonware_consensus::marshal::ancestry::from_iter;
+    use commonware_cryptography::Digested;
+    use lemma_ledger::Genesis;
+    use lemma_types::block::StateTarget;
+
+    use super::*;
+
+    /// An ancestry of one block whose parent nobody has.
+    fn orphan() -> impl Ancestry<Block> {
+        let state = StateTarget {
+            ops_root: B256::ZERO,
+            start: 0,
+            end: 1,
+        };
+        let block = Block::genesis(&Genesis::development(1, 10, BTreeMap::new()), state);
+        let digest = block.digest();
+        from_iter([Digested::precomputed(block, digest)])
+    }
+
+    #[test]
+    fn without_the_parent_there_is_no_verdict() {
+        let lineage = lineage(orphan());
+        futures::pin_mut!(lineage);
+        let polled = futures::executor::block_on(async { futures::poll!(lineage) });
+        assert!(polled.is_pending());
+    }
+
+    #[test]
+    fn only_what_the_next_blocks_can_hold_waits() {
+        let no_room = InvalidTransaction::GasAboveBlock {
+            gas_limit: 2,
+            available: 1,
+        };
+        let gap = InvalidTransaction::NonceTooHigh {
+            nonce: 2,
+            expected: 1,
+        };
+        assert!(may_wait(&no_room) && may_wait(&gap));
+        let poor = InvalidTransaction::InsufficientFunds {
+            required: U256::from(2),
+            balance: U256::from(1),
+        };
+        let used = InvalidTransaction::NonceTooLow {
+            nonce: 1,
+            expected: 2,
+        };
+        assert!(!may_wait(&poor) && !may_wait(&used));
     }
 }

@@ -4,7 +4,11 @@
 //! A validator sends only what was submitted to itself, to all others, once at once and again now and then while it
 //! waits: validators are connected to each other directly, so nothing needs to be relayed.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use alloy_primitives::{B256, keccak256};
 use commonware_codec::{Buf, DecodeExt as _, Encode as _};
@@ -16,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     core::Core,
+    mempool::Mempool,
     mesh::{GREETING, Mesh},
     scheme::PublicKey,
     wire::{MAX_BYTES, MAX_COUNT, Message},
@@ -23,35 +28,46 @@ use crate::{
 
 /// Most transactions that are sent again while they wait.
 const MAX_OWN: usize = 4_096;
-/// How long after the last message what still waits is sent again.
+/// How long after it was sent what still waits is sent again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Transactions submitted here that wait.
+/// Transactions submitted here, and when each was sent; the longest ago comes first.
 #[derive(Default)]
-struct Own(VecDeque<Arc<Transaction>>);
+struct Own(VecDeque<(SystemTime, Arc<Transaction>)>);
 
 impl Own {
-    fn push(&mut self, transaction: Arc<Transaction>) {
+    fn sent(&mut self, now: SystemTime, transaction: Arc<Transaction>) {
         if self.0.len() == MAX_OWN {
             self.0.pop_front();
         }
-        self.0.push_back(transaction);
+        self.0.push_back((now, transaction));
     }
 
-    /// The next messages' worth of what still waits; each is behind the others afterwards.
-    fn again(&mut self, core: &Core) -> Vec<Arc<Transaction>> {
-        self.0
-            .retain(|transaction| core.pool.get(&transaction.hash()).is_some());
-        let (mut bytes, mut count) = (0, 0);
-        for transaction in &self.0 {
+    /// When there may be something to send again.
+    fn due(&self) -> Option<SystemTime> {
+        self.0.front().map(|(sent, _)| *sent + AGAIN)
+    }
+
+    /// A message's worth of what is due and still waits. What does not wait any more is forgotten.
+    fn again(&mut self, now: SystemTime, pool: &Mempool) -> Vec<Arc<Transaction>> {
+        let (mut chosen, mut bytes) = (Vec::new(), 0);
+        while self.due().is_some_and(|due| due <= now) && chosen.len() < MAX_COUNT {
+            let Some((sent, transaction)) = self.0.pop_front() else {
+                break;
+            };
+            if pool.get(&transaction.hash()).is_none() {
+                continue;
+            }
             bytes += transaction.raw().len();
-            if bytes > MAX_BYTES || count == MAX_COUNT {
+            if bytes > MAX_BYTES {
+                self.0.push_front((sent, transaction));
                 break;
             }
-            count += 1;
+            chosen.push(transaction);
         }
-        let chosen: Vec<_> = self.0.iter().take(count).cloned().collect();
-        self.0.rotate_left(count);
+        for transaction in &chosen {
+            self.sent(now, transaction.clone());
+        }
         chosen
     }
 }
@@ -69,12 +85,11 @@ pub(crate) async fn run<E, S, R>(
     R: Receiver<PublicKey = PublicKey>,
 {
     let mut own = Own::default();
-    let (mut greet_at, mut again_at) = (runtime.current(), runtime.current());
+    let mut greet_at = runtime.current();
     loop {
         let greet = (!mesh.stands()).then(|| runtime.sleep_until(greet_at));
         let greet = OptionFuture::from(greet);
-        let again = (!own.0.is_empty()).then(|| runtime.sleep_until(again_at));
-        let again = OptionFuture::from(again);
+        let again = OptionFuture::from(own.due().map(|due| runtime.sleep_until(due)));
         tokio::select! {
             biased;
             message = receiver.recv() => match message {
@@ -90,7 +105,8 @@ pub(crate) async fn run<E, S, R>(
                 let Some(first) = first else { return };
                 for batch in gather(first, &mut local) {
                     send(&mut sender, Recipients::All, &message(&batch));
-                    batch.into_iter().for_each(|transaction| own.push(transaction));
+                    let now = runtime.current();
+                    batch.into_iter().for_each(|transaction| own.sent(now, transaction));
                 }
             }
             Some(()) = greet => {
@@ -98,8 +114,7 @@ pub(crate) async fn run<E, S, R>(
                 send(&mut sender, Recipients::All, &Message::Hello);
             }
             Some(()) = again => {
-                again_at = runtime.current() + AGAIN;
-                let waiting = own.again(&core);
+                let waiting = own.again(runtime.current(), &core.pool);
                 if !waiting.is_empty() {
                     send(&mut sender, Recipients::All, &message(&waiting));
                 }
@@ -190,5 +205,89 @@ async fn admit(core: &Core, peer: &PublicKey, raw: &[u8]) {
     };
     if let Err(error) = outcome {
         tracing::debug!(%peer, %hash, %error, "transaction of a peer not accepted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_consensus::TxEip1559;
+    use alloy_primitives::{Address, Bytes, U256};
+    use lemma_ledger::{Account, MAX_TRANSACTION_BYTES};
+    use lemma_types::{keys::SecretKey, transaction::sign_eip1559};
+
+    use super::*;
+    use crate::mempool::{Admission, PoolLimits};
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    /// Pools a transaction with so many bytes of input.
+    fn pooled(pool: &Mempool, nonce: u64, input: usize) -> Arc<Transaction> {
+        let transaction = TxEip1559 {
+            chain_id: 1,
+            nonce,
+            gas_limit: 16_000_000,
+            max_fee_per_gas: 1,
+            to: Address::ZERO.into(),
+            input: Bytes::from(vec![1; input]),
+            ..TxEip1559::default()
+        };
+        let raw = sign_eip1559(transaction, &SecretKey::from_bytes(&[7; 32]).unwrap());
+        let transaction = Arc::new(Transaction::decode(&raw, 1).unwrap());
+        let admission = Admission {
+            account: Account::funded(U256::from(1) << 100),
+            base_fee: 0,
+        };
+        pool.insert(transaction.clone(), &admission).unwrap();
+        transaction
+    }
+
+    #[test]
+    fn what_waits_is_sent_again_and_again_but_not_at_once() {
+        let pool = Mempool::new(PoolLimits::default());
+        let (first, second) = (pooled(&pool, 0, 0), pooled(&pool, 1, 0));
+        let mut own = Own::default();
+        assert_eq!(own.due(), None);
+        own.sent(NOW, first.clone());
+        own.sent(NOW + AGAIN / 2, second.clone());
+        assert_eq!(own.due(), Some(NOW + AGAIN));
+        assert_eq!(own.again(NOW + AGAIN / 2, &pool), []);
+        assert_eq!(own.again(NOW + AGAIN, &pool), [first.clone()]);
+        assert_eq!(own.again(NOW + AGAIN, &pool), []);
+        assert_eq!(
+            own.again(NOW + AGAIN * 3, &pool),
+            [second.clone(), first.clone()]
+        );
+
+        // One is final now, the other can never be.
+        pool.finalized([(first.sender(), 0)]);
+        pool.remove(&second);
+        assert_eq!(own.again(NOW + AGAIN * 9, &pool), []);
+        assert_eq!(own.due(), None);
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_message_is_sent_in_several() {
+        let pool = Mempool::new(PoolLimits::default());
+        let mut own = Own::default();
+        for nonce in 0..3 {
+            own.sent(NOW, pooled(&pool, nonce, MAX_TRANSACTION_BYTES - 1_000));
+        }
+        let mut sizes = Vec::new();
+        while own.due().is_some_and(|due| due <= NOW + AGAIN) {
+            sizes.push(own.again(NOW + AGAIN, &pool).len());
+        }
+        assert_eq!(sizes, [2, 1]);
+        assert_eq!(own.due(), Some(NOW + AGAIN * 2));
+    }
+
+    #[test]
+    fn what_is_kept_to_be_sent_again_is_bounded() {
+        let pool = Mempool::new(PoolLimits::default());
+        let transaction = pooled(&pool, 0, 0);
+        let mut own = Own::default();
+        for _ in 0..=MAX_OWN {
+            own.sent(NOW, transaction.clone());
+        }
+        assert_eq!(own.0.len(), MAX_OWN);
     }
 }

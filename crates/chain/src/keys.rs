@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use alloy_primitives::hex;
+use alloy_consensus::Header;
+use alloy_primitives::{Bytes, hex};
 use commonware_codec::{Decode as _, DecodeExt as _, Encode as _};
 use commonware_cryptography::{
     Signer as _,
@@ -21,10 +22,13 @@ use commonware_cryptography::{
 };
 use commonware_math::algebra::Random as _;
 use commonware_utils::{Faults as _, N3f1, TryCollect as _, ordered::Set, sys_rng};
-use lemma_types::consensus_namespace;
+use lemma_types::{block::Extension, consensus_namespace};
 use rand_core::CryptoRng;
 
-use crate::scheme::{MAX_VALIDATORS, PublicKey, SHARING, Scheme, Variant};
+use crate::{
+    block::Block,
+    scheme::{MAX_VALIDATORS, PublicKey, SHARING, Scheme, Variant},
+};
 
 /// Largest key file, bytes.
 const MAX_FILE: u64 = 64 << 10;
@@ -182,8 +186,16 @@ impl ValidatorKeys {
         self.signer.public_key()
     }
 
-    /// Signs votes and checks certificates of the network with this chain id.
-    pub(crate) fn scheme(&self, chain_id: u64) -> Option<Scheme> {
+    /// Signs a proposal of this validator, valid or not.
+    #[must_use]
+    pub fn seal(&self, header: Header, extension: Extension, transactions: Vec<Bytes>) -> Block {
+        Block::seal(&self.signer, header, extension, transactions)
+    }
+
+    /// Signs votes and checks certificates of the network with this chain id; `None` if the share does not fit the
+    /// network's key.
+    #[must_use]
+    pub fn scheme(&self, chain_id: u64) -> Option<Scheme> {
         Scheme::signer(
             &consensus_namespace(chain_id),
             self.participants.clone(),

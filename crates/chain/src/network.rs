@@ -11,7 +11,7 @@ use std::{
 
 use commonware_cryptography::{ChaCha20Poly1305, ed25519};
 use commonware_p2p::{Address, AddressableManager as _, authenticated::lookup};
-use commonware_runtime::{Quota, Runner as _, Spawner as _, Supervisor as _, tokio as sockets};
+use commonware_runtime::{Quota, Runner as _, Supervisor as _, tokio as sockets};
 use commonware_stream::{
     cups::{self, Cups},
     sake::{self, Sake},
@@ -34,8 +34,6 @@ use crate::{
 const INDEX_FILE: &str = "index.redb";
 /// What consensus stores in a validator's directory.
 const CONSENSUS_DIRECTORY: &str = "consensus";
-/// How long tasks may take to end.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Stack of a validator's thread, bytes: consensus is made of large futures, above all in builds without optimisation.
 const STACK: usize = 16 << 20;
 /// Ports that Linux and others do not give to outgoing connections.
@@ -152,22 +150,18 @@ fn run(
     let closing = Closing(index.clone());
     sockets::Runner::new(runtime).start(|context| async move {
         match Box::pin(connect(&context, config, addresses, index)).await {
-            Ok(Running {
-                handle,
-                engine,
-                ready,
-            }) => {
+            Ok(mut running) => {
                 // Without a service nobody can be told; the caller sees the channel closed.
-                if ready.await.is_ok() {
-                    let _ = started.send(Ok(handle));
+                if (&mut running.ready).await.is_ok() {
+                    let _ = started.send(Ok(running.handle.clone()));
                 }
                 tokio::select! {
-                    _ = engine => tracing::error!("consensus has ended"),
+                    () = running.failed() => tracing::error!("consensus has ended"),
                     how = ending => if !matches!(how, Ok(End::AtOnce)) {
-                        // Tasks that do not end in time are dropped: everything final is durable.
-                        let _ = context.stop(0, Some(STOP_TIMEOUT)).await;
+                        running.stop().await;
                     },
                 }
+                // The runtime ends whatever is left.
             }
             Err(error) => drop(started.send(Err(error))),
         }

@@ -112,10 +112,31 @@ pub struct Setup {
 pub struct Running {
     /// Asks it.
     pub handle: ChainHandle,
-    /// Ends when consensus ends, which it does only with the runtime, or if it fails.
-    pub engine: Handle<()>,
     /// Resolves when it can answer.
     pub ready: oneshot::Receiver<()>,
+    consensus: Handle<()>,
+    /// What else is to end in order; see [`Running::stop`].
+    others: [Handle<()>; 3],
+}
+
+impl Running {
+    /// Resolves if consensus fails; its log says why. Otherwise consensus ends with the validator only.
+    pub async fn failed(&mut self) {
+        let _ = (&mut self.consensus).await;
+    }
+
+    /// Ends the validator in order: whoever relies on another part ends before it. What is left, blocks and network,
+    /// ends with the context that the validator was started with.
+    ///
+    /// Nothing is lost by not waiting for what is under way: everything final is durable, and so is every vote that was
+    /// sent.
+    pub async fn stop(self) {
+        for part in [self.consensus].into_iter().chain(self.others) {
+            part.abort();
+            // An error says that it was aborted.
+            let _ = part.await;
+        }
+    }
 }
 
 /// The genesis block of a network: what its blocks descend from.
@@ -295,13 +316,12 @@ where
         seeds: seeds.clone(),
         heartbeat: setup.pace.heartbeat,
     };
-    let deferred = Deferred::new(context.child("deferred"), on_demand, marshal, epocher);
     marshal_actor.start(state.clone(), buffer, block_resolver);
-    state_actor.start();
+    let state_keeper = state_actor.start();
 
     let (ready_sender, ready) = oneshot::channel();
     let serving = core.clone();
-    context.child("service").spawn(move |context| {
+    let service = context.child("service").spawn(move |context| {
         service::run(context, serving, state, requests, move || {
             // Whoever started the validator may be gone.
             let _ = ready_sender.send(());
@@ -310,14 +330,20 @@ where
     let mesh = Mesh::new(quorum_besides_me(setup.keys.participants.len()));
     let mut stands = mesh.watch();
     let gossiping = core.clone();
-    context
+    let gossip = context
         .child("gossip")
         .spawn(move |context| gossip::run(context, gossiping, local, mesh, transactions));
 
     let pace = setup.pace;
-    let consensus = simplex::Engine::new(
-        context.child("simplex"),
-        simplex::Config {
+    // One task with all of its children, votes under way included, so that it can end before what it relies on.
+    let consensus = context.child("consensus").spawn(move |context| async move {
+        tokio::select! {
+            biased;
+            _ = stands.wait_for(|stands| *stands) => {}
+            () = context.sleep(PATIENCE) => {}
+        }
+        let deferred = Deferred::new(context.child("deferred"), on_demand, marshal, epocher);
+        let config = simplex::Config {
             scheme,
             elector: elector(),
             blocker,
@@ -344,21 +370,16 @@ where
             fetch_retry_delay: Duration::from_millis(200),
             forward: ForwardPolicy::Disabled,
             track_historical_votes: false,
-        },
-    );
-    let engine = context.child("consensus").spawn(move |context| async move {
-        tokio::select! {
-            biased;
-            _ = stands.wait_for(|stands| *stands) => {}
-            () = context.sleep(PATIENCE) => {}
-        }
+        };
+        let engine = simplex::Engine::new(context.child("simplex"), config);
         // Ends with the runtime, or if consensus fails; why is in its log.
-        let _ = consensus.start(votes, certificates, resolver).await;
+        let _ = engine.start(votes, certificates, resolver).await;
     });
     Ok(Running {
         handle: ChainHandle(core),
-        engine,
         ready,
+        consensus,
+        others: [service, gossip, state_keeper],
     })
 }
 

@@ -20,11 +20,14 @@
 //! The crate is pure: no async, no environment, no sockets, and files only through [`Files`].
 
 pub mod commit;
+mod control;
+mod dynamic;
 mod error;
 mod exec;
 mod fact;
 mod files;
 mod graph;
+pub mod integer;
 pub mod io;
 mod limits;
 mod model;

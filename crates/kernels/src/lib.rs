@@ -38,6 +38,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod attention;
 pub mod cast;
 mod chain;
 mod conv;
@@ -46,15 +47,21 @@ mod gemm;
 pub mod half;
 pub mod int8;
 mod isa;
+mod lanes;
 pub mod math;
 mod norm;
 mod pool;
+mod quant;
 mod reduce;
 mod sheet;
 mod threads;
 mod transpose;
+pub mod wide;
 mod window;
 
+pub use attention::{
+    Attention, Gate, PAGE, Rotation, Stretch, add_in_place, attention, gated, rotate, store_kv,
+};
 pub use chain::{Chain, Link, MAX_LINKS, Source, apply};
 pub use conv::{
     Channels, Conv, ConvSpec, FiltersLast, PackedFilters, conv, conv_last, conv_last_scratch,
@@ -67,6 +74,7 @@ pub use isa::Isa;
 pub use math::{CANONICAL_NAN, canonical};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
 pub use pool::{Pool, PoolSpec, Pooling, average_pool, max_pool, pool_last};
+pub use quant::{Format, Input, PackError, PackedMatrix, QuantRows};
 pub use reduce::{LANES, Reduction, dot, reduce};
 pub use threads::Threads;
 pub use transpose::transpose;

@@ -1,6 +1,6 @@
 //! The command line's types. What the commands do is in [`commands`](crate::commands).
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use lemma_types::{Address, Amount, B256, Mode, ModelName};
@@ -8,7 +8,7 @@ use lemma_types::{Address, Amount, B256, Mode, ModelName};
 use crate::{
     config::{Override, keys},
     shell::styles,
-    text::HumanDuration,
+    text::{HumanDuration, HumanSize},
 };
 
 const STYLES: Styles = Styles::styled()
@@ -264,9 +264,10 @@ Inputs:
 
 Examples:
   lemma infer lemma/digits --input models/digits/example.json
-  lemma infer lemma/digits --input image=models/digits/example.npy --output answer.json")]
+  lemma infer lemma/digits --input image=models/digits/example.npy --output answer.json
+  lemma infer --local model.onnx --input x=x.npy --output-dir out --threads 2 --repeat 10")]
 pub struct Infer {
-    /// Name, or root of the manifest
+    /// Name, or root of the manifest; with --local, an ONNX file
     pub model: String,
     /// Input, as FILE or NAME=FILE; `-` reads JSON from standard input
     #[arg(long, short, required = true, value_name = "[NAME=]FILE")]
@@ -277,9 +278,33 @@ pub struct Infer {
     /// Write the outputs here as well: .json, or .npy for a model with one output
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Without a network.
+    #[command(flatten)]
+    pub local: Local,
     /// How to reach the gateway.
     #[command(flatten)]
     pub client: Client,
+}
+
+/// `lemma infer --local`: run here, with no network and no receipt.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "On this machine")]
+pub struct Local {
+    /// Run MODEL, a file, on this machine: no network, no receipt
+    #[arg(long, conflicts_with_all = ["mode", "api", "timeout"])]
+    pub local: bool,
+    /// Write each output here, as NAME.npy
+    #[arg(long, value_name = "DIR", requires = "local")]
+    pub output_dir: Option<PathBuf>,
+    /// Threads to use; their number changes no bit
+    #[arg(long, value_name = "N", requires = "local", default_value = "1")]
+    pub threads: NonZeroUsize,
+    /// Run it so often, and show what each run cost
+    #[arg(long, value_name = "N", requires = "local", default_value = "1")]
+    pub repeat: NonZeroUsize,
+    /// Refuse a run that would hold more than this besides weights and inputs
+    #[arg(long, value_name = "SIZE", requires = "local", default_value = "4GiB")]
+    pub max_memory: HumanSize,
 }
 
 /// `lemma receipts`
@@ -536,6 +561,28 @@ mod tests {
             (
                 vec!["verify", "r.json", "--trusted-root", "t", "--recompute"],
                 "--model",
+            ),
+            (
+                vec!["infer", "m.onnx", "--input", "x", "--threads", "2"],
+                "--local",
+            ),
+            (
+                vec![
+                    "infer",
+                    "--local",
+                    "m.onnx",
+                    "--input",
+                    "x",
+                    "--threads",
+                    "0",
+                ],
+                "--threads",
+            ),
+            (
+                vec![
+                    "infer", "--local", "m.onnx", "--input", "x", "--api", "http://h",
+                ],
+                "--api",
             ),
             (vec!["receipts", "get", "0x12"], "invalid"),
             (vec!["up", "--heartbeat", "5"], "duration"),

@@ -17,6 +17,7 @@ mod samples;
 pub mod shell;
 pub mod table;
 pub mod text;
+mod usage;
 pub mod wallet;
 
 use std::process;

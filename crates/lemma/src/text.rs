@@ -110,9 +110,56 @@ impl fmt::Display for HumanDuration {
     }
 }
 
+/// A number of bytes as users write it: `4096`, `500MB`, `4GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HumanSize(pub u64);
+
+/// Why a text is not a size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a size: expected bytes, or a number and a unit, such as 500MB or 4GiB")]
+pub struct SizeError(String);
+
+impl FromStr for HumanSize {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fail = || SizeError(text.chars().take(40).collect());
+        let split = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        let number: u64 = text[..split].parse().map_err(|_| fail())?;
+        let unit = match &text[split..] {
+            "" | "B" => 1,
+            "kB" | "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err(fail()),
+        };
+        number.checked_mul(unit).map(Self).ok_or_else(fail)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("12B", 12),
+            ("500MB", 500_000_000),
+            ("4GiB", 4 << 30),
+        ] {
+            assert_eq!(text.parse(), Ok(HumanSize(bytes)));
+        }
+        for bad in ["", "GiB", "4 GiB", "4gib", "-1", "18446744073709551615kB"] {
+            assert!(bad.parse::<HumanSize>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_have_three_digits() {

@@ -10,10 +10,12 @@ use std::{
 use serde_json::Value;
 
 /// Crates in the order of use: each may depend only on crates before it.
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 13] = [
     "lemma-types",
     "lemma-kernels",
     "lemma-graph",
+    "lemma-llm",
+    "lemma-proof",
     "lemma-verify",
     "lemma-ledger",
     "lemma-chain",
@@ -25,10 +27,12 @@ const LAYERS: [&str; 11] = [
 ];
 
 /// Crates that know nothing of async, sockets, clocks or threads of a runtime.
-const PURE: [&str; 5] = [
+const PURE: [&str; 7] = [
     "lemma-types",
     "lemma-kernels",
     "lemma-graph",
+    "lemma-llm",
+    "lemma-proof",
     "lemma-verify",
     "lemma-ledger",
 ];
@@ -56,8 +60,8 @@ fn root() -> PathBuf {
         .expect("the workspace exists")
 }
 
-/// Normal dependencies of each package by name: all of them, direct.
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+/// What cargo knows of the workspace.
+fn metadata() -> Value {
     // For this machine only: what other platforms need may not have been downloaded.
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked", "--offline"])
@@ -70,7 +74,12 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         "cargo metadata: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    serde_json::from_slice(&output.stdout).expect("cargo prints JSON")
+}
+
+/// Normal dependencies of each package by name: all of them, direct.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = metadata();
     let names: BTreeMap<&str, &str> = list(&metadata["packages"])
         .map(|package| (text(&package["id"]), text(&package["name"])))
         .collect();
@@ -124,6 +133,22 @@ fn dependencies_flow_one_way() {
         .expect("crates/")
         .count();
     assert_eq!(members, LAYERS.len(), "a crate has no place in LAYERS");
+}
+
+/// `cargo run`, as the README has it, asks back where it finds more than one program.
+#[test]
+fn cargo_run_means_lemma() {
+    let metadata = metadata();
+    let ids: BTreeSet<&str> = list(&metadata["workspace_default_members"])
+        .map(text)
+        .collect();
+    let programs: Vec<&str> = list(&metadata["packages"])
+        .filter(|package| ids.contains(text(&package["id"])))
+        .flat_map(|package| list(&package["targets"]))
+        .filter(|target| list(&target["kind"]).any(|kind| kind == "bin"))
+        .map(|target| text(&target["name"]))
+        .collect();
+    assert_eq!(programs, ["lemma"]);
 }
 
 #[test]
@@ -229,6 +254,7 @@ fn young_dependencies_are_pinned_exactly() {
             "alloy-eips",
             "alloy-primitives",
             "alloy-sol-types",
+            "p3-",
             "revm",
         ]
         .iter()

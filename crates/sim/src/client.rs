@@ -41,15 +41,10 @@ impl Clients {
     /// So many clients, the same for the same seed.
     pub(crate) fn new(seed: u64, count: u64) -> Self {
         let accounts = (0..count)
-            .map(|index| {
-                let secret = keccak256([seed.to_be_bytes(), index.to_be_bytes()].concat());
-                let key = SecretKey::from_bytes(&secret)
-                    .expect("a hash is a valid key but for one in 2^128");
-                Account {
-                    key: Arc::new(key),
-                    nonce: 0,
-                    waiting: None,
-                }
+            .map(|index| Account {
+                key: Arc::new(key(seed, index)),
+                nonce: 0,
+                waiting: None,
             })
             .collect();
         Self {
@@ -95,6 +90,13 @@ impl Clients {
         }
     }
 
+    /// Everybody looks for an answer, and does nothing else.
+    pub(crate) fn listen(&mut self, cluster: &Cluster) {
+        for index in 0..self.accounts.len() {
+            self.look(index, cluster);
+        }
+    }
+
     /// Looks for an account's transaction at the validator that it asked.
     fn look(&mut self, index: usize, cluster: &Cluster) {
         let account = &mut self.accounts[index];
@@ -120,19 +122,30 @@ pub(crate) fn locate(handle: &ChainHandle, hash: B256) -> Option<(u64, B256)> {
     Some((located.block.number(), located.block.hash()))
 }
 
+/// A client's key.
+pub(crate) fn key(seed: u64, index: u64) -> SecretKey {
+    let secret = keccak256([seed.to_be_bytes(), index.to_be_bytes()].concat());
+    SecretKey::from_bytes(&secret).expect("a hash is a valid key but for one in 2^128")
+}
+
+/// A signed transfer.
+pub(crate) fn payment(key: &SecretKey, nonce: u64, to: Address, value: U256) -> Bytes {
+    let transaction = TxEip1559 {
+        chain_id: CHAIN_ID,
+        nonce,
+        gas_limit: 21_000,
+        max_fee_per_gas: 100_000_000_000,
+        max_priority_fee_per_gas: 1_000,
+        to: to.into(),
+        value,
+        ..TxEip1559::default()
+    };
+    sign_eip1559(transaction, key)
+}
+
 impl Account {
     fn pay(&self, to: Address, since: u64, asked: usize) -> Waiting {
-        let transaction = TxEip1559 {
-            chain_id: CHAIN_ID,
-            nonce: self.nonce,
-            gas_limit: 21_000,
-            max_fee_per_gas: 100_000_000_000,
-            max_priority_fee_per_gas: 1_000,
-            to: to.into(),
-            value: U256::from(1_000_000),
-            ..TxEip1559::default()
-        };
-        let raw = sign_eip1559(transaction, &self.key);
+        let raw = payment(&self.key, self.nonce, to, U256::from(1_000_000));
         Waiting {
             hash: keccak256(&raw),
             raw,

@@ -8,9 +8,9 @@ use std::{
 
 use commonware_p2p::simulated::{Config, Link, Network, Oracle};
 use commonware_runtime::{
-    Clock as _, Handle, Spawner as _, Supervisor as _, deterministic::Context,
+    Clock as _, Handle, Metrics as _, Spawner as _, Supervisor as _, deterministic::Context,
 };
-use commonware_utils::{NZUsize, TestRng, probability};
+use commonware_utils::{NZUsize, TestRng, channel::oneshot, probability};
 use lemma_chain::{
     ChainHandle, MemoryIndex, Pace, PoolLimits, ValidatorKeys,
     scheme::PublicKey,
@@ -19,8 +19,12 @@ use lemma_chain::{
 use lemma_ledger::Genesis;
 use lemma_types::{Address, U256};
 
+use crate::liar::{Liar, Lie, Mouth, Told};
+
 /// Validators.
 pub(crate) const VALIDATORS: usize = 4;
+/// A leader without transactions proposes an empty block after this time.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Chain id of simulated networks.
 pub(crate) const CHAIN_ID: u64 = 31_337;
 
@@ -57,11 +61,15 @@ pub(crate) struct Cluster {
     durable: Durable,
     validators: Vec<Validator>,
     boots: u64,
+    liar: Option<(usize, Lie)>,
+    /// What the liar has told.
+    pub(crate) told: Told,
 }
 
 #[derive(Default)]
 struct Validator {
     task: Option<Handle<()>>,
+    stop: Option<oneshot::Sender<()>>,
     handle: Arc<Mutex<Option<ChainHandle>>>,
 }
 
@@ -77,6 +85,15 @@ fn link() -> Link {
 impl Cluster {
     /// Starts all validators, linked with each other.
     pub(crate) async fn start(context: &Context, durable: Durable) -> Self {
+        Self::start_with(context, durable, None).await
+    }
+
+    /// Starts all validators, of which one may lie.
+    pub(crate) async fn start_with(
+        context: &Context,
+        durable: Durable,
+        liar: Option<(usize, Lie)>,
+    ) -> Self {
         let names: Vec<_> = durable.keys.iter().map(ValidatorKeys::public_key).collect();
         let config = Config {
             max_size: max_message_size(VALIDATORS as u32),
@@ -93,6 +110,8 @@ impl Cluster {
             durable,
             validators: (0..VALIDATORS).map(|_| Validator::default()).collect(),
             boots: 0,
+            liar,
+            told: Told::default(),
         };
         for index in 0..VALIDATORS {
             cluster.heal(index).await;
@@ -111,12 +130,15 @@ impl Cluster {
             keys: durable.keys[index].clone(),
             genesis: durable.genesis.clone(),
             beneficiary: Durable::beneficiary(index),
-            pace: Pace::with_heartbeat(Duration::from_millis(500)),
+            pace: Pace::with_heartbeat(HEARTBEAT),
             pool: PoolLimits::default(),
             index: Arc::new(durable.indices[index].clone()),
             partition: format!("validator-{index}"),
         };
+        let lie = self.liar.filter(|(liar, _)| *liar == index);
+        let lie = lie.map(|(_, lie)| (setup.keys.clone(), lie, self.told.clone()));
         let slot = Arc::new(Mutex::new(None));
+        let (stop, stopping) = oneshot::channel();
         let (filled, oracle, name) = (slot.clone(), self.oracle.clone(), setup.keys.public_key());
         // Names of tasks are unique: a restarted validator is another task.
         let context = self
@@ -134,16 +156,72 @@ impl Cluster {
                         .expect("the validator is a peer"),
                 );
             }
+            let liar =
+                lie.map(|(keys, lie, told)| Liar::new(keys, lie, told, channels[0].0.clone()));
+            let channels = (0..CHANNELS)
+                .zip(channels)
+                .map(|(channel, (sender, receiver))| {
+                    (Mouth::new(sender, channel, liar.as_ref()), receiver)
+                })
+                .collect();
             let running = start(context, setup, oracle.manager(), control, channels).await;
-            let running = running.expect("the setup is valid");
-            *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.handle);
-            // Ends with the network only.
-            let _ = running.engine.await;
+            let mut running = running.expect("the setup is valid");
+            *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.handle.clone());
+            tokio::select! {
+                biased;
+                () = running.failed() => panic!("consensus has ended"),
+                Ok(()) = stopping => running.stop().await,
+            }
         });
         self.validators[index] = Validator {
             task: Some(task),
+            stop: Some(stop),
             handle: slot,
         };
+    }
+
+    /// Ends all validators in order, at once.
+    pub(crate) async fn stop(&mut self) {
+        let mut ending = Vec::new();
+        for validator in &mut self.validators {
+            let Validator { task, stop, .. } = std::mem::take(validator);
+            // One that has ended already needs no word.
+            let _ = stop.map(|stop| stop.send(()));
+            ending.extend(task);
+        }
+        for task in ending {
+            task.await.expect("a validator ends in order");
+        }
+    }
+
+    /// Messages about transactions that a validator has sent.
+    pub(crate) fn gossip(&self, index: usize) -> u64 {
+        let origin = format!("origin=\"{}\"", self.durable.keys[index].public_key());
+        let channel = format!("channel=\"{}\"", CHANNELS - 1);
+        self.metric(&["messages_sent_total{", &origin, &channel])
+    }
+
+    /// Whether no transaction waits anywhere.
+    pub(crate) fn is_idle(&self) -> bool {
+        (0..VALIDATORS)
+            .filter_map(|index| self.handle(index))
+            .all(|handle| handle.pool().is_empty())
+    }
+
+    /// Whether any validator is checking a block.
+    pub(crate) fn checks(&self) -> bool {
+        self.metric(&["tasks_running{", "deferred_verify\""]) > 0
+    }
+
+    /// The sum of the runtime's metrics with these words in their names and labels.
+    fn metric(&self, words: &[&str]) -> u64 {
+        let metrics = self.context.encode();
+        let counted = metrics
+            .lines()
+            .filter(|line| words.iter().all(|word| line.contains(word)));
+        counted
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
     }
 
     /// Ends a validator without warning: what it has not written is gone.

@@ -6,8 +6,14 @@
 
 mod client;
 mod cluster;
+mod crashes;
+mod liar;
+mod scenes;
 mod story;
 mod verdict;
 
+pub use crashes::{Fault, crashes};
+pub use liar::Lie;
+pub use scenes::{gossip, lies, stops, unaffordable};
 pub use story::run;
 pub use verdict::{Lost, Report, Violation};

@@ -17,11 +17,11 @@ use crate::{
 /// Clients of a run.
 const CLIENTS: u64 = 8;
 /// Between two looks of the clients.
-const TICK: Duration = Duration::from_millis(200);
+pub(crate) const TICK: Duration = Duration::from_millis(200);
 /// Virtual time after which something that must happen has not.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Virtual time of a run until it is given up.
-const LIMIT: Duration = Duration::from_secs(1_200);
+pub(crate) const LIMIT: Duration = Duration::from_secs(1_200);
 
 /// Tells the story with this seed.
 ///
@@ -107,7 +107,7 @@ async fn after_the_crash(
     // What is under way becomes final; then nobody submits anything.
     quiet(&cluster).await?;
     progress(&cluster, &mut Clients::new(0, 0), &[0, 1, 2, 3], "the end").await?;
-    let height = judge(&cluster, &clients, &durable).await?;
+    let height = judge(&cluster, &[0, 1, 2, 3], &clients, &durable).await?;
     let handle = cluster.handle(0).ok_or(Violation::Down(0))?;
     let block = handle
         .block(lemma_chain::BlockId::Number(height))
@@ -121,7 +121,7 @@ async fn after_the_crash(
     ))
 }
 
-async fn traffic(cluster: &Cluster, clients: &mut Clients, ticks: u32) {
+pub(crate) async fn traffic(cluster: &Cluster, clients: &mut Clients, ticks: u32) {
     for _ in 0..ticks {
         clients.tick(cluster).await;
         cluster.sleep(TICK).await;
@@ -129,7 +129,7 @@ async fn traffic(cluster: &Cluster, clients: &mut Clients, ticks: u32) {
 }
 
 /// All of these validators get beyond whatever is the highest now, under traffic.
-async fn progress(
+pub(crate) async fn progress(
     cluster: &Cluster,
     clients: &mut Clients,
     validators: &[usize],
@@ -150,7 +150,7 @@ async fn progress(
 }
 
 /// Nothing waits for a block any more.
-async fn quiet(cluster: &Cluster) -> Result<(), Violation> {
+pub(crate) async fn quiet(cluster: &Cluster) -> Result<(), Violation> {
     let busy = |index| {
         cluster
             .handle(index)

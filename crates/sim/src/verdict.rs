@@ -60,9 +60,15 @@ pub enum Violation {
         /// Base fees paid.
         burned: U256,
     },
+    /// Validators went on although nothing could be written.
+    #[error("no write has failed: heights {0:?}, then {1:?}")]
+    NoFault(Vec<u64>, Vec<u64>),
     /// A validator does not answer.
     #[error("validator {0} is not running")]
     Down(usize),
+    /// A block became final that no honest validator may vote for.
+    #[error("block {0} is final, but it is not right")]
+    Deceived(u64),
 }
 
 /// A transaction that was final and is not, or is elsewhere.
@@ -79,16 +85,18 @@ pub struct Lost {
     pub found: Option<(u64, B256)>,
 }
 
-/// Checks everything at the end of a run, when all validators run and nobody submits.
+/// Checks everything at the end of a run, when nobody submits and these validators run.
 ///
-/// Returns the height up to which all agree.
+/// Returns the height up to which they agree.
 pub(crate) async fn judge(
     cluster: &Cluster,
+    validators: &[usize],
     clients: &Clients,
     durable: &Durable,
 ) -> Result<u64, Violation> {
-    let handles = (0..VALIDATORS)
-        .map(|index| cluster.handle(index).ok_or(Violation::Down(index)))
+    let handles = validators
+        .iter()
+        .map(|index| cluster.handle(*index).ok_or(Violation::Down(*index)))
         .collect::<Result<Vec<_>, _>>()?;
     let height = handles
         .iter()

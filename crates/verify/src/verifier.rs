@@ -127,7 +127,11 @@ fn verify(
     chain_id: u64,
     check_settlement: impl FnOnce(&mut Checks) -> Option<Final>,
 ) -> Report {
-    let contents = Contents { bundle, opened };
+    let mut contents = Contents {
+        bundle,
+        opened,
+        outputs: opened.outputs.as_deref(),
+    };
     let mut symbols = Symbols::default();
     let mut checks = Checks::default();
     checks.record(CheckName::Format, format(bundle));
@@ -137,10 +141,14 @@ fn verify(
     checks.record(CheckName::Engine, engine(bundle));
     checks.record(CheckName::Model, model(bundle));
     checks.record(CheckName::Request, contents.request(&mut symbols));
+    let recomputation = contents.recomputation(&checks);
+    if let (Ok(_), Recompute::Done(recomputed)) = (&recomputation, &opened.recompute) {
+        // They open the commitment, so they are what was answered.
+        contents.outputs = Some(&recomputed.outputs);
+    }
     checks.record(CheckName::Response, contents.response(&mut symbols));
     checks.record(CheckName::Transcript, contents.transcript());
     let finality = check_settlement(&mut checks);
-    let recomputation = contents.recomputation(&checks);
     checks.record(CheckName::Recomputation, recomputation);
 
     let receipt = &bundle.receipt.receipt;
@@ -257,6 +265,8 @@ fn model(bundle: &Bundle) -> Finding {
 struct Contents<'a> {
     bundle: &'a Bundle,
     opened: &'a Opened,
+    /// The outputs that the caller supplied, or else those of a second run that gave what the receipt commits to.
+    outputs: Option<&'a [TensorData]>,
 }
 
 impl<'a> Contents<'a> {
@@ -282,7 +292,7 @@ impl<'a> Contents<'a> {
 
     fn response(&self, symbols: &mut Symbols<'a>) -> Finding {
         let receipt = &self.bundle.receipt.receipt;
-        let outputs = supplied("outputs", self.opened.outputs.as_deref())?;
+        let outputs = supplied("outputs", self.outputs)?;
         symbols
             .match_signature("output", &self.bundle.manifest.outputs, outputs)
             .map_err(Problem::Failed)?;
@@ -293,7 +303,7 @@ impl<'a> Contents<'a> {
 
     fn transcript(&self) -> Finding {
         let inputs = supplied("inputs", self.opened.inputs.as_deref())?;
-        let outputs = supplied("outputs", self.opened.outputs.as_deref())?;
+        let outputs = supplied("outputs", self.outputs)?;
         let root = commitment::tensor_transcript(self.openings()?.transcript, inputs, outputs);
         opens(
             "inputs and outputs",

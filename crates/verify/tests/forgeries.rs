@@ -585,7 +585,14 @@ fn recomputation_without_outputs() {
         };
         case.verifier().verify(&case.bundle, &opened)
     };
-    assert_eq!(verify(outputs()).verdict, Verdict::Verified);
+    let report = verify(outputs());
+    assert_eq!(report.verdict, Verdict::Verified);
+    // What a second run gave is what was answered: nothing about it stays open.
+    for opened in [CheckName::Response, CheckName::Transcript] {
+        assert_eq!(report.outcome(opened), Some(Outcome::Ok));
+    }
+    let gap = |gap: &String| gap.contains("asked and answered");
+    assert!(!report.does_not_cover.iter().any(gap));
     assert_wrong(
         &verify(vec![floats("logits", &[1, 10], |_| 0.0)]),
         &[CheckName::Recomputation],

@@ -9,7 +9,7 @@ use super::{
     error::RpcError,
     hex::{data, parse_address, parse_data, parse_quantity, parse_u64, quantity},
     methods::chain_error,
-    params::Params,
+    params::BlockTag,
 };
 
 /// Members that describe a transaction and do not change what a call computes here.
@@ -25,38 +25,31 @@ const IGNORED: [&str; 6] = [
 const UNSUPPORTED: [&str; 3] = ["maxFeePerBlobGas", "blobVersionedHashes", "blobs"];
 
 impl Rpc {
-    pub(super) async fn call(&self, params: &Params) -> Result<Value, RpcError> {
-        let (chain, request) = self.prepare(params)?;
+    pub(super) async fn run(&self, request: CallRequest, at: BlockTag) -> Result<Value, RpcError> {
+        let chain = self.chain()?;
+        self.at_head(&chain, at)?;
         match chain.call(request).await.map_err(chain_error)? {
             CallResult::Success { output, .. } => Ok(data(output)),
             failure => Err(failed(&failure)),
         }
     }
 
-    pub(super) async fn estimate_gas(&self, params: &Params) -> Result<Value, RpcError> {
-        let (chain, request) = self.prepare(params)?;
+    pub(super) async fn estimate_gas(
+        &self,
+        request: CallRequest,
+        at: BlockTag,
+    ) -> Result<Value, RpcError> {
+        let chain = self.chain()?;
+        self.at_head(&chain, at)?;
         match chain.estimate_gas(request).await.map_err(chain_error)? {
             Estimate::Gas(gas) => Ok(quantity(gas)),
             Estimate::Fails(failure) => Err(failed(&failure)),
         }
     }
-
-    fn prepare(
-        &self,
-        params: &Params,
-    ) -> Result<(lemma_chain::ChainHandle, CallRequest), RpcError> {
-        // The third and fourth would override state or block: an answer without them would be wrong.
-        params.at_most(2)?;
-        let request = parse(params.object(0, "transaction")?).map_err(|reason| {
-            RpcError::invalid_params(format!("invalid argument 0 (transaction): {reason}"))
-        })?;
-        let chain = self.chain()?;
-        self.at_head(&chain, params.block(1)?)?;
-        Ok((chain, request))
-    }
 }
 
-fn parse(object: &Map<String, Value>) -> Result<CallRequest, String> {
+/// Parses the transaction that a call describes.
+pub(super) fn parse(object: &Map<String, Value>) -> Result<CallRequest, String> {
     let mut request = CallRequest::default();
     let (mut input, mut older_input) = (None, None);
     for (name, value) in object.iter().filter(|(_, value)| !value.is_null()) {

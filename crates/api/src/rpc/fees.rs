@@ -3,7 +3,7 @@
 use lemma_chain::ExecutedBlock;
 use serde_json::{Value, json};
 
-use super::{Rpc, error::RpcError, hex::quantity, params::Params};
+use super::{Rpc, error::RpcError, hex::quantity, params::BlockTag};
 
 /// Most blocks in a fee history.
 const MAX_BLOCKS: u64 = 1024;
@@ -14,11 +14,14 @@ impl Rpc {
         Ok(quantity(self.chain()?.head().next_base_fee))
     }
 
-    pub(super) fn fee_history(&self, params: &Params) -> Result<Value, RpcError> {
-        params.at_most(3)?;
-        let count = params.number(0, "block count")?.min(MAX_BLOCKS);
-        let newest = self.find_block(params.block(1)?)?;
-        let percentiles = params.percentiles(2)?;
+    pub(super) fn fee_history(
+        &self,
+        blocks: u64,
+        newest: BlockTag,
+        percentiles: Option<&[f64]>,
+    ) -> Result<Value, RpcError> {
+        let count = blocks.min(MAX_BLOCKS);
+        let newest = self.find_block(newest)?;
         let newest = newest.ok_or_else(|| RpcError::server("the newest block does not exist"))?;
         if count == 0 {
             return Ok(json!({ "oldestBlock": "0x0", "gasUsedRatio": [], "baseFeePerGas": [] }));
@@ -26,13 +29,13 @@ impl Rpc {
         let oldest = (newest.number() + 1).saturating_sub(count);
         let (mut base_fees, mut ratios, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
         for number in oldest..=newest.number() {
-            let block = self.find_block(super::params::BlockTag::Number(number))?;
+            let block = self.find_block(BlockTag::Number(number))?;
             let block =
                 block.ok_or_else(|| RpcError::internal(format!("block {number} is missing")))?;
             let header = block.header();
             base_fees.push(quantity(header.base_fee_per_gas.unwrap_or_default()));
             ratios.push(header.gas_used as f64 / header.gas_limit.max(1) as f64);
-            if let Some(percentiles) = &percentiles {
+            if let Some(percentiles) = percentiles {
                 rewards.push(reward(&block, percentiles));
             }
         }
@@ -50,7 +53,7 @@ impl Rpc {
 
     fn base_fee_after(&self, block: &ExecutedBlock) -> Result<u64, RpcError> {
         let chain = self.chain()?;
-        let next = self.find_block(super::params::BlockTag::Number(block.number() + 1))?;
+        let next = self.find_block(BlockTag::Number(block.number() + 1))?;
         Ok(match next.and_then(|next| next.header().base_fee_per_gas) {
             Some(base_fee) => base_fee,
             None => chain.head().next_base_fee,

@@ -1,18 +1,20 @@
-//! The methods, except for calls and fees.
+//! What each method does, except for calls and fees.
 
 use std::sync::Arc;
 
-use alloy_primitives::{B256, keccak256};
+use alloy_primitives::{Address, B256, keccak256};
 use lemma_chain::{BlockId, ChainError, ChainHandle, ExecutedBlock, LogFilter, LogLimits};
 use lemma_ledger::Transaction;
 use serde_json::{Value, json};
 
 use super::{
     Rpc,
+    calls::{Call, StateItem},
     error::RpcError,
-    hex::{data, parse_address, parse_b256, quantity},
+    filter::{Blocks, Filter},
+    hex::{data, quantity},
     objects::{self, Place},
-    params::{BlockTag, Params, parse_block},
+    params::BlockTag,
 };
 
 /// Bounds of `eth_getLogs`.
@@ -20,50 +22,6 @@ const LOG_LIMITS: LogLimits = LogLimits {
     blocks: 10_000,
     logs: 10_000,
 };
-/// Most addresses, or alternatives for one topic, in a filter.
-const MAX_FILTER_TERMS: usize = 256;
-
-/// Every method that is answered.
-const METHODS: [&str; 30] = [
-    "eth_accounts",
-    "eth_blockNumber",
-    "eth_call",
-    "eth_chainId",
-    "eth_estimateGas",
-    "eth_feeHistory",
-    "eth_gasPrice",
-    "eth_getBalance",
-    "eth_getBlockByHash",
-    "eth_getBlockByNumber",
-    "eth_getBlockReceipts",
-    "eth_getBlockTransactionCountByHash",
-    "eth_getBlockTransactionCountByNumber",
-    "eth_getCode",
-    "eth_getLogs",
-    "eth_getStorageAt",
-    "eth_getTransactionByBlockHashAndIndex",
-    "eth_getTransactionByBlockNumberAndIndex",
-    "eth_getTransactionByHash",
-    "eth_getTransactionCount",
-    "eth_getTransactionReceipt",
-    "eth_getUncleCountByBlockHash",
-    "eth_getUncleCountByBlockNumber",
-    "eth_maxPriorityFeePerGas",
-    "eth_sendRawTransaction",
-    "eth_syncing",
-    "net_listening",
-    "net_version",
-    "web3_clientVersion",
-    "web3_sha3",
-];
-
-/// The method's name if it is one, for metrics: strangers must not make labels.
-pub(super) fn known(method: &str) -> &'static str {
-    METHODS
-        .into_iter()
-        .find(|known| *known == method)
-        .unwrap_or("unknown")
-}
 
 /// What the server calls itself.
 fn client_version() -> String {
@@ -76,49 +34,36 @@ fn client_version() -> String {
 }
 
 impl Rpc {
-    pub(super) async fn dispatch(&self, method: &str, params: &Params) -> Result<Value, RpcError> {
-        match method {
-            "web3_clientVersion" => Ok(json!(client_version())),
-            "web3_sha3" => Ok(json!(keccak256(params.bytes(0)?))),
-            "net_version" => Ok(json!(self.chain_id.to_string())),
-            "net_listening" => Ok(json!(true)),
-            "eth_chainId" => Ok(quantity(self.chain_id)),
-            "eth_syncing" => Ok(json!(false)),
-            "eth_accounts" => Ok(json!([])),
-            "eth_blockNumber" => Ok(quantity(self.chain()?.head().number)),
-            "eth_gasPrice" => self.gas_price(),
-            "eth_maxPriorityFeePerGas" => Ok(quantity(0u64)),
-            "eth_feeHistory" => self.fee_history(params),
-            "eth_getBalance" | "eth_getTransactionCount" | "eth_getCode" | "eth_getStorageAt" => {
-                self.state(method, params).await
-            }
-            "eth_call" => self.call(params).await,
-            "eth_estimateGas" => self.estimate_gas(params).await,
-            "eth_sendRawTransaction" => self.send(params).await,
-            "eth_getTransactionByHash" => self.transaction(params),
-            "eth_getTransactionReceipt" => self.receipt(params),
-            "eth_getLogs" => self.logs(params).await,
-            _ => self.dispatch_block(method, params),
-        }
-    }
-
-    fn dispatch_block(&self, method: &str, params: &Params) -> Result<Value, RpcError> {
-        let by_hash = |params: &Params| params.hash(0).map(BlockTag::Hash);
-        match method {
-            "eth_getBlockByNumber" => self.block(params.block(0)?, params.flag(1)?),
-            "eth_getBlockByHash" => self.block(by_hash(params)?, params.flag(1)?),
-            "eth_getBlockReceipts" => self.block_receipts(params.block(0)?),
-            "eth_getBlockTransactionCountByNumber" => self.transaction_count(params.block(0)?),
-            "eth_getBlockTransactionCountByHash" => self.transaction_count(by_hash(params)?),
-            "eth_getUncleCountByBlockNumber" => self.uncle_count(params.block(0)?),
-            "eth_getUncleCountByBlockHash" => self.uncle_count(by_hash(params)?),
-            "eth_getTransactionByBlockNumberAndIndex" => {
-                self.transaction_at(params.block(0)?, params.number(1, "index")?)
-            }
-            "eth_getTransactionByBlockHashAndIndex" => {
-                self.transaction_at(by_hash(params)?, params.number(1, "index")?)
-            }
-            _ => Err(RpcError::unknown_method(method)),
+    /// Carries a call out.
+    pub(super) async fn carry_out(&self, call: Call) -> Result<Value, RpcError> {
+        match call {
+            Call::ClientVersion => Ok(json!(client_version())),
+            Call::Keccak(bytes) => Ok(json!(keccak256(bytes))),
+            Call::NetworkVersion => Ok(json!(self.chain_id.to_string())),
+            Call::Listening => Ok(json!(true)),
+            Call::ChainId => Ok(quantity(self.chain_id)),
+            Call::Syncing => Ok(json!(false)),
+            Call::Accounts => Ok(json!([])),
+            Call::BlockNumber => Ok(quantity(self.chain()?.head().number)),
+            Call::GasPrice => self.gas_price(),
+            Call::PriorityFee => Ok(quantity(0u64)),
+            Call::FeeHistory {
+                blocks,
+                newest,
+                percentiles,
+            } => self.fee_history(blocks, newest, percentiles.as_deref()),
+            Call::State { address, item, at } => self.state(address, item, at).await,
+            Call::Run { request, at } => self.run(request, at).await,
+            Call::EstimateGas { request, at } => self.estimate_gas(request, at).await,
+            Call::Send(raw) => self.send(&raw).await,
+            Call::Transaction(hash) => self.transaction(hash),
+            Call::TransactionAt { block, index } => self.transaction_at(block, index),
+            Call::Receipt(hash) => self.receipt(hash),
+            Call::Logs(filter) => self.logs(filter).await,
+            Call::Block { block, full } => self.block(block, full),
+            Call::BlockReceipts(block) => self.block_receipts(block),
+            Call::TransactionCount(block) => self.transaction_count(block),
+            Call::UncleCount(block) => self.uncle_count(block),
         }
     }
 
@@ -144,30 +89,31 @@ impl Rpc {
         )))
     }
 
-    async fn state(&self, method: &str, params: &Params) -> Result<Value, RpcError> {
+    async fn state(
+        &self,
+        address: Address,
+        item: StateItem,
+        at: BlockTag,
+    ) -> Result<Value, RpcError> {
         let chain = self.chain()?;
-        let address = params.address(0)?;
-        let block_index = if method == "eth_getStorageAt" { 2 } else { 1 };
-        params.at_most(block_index + 1)?;
-        let tag = params.block(block_index)?;
-        self.at_head(&chain, tag)?;
-        let value = match method {
-            "eth_getBalance" => chain.balance(address).await.map(quantity),
-            "eth_getCode" => chain.code(address).await.map(data),
-            "eth_getStorageAt" => {
-                let word = chain.storage(address, params.slot(1)?).await;
+        self.at_head(&chain, at)?;
+        let value = match item {
+            StateItem::Balance => chain.balance(address).await.map(quantity),
+            StateItem::Code => chain.code(address).await.map(data),
+            StateItem::Slot(slot) => {
+                let word = chain.storage(address, slot).await;
                 word.map(|word| data(word.to_be_bytes::<32>()))
             }
-            _ if tag == BlockTag::Pending => chain.pending_nonce(address).await.map(quantity),
-            _ => chain.nonce(address).await.map(quantity),
+            StateItem::Nonce if at == BlockTag::Pending => {
+                chain.pending_nonce(address).await.map(quantity)
+            }
+            StateItem::Nonce => chain.nonce(address).await.map(quantity),
         };
         value.map_err(chain_error)
     }
 
-    async fn send(&self, params: &Params) -> Result<Value, RpcError> {
-        params.at_most(1)?;
-        let raw = params.bytes(0)?;
-        match self.chain()?.submit(&raw).await {
+    async fn send(&self, raw: &[u8]) -> Result<Value, RpcError> {
+        match self.chain()?.submit(raw).await {
             Ok(hash) => Ok(json!(hash)),
             Err(error) => Err(RpcError::server(error)),
         }
@@ -177,9 +123,8 @@ impl Rpc {
         Transaction::decode(raw, self.chain_id).map_err(RpcError::internal)
     }
 
-    fn transaction(&self, params: &Params) -> Result<Value, RpcError> {
+    fn transaction(&self, hash: B256) -> Result<Value, RpcError> {
         let chain = self.chain()?;
-        let hash = params.hash(0)?;
         if let Some(found) = chain.transaction(hash).map_err(chain_error)? {
             let place = Place {
                 block: &found.block,
@@ -196,12 +141,8 @@ impl Rpc {
         })
     }
 
-    fn receipt(&self, params: &Params) -> Result<Value, RpcError> {
-        let Some(found) = self
-            .chain()?
-            .transaction(params.hash(0)?)
-            .map_err(chain_error)?
-        else {
+    fn receipt(&self, hash: B256) -> Result<Value, RpcError> {
+        let Some(found) = self.chain()?.transaction(hash).map_err(chain_error)? else {
             return Ok(Value::Null);
         };
         let place = Place {
@@ -300,90 +241,27 @@ impl Rpc {
         Ok(objects::transaction(&self.decode(raw)?, Some(&place)))
     }
 
-    async fn logs(&self, params: &Params) -> Result<Value, RpcError> {
+    async fn logs(&self, filter: Filter) -> Result<Value, RpcError> {
         let chain = self.chain()?;
-        let Some(filter) = self.filter(&chain, params)? else {
-            return Err(RpcError::server("unknown block"));
+        let head = chain.head().number;
+        let (from, to) = match filter.blocks {
+            Blocks::Range(from, to) => (from.unwrap_or(head), to.unwrap_or(head)),
+            Blocks::Hash(hash) => {
+                let block = chain.block(BlockId::Hash(hash)).map_err(chain_error)?;
+                let number = block
+                    .ok_or_else(|| RpcError::server("unknown block"))?
+                    .number();
+                (number, number)
+            }
+        };
+        let filter = LogFilter {
+            from,
+            to,
+            addresses: filter.addresses,
+            topics: filter.topics,
         };
         let found = chain.logs(filter, LOG_LIMITS).await.map_err(chain_error)?;
         Ok(found.iter().map(objects::found_log).collect())
-    }
-
-    fn filter(&self, chain: &ChainHandle, params: &Params) -> Result<Option<LogFilter>, RpcError> {
-        let object = params.object(0, "filter")?;
-        let wrong = |name: &str, reason: String| {
-            RpcError::invalid_params(format!("invalid filter: {name}: {reason}"))
-        };
-        let head = chain.head().number;
-        let number = |name: &str| match object.get(name).filter(|value| !value.is_null()) {
-            None => Ok(head),
-            Some(value) => match parse_block(value).map_err(|reason| wrong(name, reason))? {
-                BlockTag::Latest | BlockTag::Pending => Ok(head),
-                BlockTag::Number(number) => Ok(number),
-                BlockTag::Hash(_) => Err(wrong(name, "expected a height or a tag".to_owned())),
-            },
-        };
-        let (from, to) = match object.get("blockHash").filter(|value| !value.is_null()) {
-            None => (number("fromBlock")?, number("toBlock")?),
-            Some(_) if object.contains_key("fromBlock") || object.contains_key("toBlock") => {
-                return Err(wrong(
-                    "blockHash",
-                    "it excludes fromBlock and toBlock".to_owned(),
-                ));
-            }
-            Some(hash) => {
-                let hash: B256 = parse_b256(hash).map_err(|reason| wrong("blockHash", reason))?;
-                match chain.block(BlockId::Hash(hash)).map_err(chain_error)? {
-                    Some(block) => (block.number(), block.number()),
-                    None => return Ok(None),
-                }
-            }
-        };
-        let addresses = one_or_many(object.get("address"), parse_address)
-            .map_err(|reason| wrong("address", reason))?;
-        let topics =
-            parse_topics(object.get("topics")).map_err(|reason| wrong("topics", reason))?;
-        Ok(Some(LogFilter {
-            from,
-            to,
-            addresses,
-            topics,
-        }))
-    }
-}
-
-/// Each position holds null (anything), a topic, or a list of alternatives.
-fn parse_topics(value: Option<&Value>) -> Result<[Vec<B256>; 4], String> {
-    let mut topics = [const { Vec::new() }; 4];
-    let positions = match value {
-        None | Some(Value::Null) => return Ok(topics),
-        Some(Value::Array(positions)) if positions.len() <= topics.len() => positions,
-        Some(_) => return Err("expected a list of at most 4 positions".to_owned()),
-    };
-    for (topic, position) in topics.iter_mut().zip(positions) {
-        // A null among alternatives stands for anything.
-        let anything = position
-            .as_array()
-            .is_some_and(|list| list.iter().any(Value::is_null));
-        if !anything {
-            *topic = one_or_many(Some(position), parse_b256)?;
-        }
-    }
-    Ok(topics)
-}
-
-fn one_or_many<T>(
-    value: Option<&Value>,
-    parse: impl Fn(&Value) -> Result<T, String>,
-) -> Result<Vec<T>, String> {
-    match value {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(values)) if values.len() > MAX_FILTER_TERMS => Err(format!(
-            "{} alternatives: at most {MAX_FILTER_TERMS} are accepted",
-            values.len()
-        )),
-        Some(Value::Array(values)) => values.iter().map(parse).collect(),
-        Some(value) => parse(value).map(|value| vec![value]),
     }
 }
 
@@ -391,39 +269,5 @@ pub(super) fn chain_error(error: ChainError) -> RpcError {
     match error {
         ChainError::Logs(refused) => RpcError::limit(refused),
         other => RpcError::internal(other),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn methods_are_sorted_and_strangers_make_no_labels() {
-        assert!(METHODS.is_sorted());
-        assert_eq!(known("eth_call"), "eth_call");
-        assert_eq!(known("eth_callx"), "unknown");
-    }
-
-    #[test]
-    fn topics_take_every_form() {
-        let (a, b) = (B256::repeat_byte(1), B256::repeat_byte(2));
-        let parse = |value: Value| parse_topics(Some(&value));
-        assert_eq!(
-            parse(json!([a, null, [a, b]])).unwrap(),
-            [vec![a], vec![], vec![a, b], vec![]]
-        );
-        assert!(parse(json!([[a, null]])).unwrap()[0].is_empty());
-        assert!(parse(json!(null)).unwrap().iter().all(Vec::is_empty));
-        for bad in [
-            json!("0x"),
-            json!([a, a, a, a, a]),
-            json!(["0x12"]),
-            json!([[[a]]]),
-        ] {
-            assert!(parse(bad).is_err());
-        }
-        let many = vec![json!(a); MAX_FILTER_TERMS + 1];
-        assert!(parse(json!([many])).is_err());
     }
 }

@@ -4,8 +4,10 @@
 //! the head only: questions about the state at an older block are refused, never answered with the head's state.
 
 mod call;
+mod calls;
 mod error;
 mod fees;
+mod filter;
 mod hex;
 mod methods;
 mod objects;
@@ -23,7 +25,11 @@ use lemma_chain::ChainHandle;
 use lemma_node::Ledger;
 use serde_json::{Value, json};
 
-use self::{error::RpcError, params::Params};
+use self::{
+    calls::{Call, known},
+    error::RpcError,
+    params::Params,
+};
 
 /// Largest body of a request, bytes: a few transactions of the largest size.
 pub(crate) const MAX_BODY_BYTES: usize = 4 << 20;
@@ -115,11 +121,11 @@ impl Rpc {
             Ok(request) => request,
             Err((id, error)) => return Some(failure(id, &error)),
         };
-        let result = match Params::new(params) {
-            Ok(params) => self.dispatch(&method, &params).await,
+        let result = match parse(&method, params) {
+            Ok(call) => self.carry_out(call).await,
             Err(error) => Err(error),
         };
-        metrics::counter!(crate::metrics::RPC_CALLS, "method" => methods::known(&method), "outcome" => outcome(&result))
+        metrics::counter!(crate::metrics::RPC_CALLS, "method" => known(&method), "outcome" => outcome(&result))
             .increment(1);
         // A call without an id is a notification: it is carried out and not answered.
         let id = id?;
@@ -139,6 +145,25 @@ const fn outcome(result: &Result<Value, RpcError>) -> &'static str {
 
 fn failure(id: Value, error: &RpcError) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "error": error.to_json() })
+}
+
+fn parse(method: &str, params: Option<Value>) -> Result<Call, RpcError> {
+    Call::parse(method, &Params::new(params)?)
+}
+
+/// Whether a body holds a call that would be carried out: all that is decoded before the ledger is asked.
+#[must_use]
+pub fn holds_a_call(body: &[u8]) -> bool {
+    let holds = |call: Value| {
+        Request::parse(call).is_ok_and(|request| parse(&request.method, request.params).is_ok())
+    };
+    match serde_json::from_slice(body) {
+        Err(_) => false,
+        Ok(Value::Array(calls)) => {
+            calls.len() <= MAX_BATCH && calls.into_iter().map(holds).any(|held| held)
+        }
+        Ok(call) => holds(call),
+    }
 }
 
 /// One call.

@@ -384,7 +384,7 @@ impl<'a> Builder<'a> {
     fn conv(&mut self, index: usize) -> Option<()> {
         let node = self.node(index);
         let op = as_op::<Conv>(node)?;
-        let packed = self.prepared[index].as_ref()?;
+        let packed = self.prepared.get(index)?.as_ref()?;
         packed.downcast_ref::<FiltersLast>()?;
         let planned = &self.planned[index];
         let shape = planned.operands.first()?.clone()?.shape;
@@ -476,7 +476,11 @@ impl<'a> Builder<'a> {
 
     fn product(&mut self, index: usize) -> Option<()> {
         let node = self.node(index);
-        let packed = self.prepared[index].as_ref()?.downcast_ref::<PackedB>()?;
+        let packed = self
+            .prepared
+            .get(index)?
+            .as_ref()?
+            .downcast_ref::<PackedB>()?;
         let (k, n) = (packed.k(), packed.n());
         let out = self.planned[index].outputs[0].shape.clone();
         let elements: usize = out.iter().product();

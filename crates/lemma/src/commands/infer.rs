@@ -13,7 +13,7 @@ use lemma_types::{
 use lemma_verify::{Check, CheckName, Opened, Outcome, Report, Verdict, verify_answer};
 use serde::Serialize;
 
-use super::{block_on, push::resolve};
+use super::{block_on, local, push::resolve};
 use crate::{
     cli::Infer,
     client::{Answer, Client, ModelInfo},
@@ -38,6 +38,9 @@ pub(super) struct Checked {
 
 /// Runs a model.
 pub(super) fn run(arguments: &Infer, config: &Config, shell: &mut Shell) -> CommandResult {
+    if arguments.local.local {
+        return local::run(arguments, shell);
+    }
     let client = Client::new(config)?;
     let store = ReceiptStore::open(config)?;
     let checked = block_on(async {

@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod doctor;
 mod infer;
+mod local;
 mod models;
 mod push;
 mod receipts;

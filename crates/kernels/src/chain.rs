@@ -229,16 +229,17 @@ impl<'a> Chain<'a> {
             // Where each value is, and the next free place.
             let (mut place_of, mut free) = ([0; MAX_LINKS + 1], 1);
             for (i, link) in self.links.iter().enumerate() {
-                let main = link.main();
-                let from = place_of[main];
-                let to = if self.is_last_read(i, main) {
-                    from
-                } else {
-                    free += 1;
-                    free - 1
+                let from = link.main().map(|value| place_of[value]);
+                let taken = link.main().is_some_and(|value| self.is_last_read(i, value));
+                let to = match from {
+                    Some(from) if taken => from,
+                    _ => {
+                        free += 1;
+                        free - 1
+                    }
                 };
                 let out = std::mem::take(&mut places[to]);
-                if to != from {
+                if let Some(from) = from.filter(|&from| from != to) {
                     out.copy_from_slice(places[from]);
                 }
                 link.apply(isa, &at, out, |value| &places[place_of[value]][..]);
@@ -269,12 +270,12 @@ impl<'a> Chain<'a> {
 }
 
 impl Link<'_> {
-    /// The value in whose place the result is computed. A link of no value begins with the first.
-    fn main(&self) -> usize {
+    /// The value that the result can take the place of, if the link has one.
+    fn main(&self) -> Option<usize> {
         match *self {
-            Link::Unary(_, v) | Link::Softmax(v) => v,
-            Link::Binary(_, Source::Value(v), _) | Link::Binary(_, _, Source::Value(v)) => v,
-            Link::Binary(..) => 0,
+            Link::Unary(_, v) | Link::Softmax(v) => Some(v),
+            Link::Binary(_, Source::Value(v), _) | Link::Binary(_, _, Source::Value(v)) => Some(v),
+            Link::Binary(..) => None,
         }
     }
 

@@ -20,6 +20,9 @@ use crate::prepare::{Folded, fold, prepare};
 use crate::tensor::{Tensor, element_count};
 
 /// A model that can be run. Cheap to share behind an `Arc`; runs do not disturb each other.
+///
+/// It keeps the memory of its last run, which [`RunOptions::memory`] bounds, and its threads, asleep, for
+/// the next one.
 pub struct Model {
     graph: Graph,
     /// Operators on constants alone, computed once.

@@ -20,6 +20,9 @@ use crate::prepare::{Folded, fold, prepare};
 use crate::tensor::{Tensor, element_count};
 
 /// A model that can be run. Cheap to share behind an `Arc`; runs do not disturb each other.
+///
+/// It keeps the memory of its last run, which [`RunOptions::memory`] bounds, and its threads, asleep, for
+/// the next one.
 pub struct Model {
     graph: Graph,
     /// Operators on constants alone, computed once.
@@ -238,6 +241,11 @@ impl Model {
         &self.graph
     }
 
+    /// Outputs of the operators that were computed when the model was loaded.
+    pub(crate) fn folded(&self) -> &Folded {
+        &self.folded
+    }
+
     /// Puts the inputs into the order of the signature.
     pub(crate) fn arrange<'t>(
         &self,
@@ -347,7 +355,7 @@ impl Model {
     }
 
     /// The plan for these shapes, made once.
-    pub(crate) fn plan(&self, shapes: &[&[usize]]) -> Result<Arc<Plan>, RunError> {
+    fn plan(&self, shapes: &[&[usize]]) -> Result<Arc<Plan>, RunError> {
         let key: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
         let plans = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = plans().get(&key) {
@@ -365,6 +373,42 @@ impl Model {
         }
         plans.insert(key, plan.clone());
         Ok(plan)
+    }
+
+    /// A run as the program of the plan has it.
+    fn carry_out(
+        &self,
+        plan: &Plan,
+        inputs: &[&Tensor],
+        options: &RunOptions,
+    ) -> Result<Run, RunError> {
+        let threads = self.threads(options.threads.max(1));
+        let context = exec::Context {
+            graph: &self.graph,
+            planned: &plan.steps,
+            prepared: &self.prepared,
+            inputs,
+            isa: options.isa,
+            threads: &threads,
+        };
+        let lock = || self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arena = lock().take().unwrap_or_default();
+        let outputs = exec::run(&plan.program, &context, &mut arena);
+        *lock() = Some(arena);
+        Ok(Run {
+            outputs: outputs?,
+            cost: plan.cost,
+            trace: None,
+        })
+    }
+
+    /// A pool of so many threads, that of the last run if it fits.
+    fn threads(&self, count: usize) -> Arc<Threads> {
+        let mut kept = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(threads) if threads.count() == count => threads.clone(),
+            _ => kept.insert(Arc::new(Threads::new(count))).clone(),
+        }
     }
 
     /// A run whose shapes depend on data.
@@ -415,42 +459,6 @@ impl Model {
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
         self.graph.dynamic
-    }
-
-    /// A run as the program of the plan has it.
-    fn carry_out(
-        &self,
-        plan: &Plan,
-        inputs: &[&Tensor],
-        options: &RunOptions,
-    ) -> Result<Run, RunError> {
-        let threads = self.threads(options.threads.max(1));
-        let context = exec::Context {
-            graph: &self.graph,
-            planned: &plan.steps,
-            prepared: &self.prepared,
-            inputs,
-            isa: options.isa,
-            threads: &threads,
-        };
-        let lock = || self.arena.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut arena = lock().take().unwrap_or_default();
-        let outputs = exec::run(&plan.program, &context, &mut arena);
-        *lock() = Some(arena);
-        Ok(Run {
-            outputs: outputs?,
-            cost: plan.cost,
-            trace: None,
-        })
-    }
-
-    /// A pool of so many threads, that of the last run if it fits.
-    fn threads(&self, count: usize) -> Arc<Threads> {
-        let mut kept = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some(threads) if threads.count() == count => threads.clone(),
-            _ => kept.insert(Arc::new(Threads::new(count))).clone(),
-        }
     }
 
     /// A run operator by operator, each with outputs of its own: what a trace needs.

@@ -50,7 +50,8 @@ pub(crate) fn failed(node: &Node, source: OpError) -> RunError {
 
 impl Plan {
     /// The plan for inputs of `shapes`, which fit the signature. `folded` holds the outputs of
-    /// operators that were computed when the model was loaded.
+    /// operators that were computed when the model was loaded, `prepared` their packed operands (none,
+    /// where the plan is for its shapes alone).
     pub(crate) fn new(
         graph: &Graph,
         folded: &[Option<Vec<Tensor>>],

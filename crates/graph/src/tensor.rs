@@ -208,15 +208,6 @@ impl Tensor {
         }
     }
 
-    /// A tensor of no elements.
-    pub(crate) fn empty(dtype: DType, shape: Vec<usize>) -> Tensor {
-        debug_assert_eq!(element_count(&shape), Some(0));
-        Tensor {
-            shape,
-            storage: Storage::empty(dtype),
-        }
-    }
-
     /// A tensor whose parts are known to fit.
     pub(crate) fn from_storage(shape: Vec<usize>, storage: Storage) -> Tensor {
         Tensor { shape, storage }
@@ -225,6 +216,15 @@ impl Tensor {
     /// The storage, and with it the right to its elements if nobody else holds them.
     pub(crate) fn into_storage(self) -> Storage {
         self.storage
+    }
+
+    /// A tensor of no elements.
+    pub(crate) fn empty(dtype: DType, shape: Vec<usize>) -> Tensor {
+        debug_assert_eq!(element_count(&shape), Some(0));
+        Tensor {
+            shape,
+            storage: Storage::empty(dtype),
+        }
     }
 
     /// The same elements under another shape of as many elements.

@@ -93,7 +93,7 @@ fn attention() {
         ints("apart", &[0, len, heads, width]),
         ints("together", &[0, len, d]),
         floats("scale", &[], &[0.35]),
-        floats("root", &[], &[1.414_213_5]),
+        floats("root", &[], &[1.375]),
         floats("one", &[], &[1.0]),
         floats("half", &[], &[0.5]),
         s.weights("mask", &[1, 1, len, len]),

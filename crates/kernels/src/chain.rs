@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use crate::elementwise::{Binary, Unary, binary, unary_in_place};
+use crate::elementwise::{Binary, Unary, binary, binary_in_place, unary_in_place};
 use crate::isa::Isa;
 use crate::norm::softmax_in_place;
 
@@ -207,63 +207,101 @@ impl<'a> Chain<'a> {
         column: usize,
         values: &mut [f32],
     ) {
-        let len = values.len();
-        let last = self.links.len() - 1;
+        let at = Place {
+            row,
+            rows,
+            n,
+            column,
+            len: values.len(),
+        };
         SCRATCH.with_borrow_mut(|scratch| {
-            // A place for what each link but the last gives, and one for an operand.
-            let needed = (last + 1) * len;
+            let needed = self.links.len() * at.len;
             if scratch.len() < needed {
                 scratch.resize(needed, 0.0);
             }
-            for (i, link) in self.links.iter().enumerate() {
-                let (before, after) = scratch.split_at_mut(i * len);
-                let out = &mut after[..len];
-                self.link(isa, link, row, rows, n, column, values, before, out);
+            // Place 0 is the piece itself, the others are free at first.
+            let mut places: [&mut [f32]; MAX_LINKS + 1] =
+                std::array::from_fn(|_| Default::default());
+            for (place, free) in places[1..].iter_mut().zip(scratch.chunks_exact_mut(at.len)) {
+                *place = free;
             }
-            values.copy_from_slice(&scratch[last * len..][..len]);
+            places[0] = values;
+            // Where each value is, and the next free place.
+            let (mut place_of, mut free) = ([0; MAX_LINKS + 1], 1);
+            for (i, link) in self.links.iter().enumerate() {
+                let from = link.main().map(|value| place_of[value]);
+                let taken = link.main().is_some_and(|value| self.is_last_read(i, value));
+                let to = match from {
+                    Some(from) if taken => from,
+                    _ => {
+                        free += 1;
+                        free - 1
+                    }
+                };
+                let out = std::mem::take(&mut places[to]);
+                if let Some(from) = from.filter(|&from| from != to) {
+                    out.copy_from_slice(places[from]);
+                }
+                link.apply(isa, &at, out, |value| &places[place_of[value]][..]);
+                places[to] = out;
+                place_of[i + 1] = to;
+            }
+            let result = place_of[self.links.len()];
+            if result != 0 {
+                let (piece, others) = places.split_at_mut(1);
+                piece[0].copy_from_slice(others[result - 1]);
+            }
         });
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one link of one piece")]
-    #[inline]
-    fn link(
-        &self,
-        isa: Isa,
-        link: &Link<'_>,
-        row: usize,
-        rows: usize,
-        n: usize,
-        column: usize,
-        start: &[f32],
-        before: &[f32],
-        out: &mut [f32],
-    ) {
-        let len = out.len();
-        let value = |v: usize| match v {
-            0 => start,
-            v => &before[(v - 1) * len..][..len],
+    /// Whether nobody but link `i`, and it only once, reads a value from there on.
+    fn is_last_read(&self, i: usize, value: usize) -> bool {
+        let reads = |link: &Link<'_>| -> usize {
+            let read = |source: &Source<'_>| {
+                usize::from(matches!(source, Source::Value(v) if *v == value))
+            };
+            match link {
+                Link::Unary(_, v) | Link::Softmax(v) => usize::from(*v == value),
+                Link::Binary(_, a, b) => read(a) + read(b),
+            }
         };
-        match *link {
-            Link::Unary(op, v) => {
-                out.copy_from_slice(value(v));
-                unary_in_place(isa, op, out);
-            }
-            Link::Softmax(v) => {
-                out.copy_from_slice(value(v));
-                softmax_in_place(isa, n, out);
-            }
+        self.links[i..].iter().map(reads).sum::<usize>() == 1
+    }
+}
+
+impl Link<'_> {
+    /// The value that the result can take the place of, if the link has one.
+    fn main(&self) -> Option<usize> {
+        match *self {
+            Link::Unary(_, v) | Link::Softmax(v) => Some(v),
+            Link::Binary(_, Source::Value(v), _) | Link::Binary(_, _, Source::Value(v)) => Some(v),
+            Link::Binary(..) => None,
+        }
+    }
+
+    /// Computes the link in `out`, which holds its main value.
+    #[inline]
+    fn apply<'v>(&self, isa: Isa, at: &Place, out: &mut [f32], value: impl Fn(usize) -> &'v [f32]) {
+        match *self {
+            Link::Unary(op, _) => unary_in_place(isa, op, out),
+            Link::Softmax(_) => softmax_in_place(isa, at.n, out),
             Link::Binary(op, a, b) => {
-                let at = Place {
-                    row,
-                    rows,
-                    n,
-                    column,
-                    len,
-                };
                 let (mut one, mut two) = ([0.0], [0.0]);
-                let a = at.operand(a, &value, &mut one);
-                let b = at.operand(b, &value, &mut two);
-                binary(isa, op, a, b, out);
+                match (a, b) {
+                    (Source::Value(_), b) => {
+                        let other = at.operand(b, &value, &mut one);
+                        binary_in_place(isa, op, out, other, false);
+                    }
+                    (a, Source::Value(_)) => {
+                        let other = at.operand(a, &value, &mut one);
+                        binary_in_place(isa, op, out, other, true);
+                    }
+                    (a, b) => {
+                        let a = at.operand(a, &value, &mut one);
+                        let b = at.operand(b, &value, &mut two);
+                        binary(isa, op, a, b, out);
+                    }
+                }
             }
         }
     }
@@ -281,12 +319,12 @@ struct Place {
 impl Place {
     /// The operand that this piece meets.
     #[inline]
-    fn operand<'v>(
+    fn operand<'r, 's: 'r, 'v: 'r>(
         &self,
-        source: Source<'v>,
+        source: Source<'s>,
         value: &impl Fn(usize) -> &'v [f32],
-        one: &'v mut [f32; 1],
-    ) -> &'v [f32] {
+        one: &'r mut [f32; 1],
+    ) -> &'r [f32] {
         match source {
             Source::Value(v) => value(v),
             Source::Scalar(scalar) => {

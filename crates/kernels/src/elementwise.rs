@@ -187,6 +187,68 @@ pub fn binary(isa: Isa, op: Binary, a: &[f32], b: &[f32], y: &mut [f32]) {
     }
 }
 
+/// `y[i] = op(y[i], other[i mod other.len()])`, or with `swapped` the operands the other way round.
+///
+/// # Panics
+/// If the other operand's length does not divide the output's.
+pub(crate) fn binary_in_place(isa: Isa, op: Binary, y: &mut [f32], other: &[f32], swapped: bool) {
+    assert!(
+        y.is_empty() || (!other.is_empty() && y.len().is_multiple_of(other.len())),
+        "binary: length {} of an operand does not divide the output's {}",
+        other.len(),
+        y.len()
+    );
+    macro_rules! zip {
+        ($f:expr) => {
+            if swapped {
+                isa.run(ZipInto {
+                    y,
+                    other,
+                    f: |y, other| $f(other, y),
+                })
+            } else {
+                isa.run(ZipInto { y, other, f: $f })
+            }
+        };
+    }
+    match op {
+        Binary::Add => zip!(math::add),
+        Binary::Sub => zip!(math::sub),
+        Binary::Mul => zip!(math::mul),
+        Binary::Div => zip!(math::div),
+        Binary::Max => zip!(math::max),
+        Binary::Min => zip!(math::min),
+        Binary::Pow => zip!(math::pow),
+        Binary::Fmod => zip!(math::fmod),
+    }
+}
+
+struct ZipInto<'a, F> {
+    y: &'a mut [f32],
+    other: &'a [f32],
+    f: F,
+}
+
+impl<F: Fn(f32, f32) -> f32> Kernel for ZipInto<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let ZipInto { y, other, f } = self;
+        if let &[other] = other {
+            for y in y {
+                *y = f(*y, other);
+            }
+            return;
+        }
+        for y in y.chunks_mut(other.len().max(1)) {
+            for (y, &other) in y.iter_mut().zip(other) {
+                *y = f(*y, other);
+            }
+        }
+    }
+}
+
 /// Values handled at a time where a kernel makes more than one pass: 4 KiB.
 pub(crate) const PIECE: usize = 1024;
 

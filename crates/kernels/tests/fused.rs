@@ -371,3 +371,23 @@ fn transposes() {
         }
     }
 }
+
+#[test]
+fn a_chain_keeps_what_later_links_read() {
+    // x² + (2 ÷ x) − (1 + 3), in an order that reads the start first, last and twice at once.
+    let mut source = Source::new(207);
+    let x = source.values(7 * 30);
+    let links = [
+        Link::Binary(Binary::Add, Operand::Scalar(1.0), Operand::Scalar(3.0)),
+        Link::Binary(Binary::Mul, Operand::Value(0), Operand::Value(0)),
+        Link::Binary(Binary::Div, Operand::Scalar(2.0), Operand::Value(0)),
+        Link::Binary(Binary::Add, Operand::Value(2), Operand::Value(3)),
+        Link::Binary(Binary::Sub, Operand::Value(4), Operand::Value(1)),
+    ];
+    let expected: Vec<f32> = x.iter().map(|&x| (x * x + 2.0 / x) - 4.0).collect();
+    everywhere(|isa, threads| {
+        let mut y = x.clone();
+        lemma_kernels::apply(isa, threads, &Chain::new(&links), 30, &mut y);
+        assert_same_bits(&y, &expected, format!("{isa} {threads:?}"));
+    });
+}

@@ -12,6 +12,8 @@
 
 mod build;
 mod chain;
+mod fuse;
+mod grow;
 mod memory;
 mod pattern;
 mod run;

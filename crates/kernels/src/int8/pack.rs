@@ -55,7 +55,7 @@ impl PackedInt8 {
         let mut quads = vec![Quad([0; QUAD * UNIT]); n.div_ceil(COLUMNS) * per_panel];
         let mut sums = vec![0i32; n];
         for row in 0..k {
-            for column in 0..n {
+            for (column, sum) in sums.iter_mut().enumerate() {
                 let at = if transposed {
                     column * k + row
                 } else {
@@ -66,7 +66,7 @@ impl PackedInt8 {
                 let unit = panel * per_panel + row / QUAD * UNITS + inside / UNIT;
                 // Between −128 and 127.
                 quads[unit].0[inside % UNIT * QUAD + row % QUAD] = value as i8;
-                sums[column] = sums[column].wrapping_add(value);
+                *sum = sum.wrapping_add(value);
             }
         }
         PackedInt8 {

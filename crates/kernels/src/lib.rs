@@ -20,8 +20,8 @@
 //!
 //! Tensors are slices in row-major order. Sizes that come from outside are checked once, by the
 //! constructors of [`Conv`], [`Pool`] and [`PackedB`]; a kernel that is handed a slice whose length does not
-//! fit the stated shape panics, because that is a bug of the caller. Kernels are single-threaded:
-//! whoever has threads splits the outputs (rows, batches, channels), which never changes a bit.
+//! fit the stated shape panics, because that is a bug of the caller. Threads ([`Threads`]) split
+//! outputs among them (rows, batches, channels), which never changes a bit.
 //!
 //! Each kernel takes an [`Isa`], a token that can only be had for an instruction set this machine
 //! has:
@@ -38,19 +38,26 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod attention;
 pub mod cast;
 mod conv;
 mod elementwise;
 mod gemm;
 pub mod half;
 mod isa;
+mod lanes;
 pub mod math;
 mod norm;
 mod pool;
+mod quant;
 mod reduce;
 mod sheet;
+mod threads;
 mod window;
 
+pub use attention::{
+    Attention, Gate, PAGE, Rotation, Stretch, add_in_place, attention, gated, rotate, store_kv,
+};
 pub use conv::{Conv, ConvSpec, PackedFilters, conv};
 pub use elementwise::{Binary, Unary, binary, unary, unary_in_place};
 pub use gemm::{BLOCK_K, PackedB, gemm, matmul, product};
@@ -58,7 +65,9 @@ pub use isa::Isa;
 pub use math::{CANONICAL_NAN, canonical};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
 pub use pool::{Pool, PoolSpec, average_pool, max_pool};
+pub use quant::{Format, Input, PackError, PackedMatrix, QuantRows};
 pub use reduce::{LANES, Reduction, dot, reduce};
+pub use threads::Threads;
 pub use window::ShapeError;
 
 /// Version of the numeric specification that these kernels implement.

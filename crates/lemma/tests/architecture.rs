@@ -10,10 +10,11 @@ use std::{
 use serde_json::Value;
 
 /// Crates in the order of use: each may depend only on crates before it.
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 12] = [
     "lemma-types",
     "lemma-kernels",
     "lemma-graph",
+    "lemma-llm",
     "lemma-verify",
     "lemma-ledger",
     "lemma-chain",
@@ -25,10 +26,11 @@ const LAYERS: [&str; 11] = [
 ];
 
 /// Crates that know nothing of async, sockets, clocks or threads of a runtime.
-const PURE: [&str; 5] = [
+const PURE: [&str; 6] = [
     "lemma-types",
     "lemma-kernels",
     "lemma-graph",
+    "lemma-llm",
     "lemma-verify",
     "lemma-ledger",
 ];

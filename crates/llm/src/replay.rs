@@ -1,0 +1,166 @@
+//! Replay: whoever doubts an answer computes it again, all tokens at once.
+//!
+//! One prefill over prompt and answer gives the logits at every position, to the same bits as when
+//! the answer was written token by token. So each token can be chosen again and compared, and the
+//! first difference is found at a fraction of the cost of writing.
+
+use lemma_kernels::PAGE;
+
+use crate::cache::Cache;
+use crate::engine::{Finish, Request};
+use crate::forward::{Chunk, Compute, Scratch};
+use crate::model::Model;
+use crate::sampling::{History, NotANumber, sample};
+use crate::stream::{TextStream, TokenBytes};
+
+/// What a replay found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every token is the one that the model gives, and the answer ends where it should.
+    Same,
+    /// A token is another one than the model gives; those before it are right.
+    Differs {
+        /// Its index in the answer.
+        index: usize,
+        /// What the model gives.
+        expected: u32,
+        /// What the answer has.
+        found: u32,
+    },
+    /// All tokens are right, but after so many of them the answer should not have ended, or not
+    /// for the reason that was given, or should have ended before.
+    Ending {
+        /// Tokens up to which the answer is right.
+        tokens: usize,
+        /// Why it should have ended there, if it should.
+        expected: Option<Finish>,
+    },
+}
+
+/// Why there is no verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    /// Prompt and answer do not fit the model.
+    #[error("prompt and answer have tokens that the model does not know, or too many of them")]
+    Misfit,
+    /// The model's numbers are broken.
+    #[error(transparent)]
+    NotANumber(#[from] NotANumber),
+}
+
+/// Positions of one forward pass, and of their logits that are held at a time.
+const STRIDE: usize = 256;
+const LOGITS: usize = 32;
+
+/// Chooses every token of `answer` again and compares.
+///
+/// `answer` has all tokens that were chosen, a stop token included. With a vocabulary, stop strings
+/// are followed too.
+///
+/// # Errors
+/// If the tokens do not fit the model, or its logits are no numbers.
+pub fn replay(
+    model: &Model,
+    compute: &Compute,
+    vocabulary: Option<&TokenBytes>,
+    request: &Request,
+    answer: &[u32],
+    finish: Finish,
+) -> Result<Verdict, ReplayError> {
+    let config = model.config();
+    let tokens: Vec<u32> = request.prompt.iter().chain(answer).copied().collect();
+    let fits = tokens.len() <= config.context
+        && !request.prompt.is_empty()
+        && tokens.iter().all(|t| (*t as usize) < config.vocab);
+    if !fits {
+        return Err(ReplayError::Misfit);
+    }
+    let mut cache = Cache::new(config, tokens.len().div_ceil(PAGE));
+    let pages: Vec<_> = cache.ids().collect();
+    let mut scratch = Scratch::default();
+    let mut ending = Ending::new(request, vocabulary);
+    let mut history = History::new(&request.prompt);
+    // The logits of a token choose the next one; those of the last token choose nothing.
+    let end = tokens.len() - 1;
+    let first = request.prompt.len() - 1;
+    let mut position = 0;
+    while position < end {
+        let (len, logits) = if position < first {
+            (STRIDE.min(first - position), 0)
+        } else {
+            let len = LOGITS.min(end - position);
+            (len, len)
+        };
+        let chunk = Chunk {
+            tokens: &tokens[position..position + len],
+            position,
+            pages: &pages,
+            logits,
+        };
+        let rows = model.forward(compute, &mut cache, &[chunk], &mut scratch);
+        for row in rows.chunks_exact(config.vocab) {
+            let index = history.position() - request.prompt.len();
+            let found = answer[index];
+            let expected = sample(compute.isa, &request.sampling, &history, row, None)?;
+            if expected != found {
+                return Ok(Verdict::Differs {
+                    index,
+                    expected,
+                    found,
+                });
+            }
+            history.push(found);
+            let should = ending.push(found);
+            let last = index + 1 == answer.len();
+            let given = last.then_some(finish);
+            if should != given {
+                return Ok(Verdict::Ending {
+                    tokens: index + 1,
+                    expected: should,
+                });
+            }
+        }
+        position += len;
+    }
+    if answer.is_empty() {
+        return Ok(Verdict::Ending {
+            tokens: 0,
+            expected: None,
+        });
+    }
+    Ok(Verdict::Same)
+}
+
+/// Follows an answer to its end.
+struct Ending<'a> {
+    request: &'a Request,
+    vocabulary: Option<&'a TokenBytes>,
+    stream: TextStream,
+    tokens: usize,
+}
+
+impl<'a> Ending<'a> {
+    fn new(request: &'a Request, vocabulary: Option<&'a TokenBytes>) -> Ending<'a> {
+        Ending {
+            request,
+            vocabulary,
+            stream: TextStream::new(request.stop.clone()),
+            tokens: 0,
+        }
+    }
+
+    /// Why the answer ends with this token, if it does.
+    fn push(&mut self, token: u32) -> Option<Finish> {
+        self.tokens += 1;
+        if self.request.stop_tokens.contains(&token) {
+            return Some(Finish::Token);
+        }
+        if let Some(vocabulary) = self.vocabulary {
+            let bytes = vocabulary.get(token as usize).map_or(&[][..], |b| b);
+            if let Some(i) = self.stream.push(bytes).stopped {
+                return Some(Finish::Text(i));
+            }
+        }
+        (self.tokens >= self.request.max_tokens).then_some(Finish::Length)
+    }
+}

@@ -16,6 +16,7 @@ pub mod safetensors;
 pub mod sampling;
 pub mod stream;
 pub mod tensors;
+pub mod text;
 
 pub use cache::{Cache, PageId};
 pub use config::Config;

@@ -9,9 +9,10 @@ use lemma_kernels::Threads;
 use lemma_llm::{Cache, Chunk, Compute, Model, Scratch};
 use serde::Deserialize;
 
-/// Largest difference from logits that are computed in float32 throughout; ours narrow keys and
-/// values to binary16. The logits have a standard deviation between 1 and 2.5.
-const TOLERANCE: f32 = 4e-3;
+/// Largest difference of a logit. Where a sum that is rounded otherwise makes a key or a value fall
+/// to the other side between two binary16 numbers, logits differ by about this much; their standard
+/// deviation is between 0.3 and 2.
+const TOLERANCE: f32 = 5e-4;
 
 #[derive(Deserialize)]
 struct Reference {

@@ -1,0 +1,207 @@
+//! Measures one GGUF file: prefill, decode, eight streams at once, replay, memory. Prints one line
+//! of JSON. `bench/llm/run.py` calls it beside llama.cpp.
+//!
+//!     speed MODEL.gguf [THREADS] [PROMPT] [ANSWER]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a measuring program"
+)]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lemma_llm::engine::{Engine, Event, Finish, Limits, Request, RequestId};
+use lemma_llm::replay::{Verdict, replay};
+use lemma_llm::sampling::Sampling;
+use lemma_llm::{Cache, Chunk, Compute, Model, PageId, Scratch};
+
+/// Seconds of processor time that this process has used, all threads together.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    let own: f64 = stat
+        .split(' ')
+        .next()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(0.0);
+    own * 1e-9
+}
+
+/// Memory in use and its maximum so far, in MiB.
+fn memory() -> [f64; 2] {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ["VmRSS:", "VmHWM:"].map(|key| {
+        status
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix(key)?
+                    .split_whitespace()
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .unwrap_or(0.0)
+            / 1024.0
+    })
+}
+
+/// The least seconds of some runs: by the clock, and of this thread's processor time.
+fn best(times: usize, mut run: impl FnMut()) -> [f64; 2] {
+    let mut best = [f64::MAX; 2];
+    for _ in 0..times {
+        let (start, before) = (Instant::now(), cpu());
+        run();
+        best[0] = best[0].min(start.elapsed().as_secs_f64());
+        best[1] = best[1].min(cpu() - before);
+    }
+    best
+}
+
+fn prompt(len: usize, stream: usize) -> Vec<u32> {
+    (0..len)
+        .map(|i| 300 + ((i + 31 * stream) * 7919 % 7000) as u32)
+        .collect()
+}
+
+struct Bench {
+    model: Arc<Model>,
+    threads: usize,
+    prompt: usize,
+    answer: usize,
+}
+
+impl Bench {
+    fn forward(&self) -> ([f64; 2], [f64; 2]) {
+        let c = Compute::new(self.threads);
+        let mut cache = Cache::new(self.model.config(), 256);
+        let pages: Vec<PageId> = cache.ids().collect();
+        let mut scratch = Scratch::default();
+        let tokens = prompt(self.prompt, 0);
+        let mut run = |tokens: &[u32], position: usize| -> u32 {
+            let chunk = Chunk {
+                tokens,
+                position,
+                pages: &pages,
+                logits: 1,
+            };
+            let logits = self.model.forward(&c, &mut cache, &[chunk], &mut scratch);
+            let best = logits.iter().copied().fold(f32::MIN, f32::max);
+            logits.iter().position(|l| *l == best).unwrap() as u32
+        };
+        let prefill = best(3, || {
+            run(&tokens, 0);
+        });
+        let mut next = run(&tokens, 0);
+        let mut position = tokens.len();
+        let decode = best(self.answer, || {
+            next = run(&[next], position);
+            position += 1;
+        });
+        (prefill, decode)
+    }
+
+    /// Seconds for tokens of all streams after their prompts are read, and the answers.
+    fn streams(&self, count: usize) -> ([f64; 2], Vec<(Request, Vec<u32>)>) {
+        let mut engine = Engine::new(
+            self.model.clone(),
+            Compute::new(self.threads),
+            None,
+            Limits::default(),
+        );
+        let mut requests = Vec::new();
+        for stream in 0..count {
+            let sampling = Sampling::greedy();
+            let mut request = Request::new(
+                &self.model,
+                prompt(self.prompt, stream),
+                self.answer,
+                sampling,
+            );
+            request.stop_tokens.clear();
+            requests.push((engine.submit(request.clone()).unwrap(), request, Vec::new()));
+        }
+        let mut spent = [0.0; 2];
+        while !engine.is_idle() {
+            let all = requests
+                .iter()
+                .all(|(_, _, answer): &(RequestId, Request, Vec<u32>)| !answer.is_empty());
+            let (start, before) = (Instant::now(), cpu());
+            let events = engine.step();
+            if all {
+                spent[0] += start.elapsed().as_secs_f64();
+                spent[1] += cpu() - before;
+            }
+            for event in events {
+                if let Event::Token { id, choice, .. } = event {
+                    let entry = requests.iter_mut().find(|r| r.0 == id).unwrap();
+                    entry.2.push(choice.token);
+                }
+            }
+        }
+        (
+            spent,
+            requests
+                .into_iter()
+                .map(|(_, request, answer)| (request, answer))
+                .collect(),
+        )
+    }
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let path = args.next().expect("the path of a GGUF file");
+    let mut number = |default| {
+        args.next()
+            .map_or(default, |s| s.parse().expect("a number"))
+    };
+    let (threads, prompt, answer) = (number(1), number(128), number(64));
+    let start = Instant::now();
+    let model = {
+        let file = std::fs::read(&path).expect("a readable file");
+        Arc::new(Model::from_gguf(&Compute::new(threads).threads, &file).expect("a model"))
+    };
+    let load = start.elapsed().as_secs_f64();
+    let bench = Bench {
+        model,
+        threads,
+        prompt,
+        answer,
+    };
+    let (prefill, decode) = bench.forward();
+    let [rss, _] = memory();
+    let (one, mut served) = bench.streams(1);
+    let (eight, _) = bench.streams(8);
+    let (request, tokens) = served.remove(0);
+    let compute = Compute::new(threads);
+    let again = best(2, || {
+        let verdict = replay(
+            &bench.model,
+            &compute,
+            None,
+            &request,
+            &tokens,
+            Finish::Length,
+        );
+        assert_eq!(verdict, Ok(Verdict::Same));
+    });
+    let n = answer as f64;
+    println!(
+        "{{\"load_ms\":{:.0},\"prefill\":[{:.1},{:.1}],\"decode\":[{:.1},{:.1}],\
+         \"stream\":[{:.1},{:.1}],\"streams8\":[{:.1},{:.1}],\"replay_ms\":[{:.1},{:.1}],\
+         \"generate_ms\":[{:.1},{:.1}],\"rss_mib\":{rss:.0}}}",
+        load * 1e3,
+        prompt as f64 / prefill[0],
+        prompt as f64 / prefill[1],
+        1.0 / decode[0],
+        1.0 / decode[1],
+        (n - 1.0) / one[0],
+        (n - 1.0) / one[1],
+        8.0 * (n - 1.0) / eight[0],
+        8.0 * (n - 1.0) / eight[1],
+        again[0] * 1e3,
+        again[1] * 1e3,
+        1e3 * (prefill[0] + n * one[0] / (n - 1.0)),
+        1e3 * (prefill[1] + n * one[1] / (n - 1.0)),
+    );
+}

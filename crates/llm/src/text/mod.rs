@@ -1,0 +1,190 @@
+//! Text to tokens and back, and conversations to text.
+
+mod template;
+mod vocabulary;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::gguf::Gguf;
+use crate::stream::{TextStream, TokenBytes};
+pub use template::{Template, TemplateError};
+
+/// Most bytes of a `tokenizer.json`.
+const MAX_JSON: usize = 64 << 20;
+/// Most bytes of a text that is encoded.
+pub const MAX_TEXT: usize = 8 << 20;
+
+/// Why a vocabulary, or a text, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// The tokenizer's file is malformed.
+    #[error("the tokenizer is malformed: {0}")]
+    Tokenizer(String),
+    /// A kind of vocabulary that is not supported.
+    #[error(
+        "{0} is not supported; supported are byte-level BPE (gpt2) and SentencePiece BPE (llama)"
+    )]
+    Kind(String),
+    /// A text of too many bytes.
+    #[error("the text has {0} bytes; at most {MAX_TEXT} are encoded at a time")]
+    TooLong(usize),
+    /// The tokenizer refused a text.
+    #[error("the text could not be encoded: {0}")]
+    Encode(String),
+    /// The model has no chat template.
+    #[error("the model has no chat template: send a prompt instead of messages")]
+    NoTemplate,
+    /// The chat template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+/// The vocabulary of a model, with its chat template if it has one.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bytes: TokenBytes,
+    template: Option<Template>,
+}
+
+impl Tokenizer {
+    /// Reads the `tokenizer.json` of a model folder, with its `tokenizer_config.json` and
+    /// `chat_template.jinja` if it has them.
+    ///
+    /// # Errors
+    /// If a file is malformed or too long, or the vocabulary is of a kind that is not supported.
+    pub fn from_folder(
+        tokenizer: &[u8],
+        config: Option<&[u8]>,
+        template: Option<&str>,
+    ) -> Result<Tokenizer, TextError> {
+        if tokenizer.len() > MAX_JSON || config.is_some_and(|c| c.len() > MAX_JSON) {
+            return Err(TextError::Tokenizer(format!("more than {MAX_JSON} bytes")));
+        }
+        let malformed = |e: serde_json::Error| TextError::Tokenizer(e.to_string());
+        let json: Value = serde_json::from_slice(tokenizer).map_err(malformed)?;
+        let config: Value = match config {
+            Some(config) => serde_json::from_slice(config).map_err(malformed)?,
+            None => Value::Null,
+        };
+        let special = |key: &str| match &config[key] {
+            Value::String(text) => Some(text.clone()),
+            other => other["content"].as_str().map(str::to_owned),
+        };
+        let source = template
+            .map(str::to_owned)
+            .or_else(|| named_template(&config));
+        let template = match source {
+            Some(source) => Some(Template::new(
+                &source,
+                special("bos_token").as_deref(),
+                special("eos_token").as_deref(),
+            )?),
+            None => None,
+        };
+        Tokenizer::from_json(&json, tokenizer, template)
+    }
+
+    /// Reads the vocabulary of a GGUF file.
+    ///
+    /// # Errors
+    /// If it is incomplete, or of a kind that is not supported.
+    pub fn from_gguf(file: &Gguf<'_>) -> Result<Tokenizer, TextError> {
+        let json = vocabulary::from_gguf(file)?;
+        let special = |key: &str| {
+            let id = file.size(&format!("tokenizer.ggml.{key}"))?;
+            file.texts("tokenizer.ggml.tokens")?.get(id).copied()
+        };
+        let template = match file.text("tokenizer.chat_template") {
+            Some(source) => Some(Template::new(
+                source,
+                special("bos_token_id"),
+                special("eos_token_id"),
+            )?),
+            None => None,
+        };
+        let bytes = json.to_string().into_bytes();
+        Tokenizer::from_json(&json, &bytes, template)
+    }
+
+    fn from_json(
+        json: &Value,
+        bytes: &[u8],
+        template: Option<Template>,
+    ) -> Result<Tokenizer, TextError> {
+        let table = vocabulary::token_bytes(json)?;
+        let inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|e| TextError::Tokenizer(e.to_string()))?;
+        Ok(Tokenizer {
+            inner,
+            bytes: Arc::new(table),
+            template,
+        })
+    }
+
+    /// Tokens of a text. Names of special tokens in it become those tokens. With `begin` the token
+    /// that begins a text comes first, if the model has one.
+    ///
+    /// # Errors
+    /// If the text is too long, or the vocabulary has no tokens for it.
+    pub fn encode(&self, text: &str, begin: bool) -> Result<Vec<u32>, TextError> {
+        if text.len() > MAX_TEXT {
+            return Err(TextError::TooLong(text.len()));
+        }
+        let encoding = self
+            .inner
+            .encode_fast(text, begin)
+            .map_err(|e| TextError::Encode(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of tokens; special ones are left out.
+    #[must_use]
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let mut stream = TextStream::new(Vec::new());
+        let mut text = String::new();
+        for token in tokens {
+            let bytes = self.bytes.get(*token as usize).map_or(&[][..], |b| b);
+            text += &stream.push(bytes).text;
+        }
+        text + &stream.finish()
+    }
+
+    /// The bytes of each token, for an engine.
+    #[must_use]
+    pub fn bytes(&self) -> &TokenBytes {
+        &self.bytes
+    }
+
+    /// The chat template.
+    #[must_use]
+    pub fn template(&self) -> Option<&Template> {
+        self.template.as_ref()
+    }
+
+    /// Tokens of a conversation, up to where the assistant's answer begins. `messages` and `tools`
+    /// are as in a request of the chat API.
+    ///
+    /// # Errors
+    /// If the model has no template, or the template refuses the conversation.
+    pub fn chat(&self, messages: &Value, tools: Option<&Value>) -> Result<Vec<u32>, TextError> {
+        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
+        let text = template.render(messages, tools)?;
+        // The template has written what begins a text.
+        self.encode(&text, false)
+    }
+}
+
+/// The template in a `tokenizer_config.json`: one, or several of which one is called default.
+fn named_template(config: &Value) -> Option<String> {
+    match &config["chat_template"] {
+        Value::String(source) => Some(source.clone()),
+        Value::Array(list) => {
+            let default = |entry: &&Value| entry["name"] == "default";
+            Some(list.iter().find(default)?["template"].as_str()?.to_owned())
+        }
+        _ => None,
+    }
+}

@@ -5,6 +5,7 @@ mod client;
 mod collect;
 mod error;
 mod follow;
+mod generate;
 mod index;
 mod infer;
 mod pool;
@@ -40,6 +41,7 @@ use crate::{
 };
 
 pub use error::{GatewayError, InferError};
+pub use generate::{GenerateRequest, Generation, GenerationEvent, TextAnswer};
 
 /// Questions to workers about receipts at the same time.
 const LOOKUPS: usize = 32;
@@ -507,7 +509,7 @@ impl Gateway {
                 let (path, digest) = (missing.path.clone(), missing.blake3);
                 return Err(GatewayError::MissingFile { path, digest });
             }
-            model::load(&manifest, &store, limit)
+            model::load_any(&manifest, &store, limit)
                 .map_err(|error: LoadError| GatewayError::Refused(error.to_string()))?;
             Ok(store.put_bytes(&bytes)?)
         })
@@ -520,6 +522,15 @@ impl Gateway {
     /// See [`InferError`].
     pub async fn infer(&self, request: InferRequest) -> Result<Answer, InferError> {
         self.inner.infer(request).await
+    }
+
+    /// Lets a language model answer on a worker. Returns when the first of the answer is there, so that until then another
+    /// worker could take over.
+    ///
+    /// # Errors
+    /// See [`InferError`].
+    pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, InferError> {
+        self.inner.generate(request).await
     }
 
     /// The receipt with this id and, once its batch is final, all that proves it.

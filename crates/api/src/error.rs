@@ -107,7 +107,9 @@ impl From<InferError> for ApiError {
     fn from(error: InferError) -> Self {
         let (code, message) = (error.code(), error.to_string());
         let status = match error {
-            InferError::UnknownModel(_) => StatusCode::NOT_FOUND,
+            InferError::UnknownModel(_) => {
+                return Self::new(StatusCode::NOT_FOUND, code, message).param("model");
+            }
             InferError::InvalidInput(_) | InferError::ModeNotOffered { .. } => {
                 StatusCode::BAD_REQUEST
             }

@@ -100,6 +100,8 @@ pub enum Command {
     Infer(Infer),
     /// Ask a language model, print the answer as it comes, check the receipt
     Run(Run),
+    /// Talk with a language model; the receipt of each answer is checked
+    Chat(Chat),
     /// Fetch and list receipts
     #[command(subcommand)]
     Receipts(Receipts),
@@ -324,12 +326,43 @@ pub struct Run {
     pub model: String,
     /// What to ask; standard input is read if it is absent
     pub prompt: Option<String>,
-    /// Instructions that stand above the question
-    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
-    pub system: Option<String>,
     /// Continue the prompt as it is, without the model's chat template
-    #[arg(long)]
+    #[arg(long, conflicts_with = "system")]
     pub raw: bool,
+    /// How to answer.
+    #[command(flatten)]
+    pub answering: Answering,
+    /// Write request, tokens and answer here, for `lemma verify --transcript`
+    #[arg(long, value_name = "FILE")]
+    pub transcript: Option<PathBuf>,
+    /// How to reach the gateway.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// `lemma chat`
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Each line is a question; an answer comes as it is written, and its receipt is checked at its end. Ctrl-D or /exit ends the
+conversation, /clear begins another. What you type is remembered in the data directory, for the arrow keys.")]
+pub struct Chat {
+    /// Name, or root of the manifest
+    pub model: String,
+    /// How to answer.
+    #[command(flatten)]
+    pub answering: Answering,
+    /// How to reach the gateway.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// How a language model shall answer: all of it is part of the request that the receipt commits to.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Answer")]
+pub struct Answering {
+    /// Instructions that stand above the question
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
     /// Most tokens of the answer
     #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub max_tokens: u32,
@@ -351,12 +384,6 @@ pub struct Run {
     /// What shall back the result
     #[arg(long, default_value = "signed")]
     pub mode: Mode,
-    /// Write request, tokens and answer here, for `lemma verify --transcript`
-    #[arg(long, value_name = "FILE")]
-    pub transcript: Option<PathBuf>,
-    /// How to reach the gateway.
-    #[command(flatten)]
-    pub client: Client,
 }
 
 /// `lemma receipts`
@@ -533,7 +560,11 @@ impl Cli {
         );
         match &self.command {
             Some(Command::Up(up)) => up.overrides(&mut found),
-            Some(Command::Infer(Infer { client, .. }) | Command::Run(Run { client, .. }))
+            Some(
+                Command::Infer(Infer { client, .. })
+                | Command::Run(Run { client, .. })
+                | Command::Chat(Chat { client, .. }),
+            )
             | Some(Command::Status(client) | Command::Doctor(client))
             | Some(Command::Models(
                 Models::Ls(client) | Models::Show { client, .. } | Models::Verify { client, .. },

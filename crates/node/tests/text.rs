@@ -345,7 +345,7 @@ async fn whoever_goes_away_is_not_worked_for(network: &Network, model: Digest) {
 }
 
 /// What a bad worker does with a request.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Vice {
     /// Breaks off before the first token.
     Silent,
@@ -493,7 +493,7 @@ async fn workers_that_fail_are_replaced_until_the_first_token(network: &Network,
         let failed = generate(network, model, asked(5, 8)).await;
         assert!(
             matches!(&failed, Err(InferError::Broken { worker: found, .. }) if *found == worker),
-            "{failed:?}"
+            "{vice:?}: {failed:?}"
         );
         // The other worker's turn, so that the next is this one's again.
         generate(network, model, asked(5, 8)).await.unwrap();

@@ -1,6 +1,7 @@
 //! What the commands do: one module each.
 
 mod account;
+mod chat;
 mod completions;
 mod config;
 mod doctor;
@@ -55,6 +56,7 @@ pub(crate) fn run(
         Command::Models(arguments) => models::run(&arguments, config, shell),
         Command::Infer(arguments) => infer::run(&arguments, config, shell),
         Command::Run(arguments) => self::run::run(&arguments, config, shell),
+        Command::Chat(arguments) => chat::run(&arguments, config, shell),
         Command::Status(_) => status::run(config, shell),
         Command::Account(arguments) => account::run(arguments, config, shell),
         Command::Wallet(arguments) => wallet::run(arguments, config, shell),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use lemma_types::{
-    limits,
+    Mode, limits,
     text::{Finish, Message, Prompt, Role, Sampling, TextRequest, Transcript},
 };
 use lemma_verify::{Opened, Report};
@@ -18,7 +18,7 @@ use super::{
     infer::{check_signed, refused, registered},
 };
 use crate::{
-    cli::Run,
+    cli::{Answering, Run},
     client::{Client, ModelInfo, Piece, TextAnswer},
     config::Config,
     error::{CommandError, CommandResult, Context as _},
@@ -29,32 +29,33 @@ use crate::{
 
 /// Asks a language model.
 pub(super) fn run(arguments: &Run, config: &Config, shell: &mut Shell) -> CommandResult {
-    let request = request(arguments)?;
+    let text = match &arguments.prompt {
+        Some(prompt) => prompt.clone(),
+        None => read_prompt()?,
+    };
+    let answering = &arguments.answering;
+    let prompt = if arguments.raw {
+        Prompt::Text(text)
+    } else {
+        let mut messages = opening(answering);
+        messages.push(message(Role::User, text));
+        Prompt::Messages(messages)
+    };
+    let request = request(answering, prompt)?;
     let client = Client::new(config)?;
     let store = ReceiptStore::open(config)?;
-    let (model, answer, report) = block_on(ask(arguments, request, &client, &store, shell))?;
+    let (model, answer, report) = block_on(async {
+        let model = language_model(&client, &arguments.model).await?;
+        let asked = ask(&client, &store, &model, &request, answering.mode, shell).await;
+        asked.map(|(answer, report)| (model, answer, report))
+    })?;
     if let Some(path) = &arguments.transcript {
         write_transcript(path, &answer.transcript)?;
     }
-    let (receipt, response) = (&answer.signed.receipt.receipt, &answer.transcript.response);
     if shell.json() {
-        return shell.document(&json!({
-            "model": model.id,
-            "model_root": model.root,
-            "mode": receipt.mode,
-            "text": response.text,
-            "finish": response.finish,
-            "prompt_tokens": response.prompt_tokens,
-            "answer_tokens": response.tokens.len(),
-            "seed": answer.transcript.request.sampling.seed,
-            "receipt_id": receipt.id(),
-            "worker": receipt.worker,
-            "checks": report.checks,
-        }));
+        return document(&model, &answer, &report, shell);
     }
-    if response.finish == Finish::Length {
-        shell.note("the answer was cut off: --max-tokens, or the model's context, allows no more");
-    }
+    let receipt = &answer.signed.receipt.receipt;
     shell.note(format_args!("receipt {}", receipt.id()));
     shell.note(format_args!(
         "{} in mode `{}`: signature, model, request and answer of worker {}",
@@ -65,43 +66,61 @@ pub(super) fn run(arguments: &Run, config: &Config, shell: &mut Shell) -> Comman
     Ok(())
 }
 
-fn request(arguments: &Run) -> CommandResult<TextRequest> {
-    let text = match &arguments.prompt {
-        Some(prompt) => prompt.clone(),
-        None => read_prompt()?,
-    };
-    let message = |role, content: &str| Message {
-        role,
-        content: content.to_owned(),
-    };
-    let prompt = if arguments.raw {
-        Prompt::Text(text)
-    } else {
-        let system = arguments.system.as_deref();
-        let mut messages: Vec<Message> = system
-            .map(|system| message(Role::System, system))
-            .into_iter()
-            .collect();
-        messages.push(message(Role::User, &text));
-        Prompt::Messages(messages)
+fn document(
+    model: &ModelInfo,
+    answer: &TextAnswer,
+    report: &Report,
+    shell: &mut Shell,
+) -> CommandResult {
+    let (receipt, response) = (&answer.signed.receipt.receipt, &answer.transcript.response);
+    shell.document(&json!({
+        "model": model.id,
+        "model_root": model.root,
+        "mode": receipt.mode,
+        "text": response.text,
+        "finish": response.finish,
+        "prompt_tokens": response.prompt_tokens,
+        "answer_tokens": response.tokens.len(),
+        "seed": answer.transcript.request.sampling.seed,
+        "receipt_id": receipt.id(),
+        "worker": receipt.worker,
+        "checks": report.checks,
+    }))
+}
+
+pub(super) const fn message(role: Role, content: String) -> Message {
+    Message { role, content }
+}
+
+/// What stands above every question.
+pub(super) fn opening(answering: &Answering) -> Vec<Message> {
+    let system = answering.system.clone();
+    system
+        .map(|system| message(Role::System, system))
+        .into_iter()
+        .collect()
+}
+
+/// The canonical request. A seed that is not given is drawn.
+pub(super) fn request(answering: &Answering, prompt: Prompt) -> CommandResult<TextRequest> {
+    let drawn = || {
+        let word = lemma_node::keys::random_word();
+        word.0[..8]
+            .iter()
+            .fold(0, |seed, byte| (seed << 8) | u64::from(*byte))
     };
     let request = TextRequest {
         schema: TextRequest::SCHEMA.to_owned(),
         prompt,
         sampling: Sampling {
-            seed: match arguments.seed {
-                Some(seed) => seed,
-                None => lemma_node::keys::random_word().0[0..8]
-                    .iter()
-                    .fold(0, |seed, byte| (seed << 8) | u64::from(*byte)),
-            },
-            temperature: arguments.temperature,
-            top_p: arguments.top_p,
-            top_k: arguments.top_k,
+            seed: answering.seed.unwrap_or_else(drawn),
+            temperature: answering.temperature,
+            top_p: answering.top_p,
+            top_k: answering.top_k,
             ..Sampling::default()
         },
-        max_tokens: arguments.max_tokens,
-        stop: arguments.stop.clone(),
+        max_tokens: answering.max_tokens,
+        stop: answering.stop.clone(),
     };
     request.check().context(ExitCode::Usage, || {
         "the request can not be asked".to_owned()
@@ -125,25 +144,31 @@ fn read_prompt() -> CommandResult<String> {
     Ok(text)
 }
 
-/// Asks, prints what comes, checks everything that can be checked now, and stores the receipt.
-async fn ask(
-    arguments: &Run,
-    request: TextRequest,
-    client: &Client,
-    store: &ReceiptStore,
-    shell: &mut Shell,
-) -> CommandResult<(ModelInfo, TextAnswer, Report)> {
-    let model = client.model(&arguments.model).await?;
+/// The model with this name, if it takes text and is the one that the ledger names.
+pub(super) async fn language_model(client: &Client, name: &str) -> CommandResult<ModelInfo> {
+    let model = client.model(name).await?;
     if !model.manifest.format.is_text() {
         let message = format!("`{}` takes tensors, not text", model.id);
-        let command = format!("lemma infer {} --input FILE", model.id);
-        return Err(
-            CommandError::new(ExitCode::Usage, message).hint(format!("run it with: {command}"))
-        );
+        return Err(CommandError::new(ExitCode::Usage, message).hint(format!(
+            "run it with: lemma infer {} --input FILE",
+            model.id
+        )));
     }
     registered(client, &model).await?;
+    Ok(model)
+}
+
+/// Asks, prints what comes, checks everything that can be checked now, and stores the receipt.
+pub(super) async fn ask(
+    client: &Client,
+    store: &ReceiptStore,
+    model: &ModelInfo,
+    request: &TextRequest,
+    mode: Mode,
+    shell: &mut Shell,
+) -> CommandResult<(TextAnswer, Report)> {
     let chain_id = client.chain_id().await?;
-    let mut generation = client.generate(&model.id, &request, arguments.mode).await?;
+    let mut generation = client.generate(&model.id, request, mode).await?;
     let mut printed = String::new();
     let answer = loop {
         match generation.next().await? {
@@ -159,34 +184,36 @@ async fn ask(
     if !shell.json() && !printed.ends_with('\n') {
         shell.line("")?;
     }
-    if answer.transcript.request != request {
+    let TextAnswer { transcript, signed } = &answer;
+    if transcript.request != *request {
         return Err(refused("the receipt is for another request than was asked"));
     }
-    if answer.transcript.response.text != printed {
+    if transcript.response.text != printed {
         return Err(refused("the text that came is not the receipt's"));
     }
+    if !shell.json() && transcript.response.finish == Finish::Length {
+        shell.note("the answer was cut off: --max-tokens, or the model's context, allows no more");
+    }
     let opened = Opened {
-        text: Some(answer.transcript.clone()),
+        text: Some(transcript.clone()),
         ..Opened::default()
     };
-    let (signed, request_id) = (&answer.signed, generation.request_id);
     let report = check_signed(
-        &model,
+        model,
         signed,
-        request_id,
-        arguments.mode,
+        generation.request_id,
+        mode,
         chain_id,
         &opened,
     )?;
-    let receipt = signed.receipt.clone();
     store.put(&StoredReceipt::new(
         chain_id,
         &model.id,
         client.address(),
-        receipt,
+        signed.receipt.clone(),
         signed.openings,
     ))?;
-    Ok((model, answer, report))
+    Ok((answer, report))
 }
 
 fn write_transcript(path: &Path, transcript: &Transcript) -> CommandResult {

@@ -10,7 +10,7 @@ use lemma_types::{
     text::{TextRequest, TextResponse, Transcript},
 };
 use lemma_verify::Opened;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
     InferError, Inner, ModelRef,
@@ -171,6 +171,7 @@ impl Inner {
                 limits::TEXT_REQUEST_BYTES
             ));
         }
+        let room = self.room(body.len())?;
         let asked = Asked { manifest, work };
         let (lease, arriving, failovers) = self.find_worker(&asked, body).await?;
         let worker = lease.address;
@@ -182,6 +183,7 @@ impl Inner {
             arriving,
             failovers,
             _chosen: chosen,
+            _room: room,
         };
         tokio::spawn(relay.run(sender, began));
         Ok(Generation {
@@ -282,6 +284,7 @@ struct Relay {
     failovers: u32,
     /// Keeps the request's id taken.
     _chosen: Option<ChosenId>,
+    _room: OwnedSemaphorePermit,
 }
 
 /// The client has gone away.

@@ -8,6 +8,7 @@ use lemma_types::{
     Address, Amount, B256, Digest, Manifest, Mode, ModelName, bundle::Bundle, tensor::TensorData,
 };
 use lemma_verify::{CheckName, Opened, Outcome, verify_answer};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Answer, InferError, InferRequest, Inner, blocking, client::WorkerFailure, index::Served,
@@ -52,7 +53,8 @@ impl Inner {
                 offered: Mode::Signed,
             });
         }
-        let _room = self.room(&request.inputs)?;
+        let bytes = request.inputs.iter().map(|input| input.data().len());
+        let _room = self.room(bytes.sum())?;
         let model = self.resolve(&request.model).await?;
         if model.manifest.format.is_text() {
             return Err(InferError::InvalidInput(
@@ -81,12 +83,11 @@ impl Inner {
         self.ask_workers(asked).await
     }
 
-    /// Room for the inputs of a request, or an error at once if there is none.
-    fn room(&self, inputs: &[TensorData]) -> Result<tokio::sync::SemaphorePermit<'_>, InferError> {
-        let bytes: usize = inputs.iter().map(|input| input.data().len()).sum();
+    /// Room for a request of so many bytes, or an error at once if there is none.
+    pub(super) fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, InferError> {
         let pages = u32::try_from(bytes / PAGE + 1).unwrap_or(u32::MAX);
-        self.room
-            .try_acquire_many(pages)
+        Arc::clone(&self.room)
+            .try_acquire_many_owned(pages)
             .map_err(|_| InferError::Busy(0))
     }
 

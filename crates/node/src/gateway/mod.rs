@@ -238,7 +238,7 @@ struct Inner {
     /// Request ids that clients chose and that are being worked on.
     chosen: Mutex<HashSet<B256>>,
     /// Bounds the inputs of requests that are under way.
-    room: Semaphore,
+    room: Arc<Semaphore>,
     /// Bounds questions to workers about receipts.
     lookups: Semaphore,
     /// Wakes the collector.
@@ -362,7 +362,7 @@ impl Gateway {
             models: RwLock::default(),
             manifests: Mutex::default(),
             chosen: Mutex::default(),
-            room: Semaphore::new(infer::ROOM),
+            room: Arc::new(Semaphore::new(infer::ROOM)),
             lookups: Semaphore::new(LOOKUPS),
             collect: Notify::new(),
             collected: watch::Sender::new(0),

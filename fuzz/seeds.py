@@ -1,6 +1,8 @@
 """Writes the seeds of the fuzz targets from the golden vectors. Run it after a vector was added: `python3 fuzz/seeds.py`."""
 
 import json
+import math
+import struct
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -11,29 +13,49 @@ MODELS = ROOT / "models"
 
 OPERATORS = [
     "argmax_last",
+    "attention_mask",
     "averagepool_same_lower",
     "batchnorm_2d",
     "cast_float_to_int64",
+    "compress",
     "concat_middle",
     "constantofshape_value",
     "conv_1d_dilated_groups",
     "conv_strides",
+    "convtranspose_strides",
+    "einsum_ij_kj_k__i",
     "expand_both",
     "gather_negative",
     "gemm_full_c",
+    "gridsample_linear_reflection",
+    "gru_bidirectional",
+    "if_true",
     "layernorm_two_axes",
+    "loop_until",
+    "lstm_bidirectional",
     "matmul_broadcast",
     "maxpool_dilations",
+    "maxpool_indices",
+    "nonmaxsuppression",
     "pad_negative",
+    "qlinearconv",
+    "quantizelinear_axis",
     "range_int64",
+    "reducesum_by_data",
     "reducesum_two_axes_dropped",
+    "reshape_by_data",
     "reshape_keep_and_infer",
+    "resize_cubic_half_pixel",
+    "scan_sums",
+    "scatternd_add",
     "shape_range",
     "slice_reversed_steps",
     "softmax_middle",
     "split_opset18_uneven",
     "tile",
+    "topk_by_data",
     "transpose_perm",
+    "unique_sorted",
     "unsqueeze_axes",
     "where_broadcast",
 ]
@@ -114,6 +136,95 @@ OPENAI = {
 }
 
 
+def gguf_text(text: str) -> bytes:
+    return sized(text.encode(), 8)
+
+
+def gguf_entry(key: str, value) -> bytes:
+    """An entry of a GGUF file: a text, a number, a float, or a list of texts or numbers."""
+    if isinstance(value, str):
+        kind, body = 8, gguf_text(value)
+    elif isinstance(value, float):
+        kind, body = 6, struct.pack("<f", value)
+    elif isinstance(value, int):
+        kind, body = 4, struct.pack("<I", value)
+    else:
+        kind = 9
+        inner, pack = (8, gguf_text) if isinstance(value[0], str) else (5, lambda x: struct.pack("<i", x))
+        body = struct.pack("<IQ", inner, len(value)) + b"".join(pack(x) for x in value)
+    return gguf_text(key) + struct.pack("<I", kind) + body
+
+
+def gguf(experts: int, vocabulary: str) -> bytes:
+    """A language model of one layer, as small as one can be, with weights in blocks of eight bits."""
+    entries = {
+        "general.architecture": "llama",
+        "llama.embedding_length": 32,
+        "llama.feed_forward_length": 32,
+        "llama.block_count": 1,
+        "llama.attention.head_count": 2,
+        "llama.attention.head_count_kv": 1,
+        "llama.context_length": 16,
+        "llama.rope.freq_base": 10000.0,
+        "tokenizer.ggml.model": vocabulary,
+        "tokenizer.ggml.tokens": ["a", "b", "ab", "<s>"],
+        "tokenizer.ggml.token_type": [1, 1, 1, 3],
+        "tokenizer.ggml.bos_token_id": 3,
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+    }
+    if experts:
+        entries |= {"llama.expert_count": experts, "llama.expert_used_count": 1}
+    if vocabulary == "gpt2":
+        entries["tokenizer.ggml.merges"] = ["a b"]
+    block = b"\x00\x20" + bytes(range(1, 33))
+    shapes = {"token_embd": (4, 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,)}
+    shapes |= {f"blk.0.attn_{x}": (rows, 32) for x, rows in [("q", 32), ("k", 16), ("v", 16), ("output", 32)]}
+    many = (experts,) if experts else ()
+    shapes |= {f"blk.0.ffn_{x}{'_exps' if experts else ''}": (*many, 32, 32) for x in ("gate", "up", "down")}
+    if experts:
+        shapes["blk.0.ffn_gate_inp"] = (experts, 32)
+    head, data = b"", b""
+    for name, shape in shapes.items():
+        rows = math.prod(shape) // 32
+        part = block * rows if len(shape) > 1 else struct.pack("<f", 1.0) * 32
+        head += gguf_text(name + ".weight") + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        head += struct.pack("<IQ", 8 if len(shape) > 1 else 0, len(data))
+        data += part + bytes(-len(part) % 32)
+    start = b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(entries))
+    start += b"".join(gguf_entry(key, value) for key, value in entries.items()) + head
+    return start + bytes(-len(start) % 32) + data
+
+
+def model_folder() -> bytes:
+    """A `config.json` after its length, and a safetensors file."""
+    config = json.dumps(
+        {
+            "model_type": "qwen3",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "vocab_size": 3,
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0},
+        }
+    ).encode()
+    layer = "model.layers.0."
+    shapes = {"model.embed_tokens": [3, 16], "model.norm": [16]}
+    shapes |= {f"{layer}self_attn.{x}_proj": [16, 16] for x in "qkvo"}
+    shapes |= {f"{layer}self_attn.{x}_norm": [16] for x in "qk"}
+    shapes |= {f"{layer}mlp.{x}_proj": [16, 16] for x in ("gate", "up", "down")}
+    shapes |= {f"{layer}{x}_layernorm": [16] for x in ("input", "post_attention")}
+    header, data = {}, b""
+    for name, shape in shapes.items():
+        part = bytes([0x80, 0x3F] * math.prod(shape))
+        header[name + ".weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [len(data), len(data) + len(part)]}
+        data += part
+    return sized(config, 4) + sized(json.dumps(header).encode(), 8) + data
+
+
 def seeds():
     """Target, name and content of every seed."""
     tensors = vector(TYPES, "tensors.json")
@@ -177,6 +288,10 @@ def seeds():
         yield "tensor_file", model, example
         yield "npy", model, (MODELS / model / "example.npy").read_bytes()
         yield "oip", model, (MODELS / model / "example.json").read_bytes()
+    for experts in (0, 2):
+        for vocabulary in ("gpt2", "llama"):
+            yield "gguf", f"{vocabulary}_{experts}_experts", gguf(experts, vocabulary)
+    yield "safetensors_folder", "qwen3", model_folder()
     # The networks, an operator of each family, and a few of the models that must be refused; each is small.
     names = [f"valid/{case.name}" for case in sorted((ONNX / "valid").glob("network_*"))]
     names += [f"valid/{name}" for name in OPERATORS]

@@ -31,7 +31,8 @@ def peer(path: str, threads: int, prompt: int, answer: int) -> dict:
     import llama_cpp as ll
     import numpy as np
 
-    ll.llama_log_set(ll.llama_log_callback(lambda *_: None), None)
+    quiet = ll.llama_log_callback(lambda *_: None)  # kept while the library may call it
+    ll.llama_log_set(quiet, None)
     ll.llama_backend_init()
     before = rss()
     model = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
@@ -99,13 +100,14 @@ def peer(path: str, threads: int, prompt: int, answer: int) -> dict:
     for i in range(answer - 1):
         current = run([(t, prompt + i, stream, True) for stream, t in enumerate(current)])
     eight = spent(start)
-    return dict(
-        prefill=[prompt / t for t in prefill],
-        decode=[1 / t for t in decode],
-        streams8=[8 * (answer - 1) / t for t in eight],
-        rss_mib=used,
-        tokens=first[:8],
-    )
+    assert quiet
+    return {
+        "prefill": [prompt / t for t in prefill],
+        "decode": [1 / t for t in decode],
+        "streams8": [8 * (answer - 1) / t for t in eight],
+        "rss_mib": used,
+        "tokens": first[:8],
+    }
 
 
 def ours(path: str, threads: int, prompt: int, answer: int) -> dict:
@@ -130,12 +132,16 @@ def main() -> None:
     files = [f for f in sorted(a.folder.glob("*.gguf")) if not a.names or f.stem in a.names]
     if not files:
         raise SystemExit(f"no models in {a.folder}: make them with models.py")
-    print(f"{a.threads} threads, prompt {a.prompt}, answer {a.answer}; ours / llama.cpp (ratio) by the clock, by processor time")
+    print(
+        f"{a.threads} threads, prompt {a.prompt}, answer {a.answer}; ours / llama.cpp (ratio) by the clock, by processor time"
+    )
     for path in files:
         command = [sys.executable, __file__, str(a.folder), "--peer", str(path)]
         command += ["--threads", str(a.threads), "--prompt", str(a.prompt), "--answer", str(a.answer)]
         quiet = os.environ | {"GGML_LOG_LEVEL": "0"}
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=quiet)
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=quiet
+        )
         theirs, mine = json.loads(done.stdout.splitlines()[-1]), ours(str(path), *size)
         print(path.stem)
         for key in ("prefill", "decode", "streams8"):

@@ -8,6 +8,7 @@ pub mod api;
 pub mod chain;
 pub mod graph;
 pub mod ledger;
+pub mod llm;
 pub mod node;
 pub mod smoke;
 pub mod store;

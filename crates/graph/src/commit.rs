@@ -79,6 +79,11 @@ impl Canon {
         self
     }
 
+    /// Everything appended.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The digest of everything appended, under `context`.
     #[must_use]
     pub fn finish(&self, context: &str) -> Digest {

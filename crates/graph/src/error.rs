@@ -288,6 +288,16 @@ pub enum RunError {
         /// Operations allowed.
         limit: u64,
     },
+    /// The cost is asked for before a run, and only the run can tell.
+    #[error(
+        "what a run costs depends on data, at operator `{op}` in node {node}: it is known only after the run"
+    )]
+    DependsOnData {
+        /// The operator.
+        op: String,
+        /// The node.
+        node: String,
+    },
     /// An operator does not apply to these shapes or values.
     #[error("operator `{op}` in node {node}: {source}")]
     Node {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use lemma_types::tensor::DType;
 
 use crate::error::OpError;
-use crate::tensor::Tensor;
+use crate::tensor::{MAX_RANK, Tensor};
 
 /// An integer that may not be known yet: a dimension, or an element of a shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,20 +194,32 @@ impl Fact {
         }
     }
 
-    /// The elements of an operand that decides on a shape.
+    /// Whether the elements are data: neither constant nor decided by shapes.
+    pub(crate) fn is_data(&self) -> bool {
+        matches!(self.known, Known::Nothing)
+    }
+
+    /// The elements of an operand that decides on a shape. Of data the number alone is known.
     ///
     /// # Errors
-    /// When they are data: the shape of a value has to follow from shapes.
+    /// When they are no integers, or their number, which decides on a rank, is not known.
     pub(crate) fn shape_operand(&self, what: &str) -> Result<Vec<Sym>, OpError> {
         if self.rank() > 1 {
             return Err(OpError::operand(what, "must be a scalar or a vector"));
         }
-        self.integers().ok_or_else(|| {
-            OpError::operand(
+        if let Some(values) = self.integers() {
+            return Ok(values);
+        }
+        if !matches!(self.dtype(), DType::I64 | DType::I32) {
+            return Err(OpError::operand(what, "must be integers"));
+        }
+        match self.ty.elements() {
+            Some(n) if n <= 4 * MAX_RANK as u64 => Ok(vec![Sym::Unknown; n as usize]),
+            _ => Err(OpError::operand(
                 what,
-                "decides on a shape and must follow from constants and shapes, not from data",
-            )
-        })
+                "decides on a shape: the number of its elements must be known, and small",
+            )),
+        }
     }
 }
 

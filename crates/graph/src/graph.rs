@@ -17,7 +17,7 @@ use lemma_types::tensor::{Dim, TensorSpec};
 use crate::commit::{Canon, FORMAT_VERSION, tree_root};
 use crate::error::OpError;
 use crate::fact::{Fact, Sym, Type};
-use crate::operator::{Op, deduce};
+use crate::operator::{Op, deduce, is_dynamic};
 use crate::tensor::Tensor;
 
 const OPERATOR_CONTEXT: &str = "lemma graph v1 operator";
@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) digest: Digest,
     /// What to call it in messages; not committed to.
     pub(crate) label: Arc<str>,
+    /// Whether the shape of an output depends on data.
+    pub(crate) dynamic: bool,
 }
 
 /// A constant and its digest.
@@ -58,6 +60,8 @@ pub(crate) struct Graph {
     pub(crate) constants: Vec<Constant>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) root: Digest,
+    /// Whether a shape depends on data: then memory and cost of a run are known only as it goes.
+    pub(crate) dynamic: bool,
 }
 
 /// A value under construction.
@@ -78,6 +82,27 @@ pub(crate) struct Builder {
     /// First value of each operator that was seen, by digest.
     seen: BTreeMap<Digest, ValueId>,
     seen_constants: BTreeMap<Digest, ValueId>,
+}
+
+impl Graph {
+    /// For each operator, where an output of it is read for the last time; the end of the graph's
+    /// nodes where the graph gives it out.
+    pub(crate) fn last_reads(&self) -> Vec<usize> {
+        let mut last: Vec<usize> = (0..self.nodes.len()).collect();
+        for (index, node) in self.nodes.iter().enumerate() {
+            for source in node.inputs.iter().flatten() {
+                if let Ref::Node(operand, _) = *source {
+                    last[operand] = index;
+                }
+            }
+        }
+        for source in &self.output_refs {
+            if let Ref::Node(operand, _) = *source {
+                last[operand] = self.nodes.len();
+            }
+        }
+        last
+    }
 }
 
 impl Builder {
@@ -119,6 +144,7 @@ impl Builder {
             .iter()
             .map(|i| i.map(|v| &self.values[v].fact))
             .collect();
+        let dynamic = is_dynamic(op.as_ref(), &facts);
         let facts = deduce(op.as_ref(), &facts)?;
         let refs: Vec<Option<Ref>> = inputs
             .iter()
@@ -134,6 +160,7 @@ impl Builder {
             inputs: refs,
             digest,
             label: label.clone(),
+            dynamic,
         });
         let first = self.values.len();
         for (output, fact) in facts.into_iter().enumerate() {
@@ -146,6 +173,13 @@ impl Builder {
     fn value(&mut self, source: Ref, fact: Fact) -> ValueId {
         self.values.push(Value { source, fact });
         self.values.len() - 1
+    }
+
+    /// What a value is, whatever its place, as a digest.
+    pub(crate) fn value_digest(&self, value: ValueId) -> Digest {
+        let mut canon = Canon::default();
+        self.identity(self.values[value].source, &mut canon);
+        canon.finish(OPERATOR_CONTEXT)
     }
 
     /// What is known of a value.
@@ -216,7 +250,7 @@ impl Builder {
         };
         let mut nodes: Vec<Option<Node>> = self.nodes.into_iter().map(Some).collect();
         let mut constants: Vec<Option<Constant>> = self.constants.into_iter().map(Some).collect();
-        let nodes = order
+        let nodes: Vec<Node> = order
             .iter()
             .filter_map(|&old| nodes[old].take())
             .map(|node| Node {
@@ -225,6 +259,7 @@ impl Builder {
             })
             .collect();
         Graph {
+            dynamic: nodes.iter().any(|node| node.dynamic),
             inputs: self.inputs,
             output_refs: roots.into_iter().map(moved).collect(),
             outputs: outputs.into_iter().map(|(spec, _)| spec).collect(),

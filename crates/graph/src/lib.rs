@@ -20,10 +20,13 @@
 //! The crate is pure: no async, no environment, no sockets, and files only through [`Files`].
 
 pub mod commit;
+mod control;
+mod dynamic;
 mod error;
 mod fact;
 mod files;
 mod graph;
+pub mod integer;
 pub mod io;
 mod limits;
 mod model;

@@ -8,6 +8,7 @@ use lemma_kernels::Isa;
 use lemma_types::Digest;
 use lemma_types::tensor::{Dim, TensorData, TensorSpec};
 
+use crate::dynamic::{Loaded, Machine};
 use crate::error::{ImportError, RunError};
 use crate::files::Files;
 use crate::graph::{Graph, Ref};
@@ -142,6 +143,12 @@ impl Model {
     pub fn cost(&self, shapes: &[Vec<usize>]) -> Result<u64, RunError> {
         let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
         self.check_shapes(&shapes)?;
+        if let Some(node) = self.graph.nodes.iter().find(|node| node.dynamic) {
+            return Err(RunError::DependsOnData {
+                op: node.op.name().to_owned(),
+                node: node.label.to_string(),
+            });
+        }
         Ok(self.plan(&shapes)?.cost)
     }
 
@@ -156,6 +163,9 @@ impl Model {
         let inputs = self.arrange(inputs)?;
         let shapes: Vec<&[usize]> = inputs.iter().map(|t| t.shape()).collect();
         self.check_shapes(&shapes)?;
+        if self.graph.dynamic {
+            return self.run_dynamic(&inputs, options);
+        }
         let plan = self.plan(&shapes)?;
         if plan.memory > options.memory {
             return Err(RunError::Memory {
@@ -208,8 +218,21 @@ impl Model {
             .collect()
     }
 
+    /// The canonical graph.
+    pub(crate) fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Outputs of the operators that were computed when the model was loaded.
+    pub(crate) fn folded(&self) -> &Folded {
+        &self.folded
+    }
+
     /// Puts the inputs into the order of the signature.
-    fn arrange<'t>(&self, given: &'t [(&str, Tensor)]) -> Result<Vec<&'t Tensor>, RunError> {
+    pub(crate) fn arrange<'t>(
+        &self,
+        given: &'t [(&str, Tensor)],
+    ) -> Result<Vec<&'t Tensor>, RunError> {
         let specs = self.inputs();
         let expected = || {
             let names: Vec<String> = specs.iter().map(|s| format!("`{}`", s.name)).collect();
@@ -327,6 +350,56 @@ impl Model {
         }
         plans.insert(key, plan.clone());
         Ok(plan)
+    }
+
+    /// A run whose shapes depend on data.
+    fn run_dynamic(&self, inputs: &[&Tensor], options: &RunOptions) -> Result<Run, RunError> {
+        let threads = options.threads.max(1);
+        let mut machine = Machine::new(options.isa, threads, options.memory, options.cost);
+        let mut trace = options.trace.then(Vec::new);
+        let loaded = Loaded {
+            folded: &self.folded,
+            prepared: &self.prepared,
+        };
+        let outputs = machine.graph(&self.graph, Some(&loaded), inputs, trace.as_mut())?;
+        self.check_outputs(inputs, &outputs)?;
+        Ok(Run {
+            outputs,
+            cost: machine.spent(),
+            trace,
+        })
+    }
+
+    /// What the signature says of outputs has to hold of those that a run gave.
+    fn check_outputs(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<(), RunError> {
+        let mut bound: BTreeMap<&str, usize> = BTreeMap::new();
+        let specs = self.inputs().iter().chain(self.outputs());
+        let found = inputs.iter().copied().chain(outputs);
+        for (spec, tensor) in specs.zip(found) {
+            for (axis, (dim, &size)) in spec.shape.iter().zip(tensor.shape()).enumerate() {
+                let wanted = match dim {
+                    Dim::Fixed(n) => *n,
+                    Dim::Symbol(name) => *bound.entry(name).or_insert(size) as u64,
+                };
+                if wanted != size as u64 {
+                    let reason = format!(
+                        "dimension {axis} (`{dim}`) is {size}, the signature makes it {wanted}"
+                    );
+                    return Err(RunError::Output {
+                        name: spec.name.clone(),
+                        reason,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a shape depends on data: then memory and cost of a run are known only afterwards,
+    /// and [`Model::cost`] cannot tell.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        self.graph.dynamic
     }
 
     fn execute(

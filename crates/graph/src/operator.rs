@@ -8,6 +8,7 @@ use lemma_kernels::Isa;
 use lemma_types::tensor::DType;
 
 use crate::commit::Canon;
+use crate::control::Control;
 use crate::error::OpError;
 use crate::fact::{Fact, Known, Sym, Type};
 use crate::tensor::{Element, MAX_RANK, Tensor, element_count};
@@ -164,6 +165,27 @@ pub(crate) trait Operator: Debug + Send + Sync {
         0
     }
 
+    /// Operands whose elements, not only their shape, decide on the shape of an output.
+    fn shape_operands(&self) -> &'static [usize] {
+        &[]
+    }
+
+    /// Whether the shape of an output depends on data whatever the operands: then inference leaves
+    /// it open, and [`Operator::bound`] says how large it can get.
+    fn data_dependent(&self) -> bool {
+        false
+    }
+
+    /// Types that are at least as large as the outputs, for operators whose shapes depend on data.
+    fn bound(&self, _inputs: Operands<'_, Concrete>) -> Option<Vec<Concrete>> {
+        None
+    }
+
+    /// The subgraphs of an operator that runs some: it is not evaluated like others.
+    fn control(&self) -> Option<&Control> {
+        None
+    }
+
     /// Bytes that [`Operator::prepare`] would take: an upper bound.
     fn prepared_bytes(&self, _constants: Operands<'_, Tensor>) -> u64 {
         0
@@ -179,11 +201,26 @@ pub(crate) trait Operator: Debug + Send + Sync {
 /// A shared operator.
 pub(crate) type Op = Arc<dyn Operator>;
 
+/// Whether an output's shape depends on data, given what is known of the operands.
+pub(crate) fn is_dynamic(op: &dyn Operator, inputs: &[Option<&Fact>]) -> bool {
+    let data = |&i: &usize| Operands(inputs).get(i).is_some_and(Fact::is_data);
+    op.data_dependent() || op.control().is_some() || op.shape_operands().iter().any(data)
+}
+
+/// The types of the outputs, checked.
+pub(crate) fn infer(op: &dyn Operator, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
+    let types = op.infer(inputs)?;
+    types.iter().try_for_each(check_type)?;
+    Ok(types)
+}
+
 /// Infers what is known of the outputs of `op`.
 pub(crate) fn deduce(op: &dyn Operator, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
     let operands = Operands(inputs);
-    let types = op.infer(operands)?;
-    types.iter().try_for_each(check_type)?;
+    let types = infer(op, operands)?;
+    if op.control().is_some() || op.data_dependent() {
+        return Ok(types.into_iter().map(Fact::of_type).collect());
+    }
     if let Some(tensors) = evaluate_small(op, inputs, &types)? {
         return Ok(tensors.into_iter().map(Fact::constant).collect());
     }

@@ -37,6 +37,8 @@ pub(crate) fn fold(graph: &Graph, limits: &Limits) -> Result<Folded, ImportError
     let mut folded = Folded::with_capacity(graph.nodes.len());
     for node in &graph.nodes {
         let outputs = match operands(graph, node, &folded) {
+            // What runs subgraphs, or has outputs of any size, is left to the run.
+            Some(_) if node.dynamic => None,
             Some(operands) => Some(budget.evaluate(node, &operands)?),
             None => None,
         };

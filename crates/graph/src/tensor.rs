@@ -44,6 +44,26 @@ macro_rules! storage {
         #[allow(missing_docs)]
         pub enum Storage { $($variant(Arc<Vec<$element>>)),* }
 
+        impl Storage {
+            /// The element type.
+            #[must_use]
+            pub fn dtype(&self) -> DType {
+                match self { $(Storage::$variant(_) => DType::$variant),* }
+            }
+
+            /// Storage of no elements.
+            fn empty(dtype: DType) -> Storage {
+                match dtype { $(DType::$variant => Storage::$variant(Arc::default())),* }
+            }
+
+            /// Storage of elements in canonical bytes.
+            fn decode(dtype: DType, bytes: &[u8]) -> Result<Storage, TensorError> {
+                Ok(match dtype {
+                    $(DType::$variant => <$element>::wrap(Arc::new(<$element>::decode(bytes)?))),*
+                })
+            }
+        }
+
         /// Runs `$body` with `$v` bound to the typed buffer of a storage, whatever its type.
         macro_rules! with_storage {
             ($storage:expr, $v:ident => $body:expr) => {
@@ -188,6 +208,15 @@ impl Tensor {
         }
     }
 
+    /// A tensor of no elements.
+    pub(crate) fn empty(dtype: DType, shape: Vec<usize>) -> Tensor {
+        debug_assert_eq!(element_count(&shape), Some(0));
+        Tensor {
+            shape,
+            storage: Storage::empty(dtype),
+        }
+    }
+
     /// The same elements under another shape of as many elements.
     pub(crate) fn with_shape(&self, shape: Vec<usize>) -> Tensor {
         debug_assert_eq!(element_count(&shape), Some(self.len()));
@@ -224,21 +253,7 @@ impl Tensor {
     /// The element type.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        match &self.storage {
-            Storage::Bool(_) => DType::Bool,
-            Storage::U8(_) => DType::U8,
-            Storage::I8(_) => DType::I8,
-            Storage::U16(_) => DType::U16,
-            Storage::I16(_) => DType::I16,
-            Storage::U32(_) => DType::U32,
-            Storage::I32(_) => DType::I32,
-            Storage::U64(_) => DType::U64,
-            Storage::I64(_) => DType::I64,
-            Storage::F16(_) => DType::F16,
-            Storage::Bf16(_) => DType::Bf16,
-            Storage::F32(_) => DType::F32,
-            Storage::F64(_) => DType::F64,
-        }
+        self.storage.dtype()
     }
 
     /// The bytes that the elements occupy.
@@ -301,21 +316,9 @@ impl Tensor {
             },
             other => other,
         })?;
-        let shape = shape.to_vec();
-        Ok(match dtype {
-            DType::Bool => Tensor::from_parts(shape, bool::decode(bytes)?),
-            DType::U8 => Tensor::from_parts(shape, u8::decode(bytes)?),
-            DType::I8 => Tensor::from_parts(shape, i8::decode(bytes)?),
-            DType::U16 => Tensor::from_parts(shape, u16::decode(bytes)?),
-            DType::I16 => Tensor::from_parts(shape, i16::decode(bytes)?),
-            DType::U32 => Tensor::from_parts(shape, u32::decode(bytes)?),
-            DType::I32 => Tensor::from_parts(shape, i32::decode(bytes)?),
-            DType::U64 => Tensor::from_parts(shape, u64::decode(bytes)?),
-            DType::I64 => Tensor::from_parts(shape, i64::decode(bytes)?),
-            DType::F16 => Tensor::from_parts(shape, F16::decode(bytes)?),
-            DType::Bf16 => Tensor::from_parts(shape, Bf16::decode(bytes)?),
-            DType::F32 => Tensor::from_parts(shape, f32::decode(bytes)?),
-            DType::F64 => Tensor::from_parts(shape, f64::decode(bytes)?),
+        Ok(Tensor {
+            shape: shape.to_vec(),
+            storage: Storage::decode(dtype, bytes)?,
         })
     }
 

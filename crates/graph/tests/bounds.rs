@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::onnx::{Field, floats, ints, model, node, value};
+use common::onnx::{Field, floats, ints, model, node, typed, value};
 use lemma_graph::{Limits, Model, NoFiles, RunOptions, Tensor};
 use lemma_types::tensor::{DType, TensorData};
 
@@ -183,4 +183,60 @@ fn the_cost_of_absurd_shapes_is_an_error_or_a_number() {
     assert!(model.cost(&[]).is_err());
     assert!(model.cost(&[vec![2, 2], vec![2, 2]]).is_err());
     assert_eq!(model.cost(&[vec![1 << 20, 1 << 20]]), Ok(1 << 60));
+}
+
+/// A model that reshapes `x` to the shape `s`, which each run gives.
+fn reshaping() -> Model {
+    load(&[
+        node("Reshape", &["x", "s"], "y", &[]),
+        value(11, "x", &[2, 6]),
+        typed(11, "s", 7, &[2]),
+        value(12, "y", &[-1, -1]),
+    ])
+}
+
+#[test]
+fn what_depends_on_data_has_no_cost_beforehand_and_one_afterwards() {
+    let model = reshaping();
+    assert!(model.is_dynamic());
+    let error = model.cost(&[vec![2, 6], vec![2]]).unwrap_err().to_string();
+    assert!(error.contains("Reshape"), "{error}");
+    let x = Tensor::new(&[2, 6], vec![1f32; 12]).unwrap();
+    let shape = |a: i64, b: i64| Tensor::vector(vec![a, b]);
+    let run = |s: Tensor| model.run(&[("x", x.clone()), ("s", s)], &RunOptions::default());
+    assert_eq!(run(shape(3, -1)).unwrap().outputs[0].shape(), [3, 4]);
+    assert_eq!(run(shape(-1, 2)).unwrap().outputs[0].shape(), [6, 2]);
+    let error = run(shape(5, -1)).unwrap_err().to_string();
+    assert!(error.contains("Reshape"), "{error}");
+}
+
+#[test]
+fn a_run_whose_shapes_are_data_traces_and_counts_each_operator() {
+    let model = reshaping();
+    let x = Tensor::new(&[2, 6], vec![1f32; 12]).unwrap();
+    let options = RunOptions {
+        trace: true,
+        ..RunOptions::default()
+    };
+    let inputs = [("x", x), ("s", Tensor::vector(vec![4i64, 3]))];
+    let run = model.run(&inputs, &options).unwrap();
+    assert_eq!(run.trace.unwrap(), [run.outputs[0].digest()]);
+    assert_eq!(run.cost, 0);
+}
+
+#[test]
+fn a_loop_without_an_end_takes_no_more_than_its_budget() {
+    let folder = common::fixtures("hostile")
+        .into_iter()
+        .find(|f| f.ends_with("loop_unbounded"))
+        .unwrap();
+    let bytes = common::read(&folder.join("model.onnx"));
+    let model = Model::load(&bytes, &NoFiles, &Limits::small()).unwrap();
+    let x = Tensor::new(&[1, 3], vec![1f32; 3]).unwrap();
+    let options = RunOptions {
+        cost: 1000,
+        ..RunOptions::default()
+    };
+    let error = model.run(&[("x", x)], &options).unwrap_err().to_string();
+    assert!(error.contains("1000 are allowed"), "{error}");
 }

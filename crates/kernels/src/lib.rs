@@ -40,6 +40,7 @@
 
 mod attention;
 pub mod cast;
+mod chain;
 mod conv;
 mod elementwise;
 mod gemm;
@@ -53,21 +54,27 @@ mod quant;
 mod reduce;
 mod sheet;
 mod threads;
+mod transpose;
+pub mod wide;
 mod window;
 
 pub use attention::{
     Attention, Gate, PAGE, Rotation, Stretch, add_in_place, attention, gated, rotate, store_kv,
 };
-pub use conv::{Conv, ConvSpec, PackedFilters, conv};
+pub use chain::{Chain, Link, MAX_LINKS, Source, apply};
+pub use conv::{
+    Channels, Conv, ConvSpec, FiltersLast, PackedFilters, conv, conv_last, conv_last_scratch,
+};
 pub use elementwise::{Binary, Unary, binary, unary, unary_in_place};
-pub use gemm::{BLOCK_K, PackedB, gemm, matmul, product};
+pub use gemm::{BLOCK_K, PackedB, Strided, gemm, gemm_with, matmul, matmul_strided, product};
 pub use isa::Isa;
 pub use math::{CANONICAL_NAN, canonical};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
-pub use pool::{Pool, PoolSpec, average_pool, max_pool};
+pub use pool::{Pool, PoolSpec, Pooling, average_pool, max_pool, pool_last};
 pub use quant::{Format, Input, PackError, PackedMatrix, QuantRows};
 pub use reduce::{LANES, Reduction, dot, reduce};
 pub use threads::Threads;
+pub use transpose::transpose;
 pub use window::ShapeError;
 
 /// Version of the numeric specification that these kernels implement.

@@ -13,6 +13,11 @@ pub fn softmax(isa: Isa, cols: usize, x: &[f32], y: &mut [f32]) {
     isa.run(Softmax { cols, x, y });
 }
 
+/// [`softmax`] in place.
+pub(crate) fn softmax_in_place(isa: Isa, cols: usize, y: &mut [f32]) {
+    isa.run(SoftmaxInPlace { cols, y });
+}
+
 /// Natural logarithm of the softmax of each row: `y = (x − max) − ln(Σ e^(x − max))`.
 ///
 /// # Panics
@@ -105,10 +110,35 @@ impl Kernel for Softmax<'_> {
             for (y, &x) in y.iter_mut().zip(x) {
                 *y = math::exp(x - top);
             }
-            let total = sum(y);
+            divide_by_sum(y);
+        }
+    }
+}
+
+#[inline(always)]
+fn divide_by_sum(y: &mut [f32]) {
+    let total = sum(y);
+    for y in y.iter_mut() {
+        *y = math::canonical(*y / total);
+    }
+}
+
+struct SoftmaxInPlace<'a> {
+    cols: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for SoftmaxInPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for y in self.y.chunks_exact_mut(self.cols.max(1)) {
+            let top = max(y);
             for y in y.iter_mut() {
-                *y = math::canonical(*y / total);
+                *y = math::exp(*y - top);
             }
+            divide_by_sum(y);
         }
     }
 }

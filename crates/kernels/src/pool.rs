@@ -3,6 +3,7 @@
 use crate::isa::{Isa, Kernel};
 use crate::math;
 use crate::sheet::{Layout, slide};
+use crate::threads::Threads;
 use crate::window::{AXES, Axis, ShapeError, Window, WindowSpec, product};
 
 /// What a pooling geometry is built from. Every list has one entry for each spatial axis,
@@ -121,6 +122,111 @@ pub fn average_pool(isa: Isa, pool: &Pool, count_include_pad: bool, x: &[f32], y
         x,
         y,
     });
+}
+
+/// What [`pool_last`] makes of each window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// As [`max_pool`].
+    Max,
+    /// As [`average_pool`].
+    Average {
+        /// Whether positions of the padding count.
+        include_pad: bool,
+    },
+}
+
+/// [`max_pool`] or [`average_pool`] of values whose `channels` lie last, `[batch, …, channels]`.
+///
+/// # Panics
+/// If `x` or `y` has another length than the geometry says, or its planes are no whole number of
+/// images.
+pub fn pool_last(
+    isa: Isa,
+    threads: &Threads,
+    pool: &Pool,
+    pooling: Pooling,
+    channels: usize,
+    x: &[f32],
+    y: &mut [f32],
+) {
+    check("pool_last", pool, x, y);
+    assert!(
+        channels > 0 && pool.planes.is_multiple_of(channels),
+        "pool_last: {} planes are no images of {channels} channels",
+        pool.planes
+    );
+    let line = pool.window.axes[2].output * channels;
+    if line > 0 {
+        threads.chunks(y, line, |index, y| {
+            isa.run(LineLast {
+                window: &pool.window,
+                pooling,
+                channels,
+                index,
+                x,
+                y,
+            });
+        });
+    }
+}
+
+/// One line of outputs, all channels.
+struct LineLast<'a> {
+    window: &'a Window,
+    pooling: Pooling,
+    channels: usize,
+    index: usize,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for LineLast<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let [a, b, c] = &self.window.axes;
+        let image_len = self.window.input_len() * self.channels;
+        let lines = a.output * b.output;
+        let image = &self.x[self.index / lines * image_len..][..image_len];
+        let (oa, ob) = (self.index % lines / b.output, self.index % b.output);
+        let (fa, la) = a.inside(oa);
+        let (fb, lb) = b.inside(ob);
+        let include_pad = matches!(self.pooling, Pooling::Average { include_pad: true });
+        let outer = positions(a, oa, include_pad) * positions(b, ob, include_pad);
+        let place =
+            |axis: &Axis, o: usize, k: usize| o * axis.stride + k * axis.dilation - axis.begin;
+        for (oc, out) in self.y.chunks_exact_mut(self.channels).enumerate() {
+            let max = self.pooling == Pooling::Max;
+            out.fill(if max { f32::NEG_INFINITY } else { 0.0 });
+            let (fc, lc) = c.inside(oc);
+            for ka in fa..la {
+                for kb in fb..lb {
+                    let line = (place(a, oa, ka) * b.input + place(b, ob, kb)) * c.input;
+                    for kc in fc..lc {
+                        let at = (line + place(c, oc, kc)) * self.channels;
+                        let values = &image[at..at + self.channels];
+                        if max {
+                            for (out, &v) in out.iter_mut().zip(values) {
+                                *out = math::max(*out, v);
+                            }
+                        } else {
+                            for (out, &v) in out.iter_mut().zip(values) {
+                                *out += v;
+                            }
+                        }
+                    }
+                }
+            }
+            if !max {
+                let count = (outer * positions(c, oc, include_pad)) as f32;
+                for out in out {
+                    *out = math::canonical(*out / count);
+                }
+            }
+        }
+    }
 }
 
 fn check(what: &str, pool: &Pool, x: &[f32], y: &[f32]) {

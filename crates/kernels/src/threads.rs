@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_micros(50);
 /// A call from inside a task, or while another thread uses the pool, runs on its caller alone.
 /// Nothing is allocated by a call.
 pub struct Threads {
-    shared: Arc<Shared>,
+    /// Nothing is shared where the caller's is the only thread.
+    shared: Option<Arc<Shared>>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -102,6 +103,9 @@ impl Threads {
     /// some of them, the pool has fewer.
     #[must_use]
     pub fn new(threads: usize) -> Threads {
+        if threads <= 1 {
+            return Threads::single();
+        }
         let shared = Arc::new(Shared {
             caller: Mutex::new(()),
             board: Mutex::new(Board {
@@ -122,13 +126,19 @@ impl Threads {
                 .ok()
         };
         let workers = (1..threads).map_while(start).collect();
-        Threads { shared, workers }
+        Threads {
+            shared: Some(shared),
+            workers,
+        }
     }
 
     /// One thread: the caller's.
     #[must_use]
-    pub fn single() -> Threads {
-        Threads::new(1)
+    pub const fn single() -> Threads {
+        Threads {
+            shared: None,
+            workers: Vec::new(),
+        }
     }
 
     /// The number of threads, the caller's included.
@@ -144,14 +154,11 @@ impl Threads {
     /// If a task panics: with the first panic, when all threads have left. Other tasks may not
     /// have run then.
     pub fn run(&self, tasks: usize, task: impl Fn(usize) + Sync) {
-        let free = match tasks {
-            0 | 1 => None,
-            _ if self.workers.is_empty() || BUSY.get() => None,
-            _ => self.shared.caller.try_lock().ok(),
-        };
-        if free.is_none() {
+        let shared = self.shared.as_ref().filter(|_| tasks > 1 && !BUSY.get());
+        let free = shared.and_then(|shared| Some((shared, shared.caller.try_lock().ok()?)));
+        let Some((shared, turn)) = free else {
             return (0..tasks).for_each(task);
-        }
+        };
         let job = Job {
             task: &task,
             tasks,
@@ -159,10 +166,10 @@ impl Threads {
             failed: AtomicBool::new(false),
             panic: Mutex::new(None),
         };
-        self.shared.post(&job);
+        shared.post(&job);
         job.work();
-        self.shared.withdraw();
-        drop(free);
+        shared.withdraw();
+        drop(turn);
         if let Some(panic) = lock(&job.panic).take() {
             resume_unwind(panic);
         }
@@ -192,9 +199,12 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        lock(&self.shared.board).ended = true;
-        self.shared.latest.store(u64::MAX, Ordering::Release);
-        self.shared.posted.notify_all();
+        let Some(shared) = &self.shared else {
+            return;
+        };
+        lock(&shared.board).ended = true;
+        shared.latest.store(u64::MAX, Ordering::Release);
+        shared.posted.notify_all();
         for worker in self.workers.drain(..) {
             // A worker catches the panics of tasks and has none of its own.
             let _ = worker.join();
@@ -298,6 +308,17 @@ impl<'a, T> Slots<'a, T> {
             len: slice.len(),
             slice: PhantomData,
         }
+    }
+
+    /// A pointer to part of the slice.
+    ///
+    /// # Safety
+    /// Nothing that is written through it may overlap what another thread uses.
+    #[inline(always)]
+    pub(crate) unsafe fn pointer(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: in bounds, as was just checked.
+        unsafe { self.start.add(start) }
     }
 
     /// Part of the slice.

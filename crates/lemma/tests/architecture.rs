@@ -10,11 +10,12 @@ use std::{
 use serde_json::Value;
 
 /// Crates in the order of use: each may depend only on crates before it.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "lemma-types",
     "lemma-kernels",
     "lemma-graph",
     "lemma-llm",
+    "lemma-proof",
     "lemma-verify",
     "lemma-ledger",
     "lemma-chain",
@@ -26,11 +27,12 @@ const LAYERS: [&str; 12] = [
 ];
 
 /// Crates that know nothing of async, sockets, clocks or threads of a runtime.
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "lemma-types",
     "lemma-kernels",
     "lemma-graph",
     "lemma-llm",
+    "lemma-proof",
     "lemma-verify",
     "lemma-ledger",
 ];
@@ -252,6 +254,7 @@ fn young_dependencies_are_pinned_exactly() {
             "alloy-eips",
             "alloy-primitives",
             "alloy-sol-types",
+            "p3-",
             "revm",
         ]
         .iter()

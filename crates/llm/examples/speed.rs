@@ -180,6 +180,7 @@ fn main() {
             &compute,
             None,
             &request,
+            None,
             &tokens,
             Finish::Length,
         );

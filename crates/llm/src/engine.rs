@@ -12,7 +12,9 @@ use crate::cache::{Cache, PageId};
 use crate::forward::{Chunk, Compute, Scratch};
 use crate::model::Model;
 use crate::pages::{Held, Pages};
-use crate::sampling::{Choice, History, NotANumber, Sampling, SamplingError, logprobs, sample};
+use crate::sampling::{
+    Choice, Constraint, History, NoToken, Sampling, SamplingError, logprobs, sample,
+};
 use crate::stream::{TextStream, TokenBytes};
 
 /// How much an engine takes on.
@@ -156,12 +158,12 @@ pub enum Event {
         /// What was read and written.
         usage: Usage,
     },
-    /// There is no next token: the model's numbers are broken.
+    /// There is no next token.
     Failed {
         /// The request.
         id: RequestId,
         /// Why.
-        error: NotANumber,
+        error: NoToken,
     },
 }
 
@@ -184,6 +186,7 @@ struct Sequence {
     held: Held,
     history: History,
     stream: TextStream,
+    constraint: Option<Box<dyn Constraint>>,
 }
 
 /// Requests, a cache, and a model.
@@ -257,6 +260,18 @@ impl Engine {
     /// # Errors
     /// If too many wait, or it is none that this engine can answer.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, SubmitError> {
+        self.submit_constrained(request, None)
+    }
+
+    /// Takes a request whose answer has to keep to a constraint.
+    ///
+    /// # Errors
+    /// As [`submit`](Engine::submit).
+    pub fn submit_constrained(
+        &mut self,
+        request: Request,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<RequestId, SubmitError> {
         if self.waiting.len() >= self.limits.queue {
             return Err(SubmitError::Full(self.limits.queue));
         }
@@ -272,6 +287,7 @@ impl Engine {
             history: History::new(&request.prompt),
             stream: TextStream::new(request.stop.clone()),
             request,
+            constraint,
         });
         Ok(id)
     }
@@ -479,13 +495,9 @@ impl Sequence {
         events: &mut Vec<Event>,
     ) -> bool {
         let id = self.id;
-        let token = match sample(
-            compute.isa,
-            &self.request.sampling,
-            &self.history,
-            logits,
-            None,
-        ) {
+        let sampling = &self.request.sampling;
+        let allowed = self.constraint.as_mut().and_then(|c| c.allowed());
+        let token = match sample(compute.isa, sampling, &self.history, logits, allowed) {
             Ok(token) => token,
             Err(error) => {
                 events.push(Event::Failed { id, error });
@@ -494,6 +506,9 @@ impl Sequence {
         };
         self.history.push(token);
         self.tokens.push(token);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.push(token);
+        }
         let (logprob, top) = match self.request.logprobs {
             Some(count) => {
                 let (own, top) = logprobs(compute.isa, logits, token, count);

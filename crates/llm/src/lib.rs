@@ -1,4 +1,52 @@
 //! Language models, exact: every token can be replayed bit for bit.
+//!
+//! Decoder-only transformers (Llama, Mistral, Mixtral, Qwen 2 and 3, Qwen3-MoE, Gemma 2 and 3, Phi-3, SmolLM3, OLMo2)
+//! from GGUF files and safetensors folders, on the kernels of `lemma-kernels`. What a logit and a
+//! token are is written in `docs/llm-numeric-spec.md`; they depend on the model, the tokens before
+//! and the request alone.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`gguf`], [`safetensors`], [`tensors`] | files: bounded, checked, never copied whole |
+//! | [`config`] | what kind of transformer it is |
+//! | [`Model`] | weights, arranged for products; [`Model::forward`] runs chunks of sequences |
+//! | [`engine`] | continuous batching over a paged cache: [`submit`](engine::Engine::submit), [`step`](engine::Engine::step), [`cancel`](engine::Engine::cancel) |
+//! | [`sampling`] | the next token, as a function of logits, history and parameters |
+//! | [`stream`] | text piece by piece, and stop strings |
+//! | [`mod@replay`] | a teacher-forced prefill that says where an answer first differs |
+//! | [`text`] | vocabularies and chat templates |
+//!
+//! Nothing here knows of files, sockets, clocks or an async runtime: a worker hands over bytes and
+//! calls [`step`](engine::Engine::step) from a thread of its own.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use lemma_llm::engine::{Engine, Event, Limits, Request};
+//! use lemma_llm::{Compute, Model, gguf::Gguf, sampling::Sampling, text::Tokenizer};
+//!
+//! let bytes = std::fs::read("model.gguf")?;
+//! let file = Gguf::parse(&bytes)?;
+//! let compute = Compute::new(2);
+//! let model = Arc::new(Model::from_parsed(&compute.threads, &file)?);
+//! let tokenizer = Tokenizer::from_gguf(&file)?;
+//!
+//! let mut engine =
+//!     Engine::new(model.clone(), compute, Some(tokenizer.bytes().clone()), Limits::default());
+//! let messages = serde_json::json!([{"role": "user", "content": "What is 2 + 3?"}]);
+//! let prompt = tokenizer.chat(&messages, None)?;
+//! engine.submit(Request::new(&model, prompt, 64, Sampling::default()))?;
+//! let mut answer = String::new();
+//! while !engine.is_idle() {
+//!     for event in engine.step() {
+//!         if let Event::Token { text, .. } | Event::Finished { text, .. } = event {
+//!             answer += &text;
+//!         }
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -18,7 +66,11 @@ pub mod stream;
 pub mod tensors;
 pub mod text;
 
+/// Version of the numeric specification for language models that this crate implements.
+pub const LLM_NUMERIC_SPEC_VERSION: u32 = 1;
+
 pub use cache::{Cache, PageId};
 pub use config::Config;
 pub use forward::{Chunk, Compute, Scratch};
+pub use lemma_kernels::{Isa, Threads};
 pub use model::{LoadError, Model};

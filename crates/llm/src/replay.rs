@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::engine::{Finish, Request};
 use crate::forward::{Chunk, Compute, Scratch};
 use crate::model::Model;
-use crate::sampling::{History, NotANumber, sample};
+use crate::sampling::{Constraint, History, NoToken, sample};
 use crate::stream::{TextStream, TokenBytes};
 
 /// What a replay found.
@@ -43,9 +43,9 @@ pub enum ReplayError {
     /// Prompt and answer do not fit the model.
     #[error("prompt and answer have tokens that the model does not know, or too many of them")]
     Misfit,
-    /// The model's numbers are broken.
+    /// There is no token that should come.
     #[error(transparent)]
-    NotANumber(#[from] NotANumber),
+    NoToken(#[from] NoToken),
 }
 
 /// Positions of one forward pass, and of their logits that are held at a time.
@@ -55,15 +55,16 @@ const LOGITS: usize = 32;
 /// Chooses every token of `answer` again and compares.
 ///
 /// `answer` has all tokens that were chosen, a stop token included. With a vocabulary, stop strings
-/// are followed too.
+/// are followed too. `constraint` is what the answer had to keep to, at its beginning.
 ///
 /// # Errors
-/// If the tokens do not fit the model, or its logits are no numbers.
+/// If the tokens do not fit the model, its logits are no numbers, or the constraint allows no token.
 pub fn replay(
     model: &Model,
     compute: &Compute,
     vocabulary: Option<&TokenBytes>,
     request: &Request,
+    mut constraint: Option<Box<dyn Constraint>>,
     answer: &[u32],
     finish: Finish,
 ) -> Result<Verdict, ReplayError> {
@@ -101,7 +102,8 @@ pub fn replay(
         for row in rows.chunks_exact(config.vocab) {
             let index = history.position() - request.prompt.len();
             let found = answer[index];
-            let expected = sample(compute.isa, &request.sampling, &history, row, None)?;
+            let allowed = constraint.as_mut().and_then(|c| c.allowed());
+            let expected = sample(compute.isa, &request.sampling, &history, row, allowed)?;
             if expected != found {
                 return Ok(Verdict::Differs {
                     index,
@@ -110,6 +112,9 @@ pub fn replay(
                 });
             }
             history.push(found);
+            if let Some(constraint) = &mut constraint {
+                constraint.push(found);
+            }
             let should = ending.push(found);
             let last = index + 1 == answer.len();
             let given = last.then_some(finish);

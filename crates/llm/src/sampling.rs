@@ -157,10 +157,26 @@ pub struct Choice {
     pub top: Vec<(u32, f32)>,
 }
 
-/// The logits of a model were no numbers: the model is broken, and has no next token.
+/// There is no next token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the model's logits are not finite numbers at position {0}: its weights are damaged")]
-pub struct NotANumber(pub usize);
+pub enum NoToken {
+    /// The logits are no finite numbers: the model is broken.
+    #[error("the model's logits are not finite numbers at position {0}: its weights are damaged")]
+    NotFinite(usize),
+    /// The constraint allows no token.
+    #[error("no token is allowed at position {0}: the constraint cannot be met")]
+    NoneAllowed(usize),
+}
+
+/// What an answer has to keep to, such as a grammar: a function of the tokens so far, and so part
+/// of what a replay follows.
+pub trait Constraint: std::fmt::Debug + Send {
+    /// One bit for each token that may come next, lowest bits first; `None` if all may.
+    fn allowed(&mut self) -> Option<&[u32]>;
+
+    /// A token has come.
+    fn push(&mut self, token: u32);
+}
 
 /// Chooses the token that follows, from the logits of the last position.
 ///
@@ -174,10 +190,10 @@ pub fn sample(
     history: &History,
     logits: &[f32],
     allowed: Option<&[u32]>,
-) -> Result<u32, NotANumber> {
+) -> Result<u32, NoToken> {
     let position = history.position();
     if logits.iter().any(|l| !l.is_finite()) {
-        return Err(NotANumber(position));
+        return Err(NoToken::NotFinite(position));
     }
     let mut adjusted = logits.to_vec();
     penalise(sampling, history, &mut adjusted);
@@ -193,7 +209,7 @@ pub fn sample(
     }
     let (best, top) = argmax(adjusted.iter().copied().enumerate());
     if top == f32::NEG_INFINITY {
-        return Err(NotANumber(position));
+        return Err(NoToken::NoneAllowed(position));
     }
     if sampling.temperature == 0.0 {
         return Ok(best as u32);
@@ -531,7 +547,7 @@ mod tests {
         };
         assert_eq!(pick(&[0b110]), Ok(2));
         assert_eq!(pick(&[0b010]), Ok(1));
-        assert_eq!(pick(&[]), Err(NotANumber(0)));
+        assert_eq!(pick(&[]), Err(NoToken::NoneAllowed(0)));
     }
 
     #[test]
@@ -544,7 +560,7 @@ mod tests {
             &[0.0, f32::NAN],
             None,
         );
-        assert_eq!(result, Err(NotANumber(2)));
+        assert_eq!(result, Err(NoToken::NotFinite(2)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use common::{VOCAB, tiny, tokens};
 use lemma_kernels::{Format, Threads};
 use lemma_llm::engine::{Engine, Event, Finish, Limits, Request, RequestId, SubmitError};
 use lemma_llm::replay::{Verdict, replay};
-use lemma_llm::sampling::Sampling;
+use lemma_llm::sampling::{Constraint, Sampling};
 use lemma_llm::stream::TokenBytes;
 use lemma_llm::{Compute, Model};
 
@@ -292,6 +292,72 @@ fn requests_that_cannot_be_answered_are_refused() {
     assert!(refused(|r| r.stop = vec!["x".into(); 17]).contains("stop strings"));
 }
 
+/// Allows tokens of the other parity than the last one.
+#[derive(Debug, Default)]
+struct Alternating {
+    odd: bool,
+    words: Vec<u32>,
+}
+
+impl Constraint for Alternating {
+    fn allowed(&mut self) -> Option<&[u32]> {
+        let word = if self.odd { 0xaaaa_aaaa } else { 0x5555_5555 };
+        self.words = vec![word; VOCAB.div_ceil(32)];
+        Some(&self.words)
+    }
+    fn push(&mut self, token: u32) {
+        assert_eq!(token % 2 == 1, self.odd);
+        self.odd = !self.odd;
+    }
+}
+
+#[test]
+fn a_constraint_is_kept_and_replayed() {
+    let model = model(Format::Q8_0, 1);
+    let request = request(3, 20, 30, sampled(4));
+    // Too few pages for both: one is computed again, its constraint goes on where it was.
+    let mut engine = engine(
+        &model,
+        1,
+        Limits {
+            pages: 5,
+            ..Limits::default()
+        },
+    );
+    let constraint = || -> Option<Box<dyn Constraint>> { Some(Box::<Alternating>::default()) };
+    let ids = [(); 2].map(|()| {
+        engine
+            .submit_constrained(request.clone(), constraint())
+            .unwrap()
+    });
+    let mut answers = BTreeMap::new();
+    finish(&mut engine, &mut answers);
+    let tokens = &answers[&ids[0]].tokens;
+    assert_eq!(tokens.len(), 30);
+    assert!(
+        tokens
+            .iter()
+            .enumerate()
+            .all(|(i, t)| t % 2 == i as u32 % 2)
+    );
+    assert_eq!(&answers[&ids[1]].tokens, tokens);
+    let check = |constraint| {
+        let c = Compute::new(1);
+        replay(
+            &model,
+            &c,
+            None,
+            &request,
+            constraint,
+            tokens,
+            Finish::Length,
+        )
+        .unwrap()
+    };
+    assert_eq!(check(constraint()), Verdict::Same);
+    assert!(differs(check(None)));
+}
+
 /// An answer and everything that it was made from.
 struct Served {
     model: Arc<Model>,
@@ -316,6 +382,7 @@ fn check(model: &Model, request: &Request, answer: &[u32], finish: Finish) -> Ve
         &Compute::new(2),
         Some(&vocabulary()),
         request,
+        None,
         answer,
         finish,
     )

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{VOCAB, tiny, tiny_experts, tokens};
+use common::{FORMATS, VOCAB, tiny, tiny_experts, tokens};
 use lemma_kernels::{Format, Isa, Threads};
 use lemma_llm::{Cache, Chunk, Compute, Model, Scratch};
 
@@ -64,16 +64,7 @@ fn everywhere(file: &[u8], what: &str) {
 
 #[test]
 fn every_format_gives_the_same_bits_everywhere() {
-    for format in [
-        Format::F32,
-        Format::F16,
-        Format::BF16,
-        Format::Q8_0,
-        Format::Q4_0,
-        Format::Q4K,
-        Format::Q5K,
-        Format::Q6K,
-    ] {
+    for format in FORMATS {
         everywhere(&tiny(format, 1), &format!("{format:?}"));
     }
 }

@@ -222,6 +222,7 @@ impl LanguageModel {
             compute,
             vocabulary,
             &engine_request,
+            None,
             answer,
             finish,
         );

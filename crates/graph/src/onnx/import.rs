@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use lemma_types::tensor::{Dim, TensorSpec};
+use lemma_types::tensor::TensorSpec;
 
-use crate::error::ImportError;
-use crate::fact::Sym;
+use crate::error::{ImportError, OpError};
 use crate::files::Files;
 use crate::graph::{Builder, Graph, ValueId};
 use crate::limits::Limits;
 use crate::onnx::OPSETS;
-use crate::onnx::lower::{self, NodeContext};
+use crate::onnx::lower::{self, Failure, NodeContext};
+use crate::onnx::narrow::Narrow;
 use crate::onnx::proto::{self, Decoder, Dimension};
-use crate::onnx::tensor::{Constants, dtype};
+use crate::onnx::signature::{input_spec, output_spec};
+use crate::onnx::subgraph::free_names;
+use crate::onnx::tensor::Constants;
 
 /// Reads an ONNX model into the canonical graph.
 pub(crate) fn import(
@@ -44,14 +46,13 @@ pub(crate) fn import(
         ));
     }
     Importer {
-        graph,
         opset,
         limits,
         constants: Constants::new(limits, files),
         builder: Builder::default(),
-        values: BTreeMap::new(),
+        scopes: vec![Scope::new()],
     }
-    .run()
+    .run(graph)
 }
 
 /// The version of the default operator set.
@@ -96,88 +97,154 @@ pub(crate) fn label(node: &proto::Node<'_>, index: usize) -> String {
     }
 }
 
-struct Importer<'a> {
-    graph: &'a proto::Graph<'a>,
-    opset: i64,
-    limits: &'a Limits,
-    constants: Constants<'a>,
-    builder: Builder,
-    /// Values by name.
-    values: BTreeMap<&'a str, ValueId>,
+/// A value, and what its elements stand for where that is not what a tensor holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Typed {
+    pub(crate) id: ValueId,
+    pub(crate) narrow: Option<Narrow>,
+}
+
+/// Values by name.
+pub(super) type Scope<'a> = BTreeMap<&'a str, Typed>;
+
+pub(super) struct Importer<'a> {
+    pub(super) opset: i64,
+    pub(super) limits: &'a Limits,
+    pub(super) constants: Constants<'a>,
+    pub(super) builder: Builder,
+    /// The names of the graph that is read, and of those around it whose nodes become its own.
+    pub(super) scopes: Vec<Scope<'a>>,
+}
+
+/// Every name has one definition. An input that is also an initializer has that as default
+/// value, which older files give to all weights: it counts as the initializer.
+pub(super) fn check_names<'a>(graph: &'a proto::Graph<'a>) -> Result<(), ImportError> {
+    let mut defined: BTreeMap<&'a str, String> = BTreeMap::new();
+    let mut define = |name: &'a str, by: String| match defined.insert(name, by.clone()) {
+        Some(first) => Err(ImportError::Duplicate {
+            name: name.to_owned(),
+            first,
+            second: by,
+        }),
+        None => Ok(()),
+    };
+    let mut initializers = BTreeSet::new();
+    for tensor in &graph.initializers {
+        if tensor.name.is_empty() {
+            return Err(ImportError::Model("an initializer has no name".into()));
+        }
+        define(tensor.name, "an initializer".into())?;
+        initializers.insert(tensor.name);
+    }
+    let mut inputs = BTreeSet::new();
+    for input in &graph.inputs {
+        if input.name.is_empty() {
+            return Err(ImportError::Model("a graph input has no name".into()));
+        }
+        if !inputs.insert(input.name) || !initializers.contains(input.name) {
+            define(input.name, "a graph input".into())?;
+        }
+    }
+    for (index, node) in graph.nodes.iter().enumerate() {
+        for output in node.outputs.iter().filter(|o| !o.is_empty()) {
+            define(output, format!("node {}", label(node, index)))?;
+        }
+    }
+    let mut outputs = BTreeSet::new();
+    for output in &graph.outputs {
+        if !outputs.insert(output.name) {
+            return Err(ImportError::Duplicate {
+                name: output.name.to_owned(),
+                first: "a graph output".into(),
+                second: "another graph output".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What a node reads, and what its subgraphs read from around them.
+fn reads<'a>(node: &proto::Node<'a>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = node
+        .inputs
+        .iter()
+        .copied()
+        .filter(|i| !i.is_empty())
+        .collect();
+    for (_, attribute) in &node.attributes {
+        if let proto::Attribute::Graph(graph) = attribute {
+            names.extend(free_names(graph));
+        }
+    }
+    names
+}
+
+/// A node on a cycle, among those that never became ready: walking from one of them to what
+/// it waits for must come back to a node that was passed.
+fn on_a_cycle(
+    graph: &proto::Graph<'_>,
+    waiting: &[usize],
+    producer: &BTreeMap<&str, usize>,
+) -> String {
+    let mut passed = BTreeSet::new();
+    let mut at = waiting.iter().position(|&n| n > 0).unwrap_or(0);
+    while passed.insert(at) {
+        let inputs = reads(&graph.nodes[at]);
+        let stuck = inputs
+            .iter()
+            .filter_map(|i| producer.get(i))
+            .find(|&&n| waiting[n] > 0);
+        at = stuck.copied().unwrap_or(at);
+    }
+    let node = &graph.nodes[at];
+    format!("{} (`{}`)", label(node, at), node.op)
 }
 
 impl<'a> Importer<'a> {
-    fn run(mut self) -> Result<Graph, ImportError> {
-        self.check_names()?;
-        self.initializers()?;
-        self.inputs()?;
-        for index in self.order()? {
-            self.node(index)?;
-        }
-        let outputs = self.outputs()?;
+    fn run(mut self, graph: &'a proto::Graph<'a>) -> Result<Graph, ImportError> {
+        check_names(graph)?;
+        self.initializers(graph)?;
+        self.inputs(graph)?;
+        self.nodes(graph)?;
+        let outputs = self.outputs(graph)?;
         Ok(self.builder.finish(outputs))
     }
 
-    /// Every name has one definition. An input that is also an initializer has that as default
-    /// value, which older files give to all weights: it counts as the initializer.
-    fn check_names(&self) -> Result<(), ImportError> {
-        let mut defined: BTreeMap<&str, String> = BTreeMap::new();
-        let mut define = |name: &'a str, by: String| match defined.insert(name, by.clone()) {
-            Some(first) => Err(ImportError::Duplicate {
-                name: name.to_owned(),
-                first,
-                second: by,
-            }),
-            None => Ok(()),
-        };
-        let graph = self.graph;
-        let mut initializers = BTreeSet::new();
-        for tensor in &graph.initializers {
-            if tensor.name.is_empty() {
-                return Err(ImportError::Model("an initializer has no name".into()));
-            }
-            define(tensor.name, "an initializer".into())?;
-            initializers.insert(tensor.name);
+    /// The value of a name.
+    pub(super) fn value(&self, name: &str) -> Option<Typed> {
+        self.scopes
+            .iter()
+            .rev()
+            .find_map(|scope| scope.get(name))
+            .copied()
+    }
+
+    fn define(&mut self, name: &'a str, value: Typed) {
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.insert(name, value);
         }
-        let mut inputs = BTreeSet::new();
-        for input in &graph.inputs {
-            if input.name.is_empty() {
-                return Err(ImportError::Model("a graph input has no name".into()));
-            }
-            if !inputs.insert(input.name) || !initializers.contains(input.name) {
-                define(input.name, "a graph input".into())?;
-            }
-        }
-        for (index, node) in graph.nodes.iter().enumerate() {
-            for output in node.outputs.iter().filter(|o| !o.is_empty()) {
-                define(output, format!("node {}", label(node, index)))?;
-            }
-        }
-        let mut outputs = BTreeSet::new();
-        for output in &graph.outputs {
-            if !outputs.insert(output.name) {
-                return Err(ImportError::Duplicate {
-                    name: output.name.to_owned(),
-                    first: "a graph output".into(),
-                    second: "another graph output".into(),
-                });
-            }
+    }
+
+    /// Reads the nodes of a graph, in an order in which each comes after those it reads from.
+    pub(super) fn nodes(&mut self, graph: &'a proto::Graph<'a>) -> Result<(), ImportError> {
+        for index in self.order(graph)? {
+            self.node(&graph.nodes[index], index)?;
         }
         Ok(())
     }
 
-    fn initializers(&mut self) -> Result<(), ImportError> {
-        for proto in &self.graph.initializers {
+    pub(super) fn initializers(&mut self, graph: &'a proto::Graph<'a>) -> Result<(), ImportError> {
+        for proto in &graph.initializers {
             let tensor = self.constants.read(proto.name, proto)?;
-            let value = self.builder.constant(tensor);
-            self.values.insert(proto.name, value);
+            let id = self.builder.constant(tensor);
+            let narrow = Narrow::of(proto.data_type);
+            self.define(proto.name, Typed { id, narrow });
         }
         Ok(())
     }
 
-    fn inputs(&mut self) -> Result<(), ImportError> {
-        let declared: BTreeSet<&str> = self
-            .graph
+    fn inputs(&mut self, graph: &'a proto::Graph<'a>) -> Result<(), ImportError> {
+        let declared: BTreeSet<&str> = graph
             .inputs
             .iter()
             .flat_map(|i| i.shape.iter().flatten())
@@ -187,8 +254,8 @@ impl<'a> Importer<'a> {
             })
             .collect();
         let mut count = 0;
-        for input in &self.graph.inputs {
-            if self.values.contains_key(input.name) {
+        for input in &graph.inputs {
+            if self.value(input.name).is_some() {
                 continue;
             }
             count += 1;
@@ -199,16 +266,16 @@ impl<'a> Importer<'a> {
                     limit: lemma_types::limits::TENSORS as u64,
                 });
             }
-            let spec = input_spec(input, &declared)?;
-            let value = self.builder.input(spec);
-            self.values.insert(input.name, value);
+            let (spec, narrow) = input_spec(input, &declared)?;
+            let id = self.builder.input(spec);
+            self.define(input.name, Typed { id, narrow });
         }
         Ok(())
     }
 
     /// Indices of the nodes, each after those it reads from.
-    fn order(&self) -> Result<Vec<usize>, ImportError> {
-        let nodes = &self.graph.nodes;
+    fn order(&self, graph: &proto::Graph<'a>) -> Result<Vec<usize>, ImportError> {
+        let nodes = &graph.nodes;
         let mut producer: BTreeMap<&str, usize> = BTreeMap::new();
         for (index, node) in nodes.iter().enumerate() {
             producer.extend(
@@ -221,8 +288,8 @@ impl<'a> Importer<'a> {
         let mut waiting = vec![0usize; nodes.len()];
         let mut readers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
         for (index, node) in nodes.iter().enumerate() {
-            for input in node.inputs.iter().filter(|i| !i.is_empty()) {
-                if self.values.contains_key(input) {
+            for input in &reads(node) {
+                if !producer.contains_key(input) && self.value(input).is_some() {
                     continue;
                 }
                 let Some(&from) = producer.get(input) else {
@@ -249,86 +316,73 @@ impl<'a> Importer<'a> {
         match waiting.iter().position(|&n| n > 0) {
             None => Ok(ready),
             Some(_) => Err(ImportError::Cycle {
-                node: self.on_a_cycle(&waiting, &producer),
+                node: on_a_cycle(graph, &waiting, &producer),
             }),
         }
     }
 
-    /// A node on a cycle, among those that never became ready: walking from one of them to what
-    /// it waits for must come back to a node that was passed.
-    fn on_a_cycle(&self, waiting: &[usize], producer: &BTreeMap<&str, usize>) -> String {
-        let mut passed = BTreeSet::new();
-        let mut at = waiting.iter().position(|&n| n > 0).unwrap_or(0);
-        while passed.insert(at) {
-            let inputs = self.graph.nodes[at].inputs.iter();
-            let stuck = inputs
-                .filter_map(|i| producer.get(i))
-                .find(|&&n| waiting[n] > 0);
-            at = stuck.copied().unwrap_or(at);
-        }
-        let node = &self.graph.nodes[at];
-        format!("{} (`{}`)", label(node, at), node.op)
-    }
-
-    fn node(&mut self, index: usize) -> Result<(), ImportError> {
-        let node = &self.graph.nodes[index];
+    fn node(&mut self, node: &'a proto::Node<'a>, index: usize) -> Result<(), ImportError> {
         let name = label(node, index);
-        let unknown = |domain: &str| ImportError::Operator {
+        let failed = |opset, source| ImportError::Node {
             op: node.op.to_owned(),
-            domain: domain.to_owned(),
-            opset: self.opset,
+            opset,
             node: name.clone(),
+            source,
         };
-        if !is_default_domain(node.domain) {
-            return Err(unknown(node.domain));
-        }
-        let inputs = node
+        let at = |opset| {
+            move |failure| match failure {
+                Failure::Op(source) => failed(opset, source),
+                Failure::Import(error) => error,
+            }
+        };
+        let inputs: Vec<Option<Typed>> = node
             .inputs
             .iter()
             .map(|i| match *i {
                 "" => None,
-                name => self.values.get(name).copied(),
+                name => self.value(name),
             })
             .collect();
         let label: Arc<str> = name.as_str().into();
-        let mut context = NodeContext::new(
-            node,
-            self.opset,
-            inputs,
-            &mut self.builder,
-            &mut self.constants,
-            label,
-        );
-        let failed = |source| ImportError::Node {
-            op: node.op.to_owned(),
-            opset: self.opset,
-            node: name.clone(),
-            source,
+        let outputs = match self.control_flow(node, &inputs, &label) {
+            Some(outputs) => outputs.map_err(at(self.opset))?,
+            None => {
+                let mut context = NodeContext::new(
+                    node,
+                    self.opset,
+                    inputs,
+                    &mut self.builder,
+                    &mut self.constants,
+                    label,
+                );
+                let lowered = lower::lower(&mut context).ok_or_else(|| ImportError::Operator {
+                    op: node.op.to_owned(),
+                    domain: match node.domain {
+                        "" => "ai.onnx".to_owned(),
+                        domain => domain.to_owned(),
+                    },
+                    opset: self.opset,
+                    node: name.clone(),
+                })?;
+                let outputs = lowered.map_err(at(self.opset))?;
+                let unasked = context.check_attributes();
+                unasked.map_err(|source| failed(self.opset, source))?;
+                outputs
+            }
         };
-        let outputs = match lower::lower(&mut context) {
-            Some(Ok(outputs)) => outputs,
-            Some(Err(lower::Failure::Op(source))) => return Err(failed(source)),
-            Some(Err(lower::Failure::Import(error))) => return Err(error),
-            None => return Err(unknown("ai.onnx")),
-        };
-        context.check_attributes().map_err(failed)?;
+        let opset = self.opset;
+        let failed = |source| failed(opset, source);
         if node.outputs.iter().all(|o| o.is_empty()) {
-            return Err(failed(crate::error::OpError::unsupported(
-                "the node has no output",
-            )));
+            return Err(failed(OpError::unsupported("the node has no output")));
         }
-        for (place, output) in node
-            .outputs
-            .iter()
-            .enumerate()
-            .filter(|(_, o)| !o.is_empty())
-        {
+        let named = node.outputs.iter().enumerate();
+        for (place, output) in named.filter(|(_, o)| !o.is_empty()) {
             let Some(&value) = outputs.get(place) else {
-                return Err(failed(crate::error::OpError::unsupported(format!(
+                return Err(failed(OpError::unsupported(format!(
                     "output {place} (`{output}`) is not supported"
                 ))));
             };
-            self.values.insert(output, value);
+            self.define(output, value);
         }
         if self.builder.len() > self.limits.nodes {
             return Err(ImportError::Limit {
@@ -340,145 +394,33 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    fn outputs(&self) -> Result<Vec<(TensorSpec, ValueId)>, ImportError> {
-        if self.graph.outputs.is_empty() {
+    fn outputs(
+        &self,
+        graph: &'a proto::Graph<'a>,
+    ) -> Result<Vec<(TensorSpec, ValueId)>, ImportError> {
+        if graph.outputs.is_empty() {
             return Err(ImportError::Model("the graph has no output".into()));
         }
-        self.graph
-            .outputs
-            .iter()
-            .map(|output| {
-                let value =
-                    *self
-                        .values
-                        .get(output.name)
-                        .ok_or_else(|| ImportError::Signature {
-                            role: "output",
-                            name: output.name.to_owned(),
-                            reason: "nothing defines it".into(),
-                        })?;
-                Ok((self.output_spec(output, value)?, value))
-            })
-            .collect()
-    }
-
-    /// Which node computes a value, for messages.
-    fn producer(&self, value: &str) -> String {
-        let nodes = self.graph.nodes.iter().enumerate();
-        let found = nodes
-            .into_iter()
-            .find(|(_, node)| node.outputs.contains(&value));
-        found.map_or(String::new(), |(index, node)| {
-            format!(" by node {}", label(node, index))
-        })
-    }
-
-    /// What is inferred of an output, made more precise by what is declared.
-    fn output_spec(
-        &self,
-        output: &proto::ValueInfo<'_>,
-        value: ValueId,
-    ) -> Result<TensorSpec, ImportError> {
-        let fact = self.builder.fact(value);
-        let wrong = |reason: String| ImportError::Signature {
-            role: "output",
-            name: output.name.to_owned(),
-            reason,
+        let spec = |output: &proto::ValueInfo<'_>| {
+            let undefined = || ImportError::Signature {
+                role: "output",
+                name: output.name.to_owned(),
+                reason: "nothing defines it".into(),
+            };
+            let value = self.value(output.name).ok_or_else(undefined)?;
+            let fact = self.builder.fact(value.id);
+            let spec = output_spec(output, value, fact, &producer(graph, output.name))?;
+            Ok((spec, value.id))
         };
-        if let Some(code) = output.element_type.filter(|&code| code != 0) {
-            let declared = dtype(code).map_err(wrong)?;
-            if declared != fact.dtype() {
-                return Err(wrong(format!(
-                    "is declared {declared} and computed as {}{}",
-                    fact.dtype(),
-                    self.producer(output.name)
-                )));
-            }
-        }
-        let inferred = crate::fact::show(fact.shape());
-        let declared = match &output.shape {
-            Some(shape) if shape.len() != fact.rank() => {
-                return Err(wrong(format!(
-                    "is declared with {} dimensions and computed as {inferred}{}",
-                    shape.len(),
-                    self.producer(output.name)
-                )));
-            }
-            Some(shape) => shape.clone(),
-            None => vec![Dimension::Unknown; fact.rank()],
-        };
-        let dims = fact.shape().iter().zip(declared).enumerate();
-        let shape = dims
-            .map(|(axis, dim)| match dim {
-                (Sym::Known(n), Dimension::Value(d)) if *n != d => Err(wrong(format!(
-                    "dimension {axis} is declared {d} and computed as {n}{}",
-                    self.producer(output.name)
-                ))),
-                (Sym::Known(n), _) => Ok(Dim::Fixed(n.unsigned_abs())),
-                (_, Dimension::Value(d)) => match u64::try_from(d) {
-                    Ok(d) => Ok(Dim::Fixed(d)),
-                    Err(_) => Err(wrong(format!("dimension {axis} is declared {d}"))),
-                },
-                (Sym::Symbol(name), _) => Ok(Dim::Symbol(name.to_string())),
-                (_, Dimension::Param(name)) => Ok(Dim::Symbol(name.to_owned())),
-                _ => Ok(Dim::Symbol(format!("{}_dim_{axis}", output.name))),
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(TensorSpec {
-            name: output.name.to_owned(),
-            dtype: fact.dtype(),
-            shape,
-        })
+        graph.outputs.iter().map(spec).collect()
     }
 }
 
-/// The signature of an input. A dimension without a number or name gets a name of its own.
-fn input_spec(
-    input: &proto::ValueInfo<'_>,
-    declared: &BTreeSet<&str>,
-) -> Result<TensorSpec, ImportError> {
-    let wrong = |reason: String| ImportError::Signature {
-        role: "input",
-        name: input.name.to_owned(),
-        reason,
-    };
-    let code = input
-        .element_type
-        .ok_or_else(|| wrong("is not declared to be a tensor".into()))?;
-    let dtype = dtype(code).map_err(wrong)?;
-    let dims = input
-        .shape
-        .as_ref()
-        .ok_or_else(|| wrong("has no declared shape: export the model with one".into()))?;
-    let shape = dims
-        .iter()
-        .enumerate()
-        .map(|(axis, dim)| match *dim {
-            Dimension::Value(n) => match u64::try_from(n) {
-                Ok(n) => Ok(Dim::Fixed(n)),
-                Err(_) => Err(wrong(format!("dimension {axis} is {n}"))),
-            },
-            Dimension::Param(name) => Ok(Dim::Symbol(name.to_owned())),
-            Dimension::Unknown => {
-                let mut name = format!("{}_dim_{axis}", input.name);
-                while declared.contains(name.as_str()) {
-                    name.push('_');
-                }
-                Ok(Dim::Symbol(name))
-            }
-        })
-        .collect::<Result<Vec<Dim>, _>>()?;
-    let mut fixed = shape.iter().filter_map(|d| match d {
-        Dim::Fixed(n) => Some(*n),
-        Dim::Symbol(_) => None,
-    });
-    let bytes = fixed.try_fold(dtype.size() as u64, |n, d| n.checked_mul(d.max(1)));
-    if bytes.is_none_or(|n| n > isize::MAX as u64) {
-        return Err(wrong("the product of its dimensions overflows".into()));
-    }
-    Ok(TensorSpec {
-        name: input.name.to_owned(),
-        dtype,
-        shape,
+/// Which node computes a value, for messages.
+fn producer(graph: &proto::Graph<'_>, value: &str) -> String {
+    let mut nodes = graph.nodes.iter().enumerate();
+    let found = nodes.find(|(_, node)| node.outputs.contains(&value));
+    found.map_or(String::new(), |(index, node)| {
+        format!(" by node {}", label(node, index))
     })
 }

@@ -1,7 +1,7 @@
 //! The part of the ONNX messages that has meaning here, decoded from the wire within limits.
 //!
-//! Texts and raw data borrow from the input. Subgraphs are noticed but not entered, so that the
-//! depth of what is read is fixed by the schema and no input can make the decoder recurse.
+//! Texts and raw data borrow from the input. Subgraphs are entered to a fixed depth, so that no
+//! input can make the decoder recurse further.
 //! Documentation, metadata and unknown fields are skipped; a field that may occur once and occurs
 //! twice is refused, because readers disagree on which one counts.
 
@@ -51,6 +51,8 @@ pub(crate) enum Attribute<'a> {
     Tensor(Box<Tensor<'a>>),
     Floats(Vec<f32>),
     Ints(Vec<i64>),
+    Texts(Vec<&'a [u8]>),
+    Graph(Box<Graph<'a>>),
     /// A kind that no supported operator takes.
     Other,
 }
@@ -100,9 +102,15 @@ pub(crate) enum Dimension<'a> {
 /// Decodes within limits, counting as it goes.
 pub(crate) struct Decoder<'l> {
     limits: &'l Limits,
+    nodes: usize,
     operands: usize,
     attributes: usize,
+    /// Graphs around the one that is read.
+    depth: usize,
 }
+
+/// Graphs inside each other.
+const DEPTH: usize = 4;
 
 /// Entries of lists that are small in any honest model: operator sets, external-data keys.
 const SMALL_LIST: usize = 64;
@@ -154,8 +162,10 @@ impl<'l> Decoder<'l> {
     pub(crate) fn new(limits: &'l Limits) -> Decoder<'l> {
         Decoder {
             limits,
+            nodes: 0,
             operands: 0,
             attributes: 0,
+            depth: 0,
         }
     }
 
@@ -204,7 +214,8 @@ impl<'l> Decoder<'l> {
         while let Some(field) = reader.next()? {
             match field.number {
                 1 => {
-                    count("nodes", graph.nodes.len() + 1, self.limits.nodes)?;
+                    self.nodes += 1;
+                    count("nodes", self.nodes, self.limits.nodes)?;
                     graph.nodes.push(self.node(field.message()?)?);
                 }
                 5 => {
@@ -300,6 +311,7 @@ impl<'l> Decoder<'l> {
     ) -> Wire<(&'a str, Attribute<'a>)> {
         let mut name = None;
         let (mut float, mut int, mut text, mut tensor, mut kind) = (None, None, None, None, None);
+        let (mut graph, mut texts) = (None, Vec::new());
         let (mut floats, mut ints) = (Vec::new(), Vec::new());
         let mut other = false;
         let limit = self.limits.attribute_numbers;
@@ -313,11 +325,27 @@ impl<'l> Decoder<'l> {
                     let value = self.tensor(field.message()?)?;
                     once(&mut tensor, value, &field)?;
                 }
+                6 => {
+                    if self.depth == DEPTH {
+                        return encoding(
+                            field.offset,
+                            format!("more than {DEPTH} graphs inside each other"),
+                        );
+                    }
+                    self.depth += 1;
+                    let value = self.graph(field.message()?)?;
+                    self.depth -= 1;
+                    once(&mut graph, value, &field)?;
+                }
                 7 => field.floats(&mut floats, limit)?,
                 8 => field.ints(&mut ints, limit)?,
+                9 => {
+                    count("texts of an attribute", texts.len() + 1, limit)?;
+                    texts.push(field.bytes()?);
+                }
                 20 => once(&mut kind, field.int()?, &field)?,
-                // Subgraphs, texts, tensors, types, references and sparse tensors.
-                6 | 9..=11 | 14 | 15 | 21..=23 => other = true,
+                // Tensors, graphs, types, references and sparse tensors.
+                10 | 11 | 14 | 15 | 21..=23 => other = true,
                 _ => {}
             }
         }
@@ -334,9 +362,13 @@ impl<'l> Decoder<'l> {
                 Some(tensor) => Attribute::Tensor(Box::new(tensor)),
                 None => return encoding(offset, format!("attribute `{name}` has no tensor")),
             },
+            5 => match graph {
+                Some(graph) => Attribute::Graph(Box::new(graph)),
+                None => return encoding(offset, format!("attribute `{name}` has no graph")),
+            },
             6 => Attribute::Floats(floats),
             7 => Attribute::Ints(ints),
-            8 => Attribute::Other,
+            8 => Attribute::Texts(texts),
             _ => return encoding(offset, format!("attribute `{name}` has no known type")),
         };
         Ok((name, value))

@@ -8,6 +8,7 @@ use lemma_types::tensor::DType;
 use crate::error::ImportError;
 use crate::files::Files;
 use crate::limits::Limits;
+use crate::onnx::narrow::Narrow;
 use crate::onnx::proto;
 use crate::tensor::{Bf16, F16, Tensor, element_count};
 
@@ -37,10 +38,29 @@ pub(crate) fn dtype(code: i64) -> Result<DType, String> {
         0 => return Err("has no element type".into()),
         8 => return Err("text elements are not supported".into()),
         14 | 15 => return Err("complex elements are not supported".into()),
-        17..=20 | 24 => return Err("8-bit float elements are not supported".into()),
-        21..=23 => return Err("4-bit elements are not supported".into()),
+        17..=20 | 24 => return Err("8-bit float elements are not supported here".into()),
+        21..=23 => return Err("4-bit elements are not supported here".into()),
         other => return Err(format!("element type {other} is not known")),
     })
+}
+
+/// The type that holds elements of ONNX's code, and what they stand for where it is another.
+pub(crate) fn element(code: i64) -> Result<(DType, Option<Narrow>), String> {
+    match Narrow::of(code) {
+        Some(narrow) => Ok((narrow.storage(), Some(narrow))),
+        None => dtype(code).map(|dtype| (dtype, None)),
+    }
+}
+
+/// Elements of four bits, two in a byte, the first in the lower half.
+fn unpack(packed: &[u8], count: usize, narrow: Narrow) -> Vec<u8> {
+    let halves = packed.iter().flat_map(|&byte| [byte & 15, byte >> 4]);
+    let extend = |half: u8| match narrow {
+        // The sign in bit 3 is repeated above it.
+        Narrow::Int4 => (half ^ 8).wrapping_sub(8),
+        _ => half,
+    };
+    halves.take(count).map(extend).collect()
 }
 
 impl<'a> Constants<'a> {
@@ -68,7 +88,8 @@ impl<'a> Constants<'a> {
     }
 
     fn elements(&mut self, proto: &proto::Tensor<'_>) -> Result<Tensor, Failure> {
-        let dtype = dtype(proto.data_type)?;
+        let (dtype, narrow) = element(proto.data_type)?;
+        let packed = narrow.filter(|narrow| narrow.is_half_byte());
         if proto.segmented {
             return Err("segmented data is not supported".to_owned().into());
         }
@@ -81,6 +102,25 @@ impl<'a> Constants<'a> {
         ];
         if places.iter().filter(|&&there| there).count() > 1 {
             return Err("has elements in more than one place".to_owned().into());
+        }
+        if let Some(narrow) = packed {
+            let wanted = count.div_ceil(2);
+            let bytes = if proto.is_external {
+                self.external(proto, wanted)?
+            } else if let Some(raw) = proto.raw {
+                raw.to_vec()
+            } else {
+                packed_fields(proto, wanted)?
+            };
+            if bytes.len() != wanted {
+                let found = bytes.len();
+                return Err(format!(
+                    "shape {shape:?} of 4-bit elements calls for {wanted} bytes, {found} are there"
+                )
+                .into());
+            }
+            let bytes = unpack(&bytes, count, narrow);
+            return Ok(Tensor::from_le_bytes(dtype, &shape, &bytes).map_err(|e| e.to_string())?);
         }
         if proto.is_external {
             let bytes = self.external(proto, count * dtype.size())?;
@@ -228,6 +268,25 @@ fn has_typed_fields(proto: &proto::Tensor<'_>) -> Result<bool, ImportError> {
         }
     }
     Ok(false)
+}
+
+/// Bytes of packed elements from the field of 32-bit integers.
+fn packed_fields(proto: &proto::Tensor<'_>, wanted: usize) -> Result<Vec<u8>, Failure> {
+    let mut ints = Vec::new();
+    let mut reader = proto.body.clone();
+    while let Some(field) = reader.next()? {
+        match field.number {
+            INT32 => field.ints(&mut ints, wanted)?,
+            FLOAT | TEXT | INT64 | DOUBLE | UINT64 => {
+                return Err(format!("field {} does not hold 4-bit elements", field.number).into());
+            }
+            _ => {}
+        }
+    }
+    // The sign of a pair may have been extended.
+    let byte = |&v: &i64| u8::try_from(v).or_else(|_| i8::try_from(v).map(i8::cast_unsigned));
+    let bytes: Result<Vec<u8>, _> = ints.iter().map(byte).collect();
+    Ok(bytes.map_err(|_| "a pair of 4-bit elements does not fit a byte".to_owned())?)
 }
 
 /// Elements from the typed fields: each type has one, several share a field of wider integers.

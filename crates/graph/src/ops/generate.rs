@@ -4,7 +4,7 @@ use lemma_types::tensor::DType;
 
 use crate::commit::Canon;
 use crate::error::OpError;
-use crate::fact::{Fact, Known, Sym, Type};
+use crate::fact::{Fact, Sym, Type};
 use crate::operator::{Concrete, Eval, Operands, Operator, typed};
 use crate::ops::{expect, same_dtype, unreachable_type};
 use crate::tensor::{Element, Storage, Tensor, with_storage};
@@ -67,6 +67,61 @@ impl Operator for Size {
     }
 }
 
+/// The first operand, if the second and third are equal everywhere; else an error of the run.
+#[derive(Debug)]
+pub(crate) struct Checked;
+
+impl Operator for Checked {
+    fn name(&self) -> &'static str {
+        "Checked/1"
+    }
+
+    fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
+        expect(inputs.need(1)?, "input 1", &[DType::I64])?;
+        expect(inputs.need(2)?, "input 2", &[DType::I64])?;
+        Ok(vec![inputs.need(0)?.ty.clone()])
+    }
+
+    fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
+        let (found, wanted) = (cx.slice::<i64>(1)?, cx.slice::<i64>(2)?);
+        let [wanted] = wanted else {
+            return Err(OpError::value("one length is expected"));
+        };
+        if found.iter().any(|n| n != wanted) {
+            return Err(OpError::value(format!(
+                "sequences of {found:?} in a batch of length {wanted}: padded batches are not supported"
+            )));
+        }
+        Ok(vec![cx.inputs.need(0)?.clone()])
+    }
+}
+
+/// A tensor, whatever the operands.
+#[derive(Debug)]
+pub(crate) struct Given(pub(crate) Tensor);
+
+impl Operator for Given {
+    fn name(&self) -> &'static str {
+        "Given/1"
+    }
+
+    fn attributes(&self, canon: &mut Canon) {
+        canon.digest(&self.0.digest());
+    }
+
+    fn infer(&self, _: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
+        Ok(vec![Fact::constant(self.0.clone()).ty])
+    }
+
+    fn integers(&self, _: Operands<'_, Fact>) -> Option<Vec<Sym>> {
+        Fact::constant(self.0.clone()).integers()
+    }
+
+    fn eval(&self, _: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
+        Ok(vec![self.0.clone()])
+    }
+}
+
 /// One value, in the shape that the operand gives.
 #[derive(Debug)]
 pub(crate) struct Fill {
@@ -88,6 +143,10 @@ impl Operator for Fill {
 
     fn attributes(&self, canon: &mut Canon) {
         canon.digest(&self.value.digest());
+    }
+
+    fn shape_operands(&self) -> &'static [usize] {
+        &[0]
     }
 
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
@@ -146,6 +205,10 @@ impl Operator for Range {
         "Range/1"
     }
 
+    fn shape_operands(&self) -> &'static [usize] {
+        &[0, 1, 2]
+    }
+
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let operands = [inputs.need(0)?, inputs.need(1)?, inputs.need(2)?];
         let dtype = expect(
@@ -158,12 +221,6 @@ impl Operator for Range {
             same_dtype(operand, &what, dtype)?;
             if operand.shape().iter().any(|d| *d != Sym::Known(1)) {
                 return Err(OpError::operand(what, "must be a scalar"));
-            }
-            if matches!(operand.known, Known::Nothing) {
-                return Err(OpError::operand(
-                    what,
-                    "decides on a shape and must follow from constants and shapes, not from data",
-                ));
             }
         }
         let tensors = operands.map(Fact::tensor);

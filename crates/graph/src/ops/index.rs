@@ -319,6 +319,10 @@ impl Operator for OneHot {
         canon.size(self.axis);
     }
 
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1]
+    }
+
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let (index, values) = (inputs.need(0)?, inputs.need(2)?);
         expect(index, "input 0", &INDEX_TYPES)?;

@@ -32,6 +32,28 @@ impl Concat {
     }
 }
 
+/// Tensors of one shape, joined along a new dimension `axis` of the result's `shape`.
+pub(crate) fn stack(parts: &[&Tensor], axis: usize, shape: Vec<usize>) -> Result<Tensor, OpError> {
+    fn join<T: Element>(
+        parts: &[&Tensor],
+        axis: usize,
+        shape: Vec<usize>,
+        _: &[T],
+    ) -> Result<Tensor, OpError> {
+        let outer: usize = shape[..axis].iter().product();
+        let inner: usize = shape[axis + 1..].iter().product();
+        let values: Vec<&[T]> = parts.iter().map(|t| typed(t)).collect::<Result<_, _>>()?;
+        let mut out = Vec::with_capacity(outer * inner * parts.len());
+        for row in 0..outer {
+            for part in &values {
+                out.extend_from_slice(&part[row * inner..(row + 1) * inner]);
+            }
+        }
+        Ok(Tensor::from_parts(shape, out))
+    }
+    with_storage!(parts[0].storage(), v => join(parts, axis, shape, v))
+}
+
 impl Operator for Concat {
     fn name(&self) -> &'static str {
         "Concat/1"

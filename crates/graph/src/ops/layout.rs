@@ -155,6 +155,10 @@ impl Operator for Expand {
         "Expand/1"
     }
 
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1]
+    }
+
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let (x, shape) = (inputs.need(0)?, inputs.need(1)?.shape_operand("input 1")?);
         let shape = broadcast_shapes(&[x.shape(), &shape])?;
@@ -181,6 +185,10 @@ pub(crate) struct Tile;
 impl Operator for Tile {
     fn name(&self) -> &'static str {
         "Tile/1"
+    }
+
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1]
     }
 
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {

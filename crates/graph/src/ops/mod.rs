@@ -1,23 +1,39 @@
 //! The operators of the canonical graph. Their exact meaning is stated in `docs/operator-spec.md`.
 
 pub(crate) mod arithmetic;
+pub(crate) mod bits;
 pub(crate) mod broadcast;
 pub(crate) mod cast;
 pub(crate) mod compare;
 pub(crate) mod conv;
+pub(crate) mod einsum;
+pub(crate) mod functions;
 pub(crate) mod generate;
+pub(crate) mod grams;
 pub(crate) mod index;
 pub(crate) mod join;
+pub(crate) mod late;
 pub(crate) mod layout;
 pub(crate) mod linear;
+pub(crate) mod narrow;
 pub(crate) mod norm;
 pub(crate) mod pad;
+pub(crate) mod pick;
 pub(crate) mod pool;
+pub(crate) mod quantize;
+pub(crate) mod recurrent;
 pub(crate) mod reduce;
 pub(crate) mod reshape;
+pub(crate) mod resize;
+pub(crate) mod sample;
+pub(crate) mod scatter;
 pub(crate) mod select;
 pub(crate) mod slice;
+pub(crate) mod spectral;
+pub(crate) mod spread;
+pub(crate) mod taps;
 pub(crate) mod unary;
+pub(crate) mod window;
 
 use lemma_types::tensor::DType;
 

@@ -112,6 +112,10 @@ impl Operator for Pad {
         });
     }
 
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1]
+    }
+
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let x = inputs.need(0)?;
         let pads = Pad::pads(inputs, x.rank())?;

@@ -87,6 +87,29 @@ impl Reduce {
         cx.output(out)
     }
 
+    fn sums<T: Sums>(&self, cx: &Eval<'_>, x: &[T], op: Reduction) -> Result<Vec<Tensor>, OpError> {
+        match op {
+            Reduction::Max => self.integers(cx, x, Ord::max),
+            Reduction::Min => self.integers(cx, x, Ord::min),
+            Reduction::Prod => self.wrapping(cx, x, T::ONE, T::times),
+            Reduction::Sum => self.wrapping(cx, x, T::default(), T::plus),
+            Reduction::L1 => self.wrapping(cx, x, T::default(), |s, v| s.plus(v.size())),
+            Reduction::SumSquare => self.wrapping(cx, x, T::default(), |s, v| s.plus(v.times(v))),
+            Reduction::Mean => {
+                let count: usize = self
+                    .axes
+                    .iter()
+                    .map(|&a| cx.inputs.0[0].map_or(0, |t| t.shape()[a]))
+                    .product();
+                let sums = self.wrapping(cx, x, T::default(), T::plus)?;
+                let sums = crate::operator::typed::<T>(&sums[0])?;
+                let means: Option<Vec<T>> = sums.iter().map(|s| s.over(count)).collect();
+                cx.output(means.ok_or_else(|| OpError::value("the mean of no integers"))?)
+            }
+            _ => Err(unreachable_type(T::DTYPE)),
+        }
+    }
+
     fn wrapping<T: Element>(
         &self,
         cx: &Eval<'_>,
@@ -105,6 +128,41 @@ impl Reduce {
         cx.output(out)
     }
 }
+
+/// Integers that are added up; everything wraps.
+trait Sums: Element + Ord {
+    const ONE: Self;
+    fn plus(self, other: Self) -> Self;
+    fn times(self, other: Self) -> Self;
+    fn size(self) -> Self;
+    /// Divided, toward zero; `None` by 0.
+    fn over(self, count: usize) -> Option<Self>;
+}
+
+macro_rules! sums {
+    ($($t:ty: $size:expr),+) => {$(
+        impl Sums for $t {
+            const ONE: $t = 1;
+            fn plus(self, other: $t) -> $t {
+                self.wrapping_add(other)
+            }
+            fn times(self, other: $t) -> $t {
+                self.wrapping_mul(other)
+            }
+            fn size(self) -> $t {
+                $size(self)
+            }
+            fn over(self, count: usize) -> Option<$t> {
+                // More elements than the type counts: the quotient is nothing.
+                match <$t>::try_from(count) {
+                    Ok(count) => self.checked_div(count),
+                    Err(_) => Some(0),
+                }
+            }
+        }
+    )+};
+}
+sums!(i32: i32::wrapping_abs, i64: i64::wrapping_abs, u32: |v| v, u64: |v| v);
 
 /// The shape after `axes` are reduced.
 fn reduced(shape: &[Sym], axes: &[usize], keep: bool) -> Vec<Sym> {
@@ -150,11 +208,30 @@ impl Operator for Reduce {
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let x = inputs.need(0)?;
         let supported: &[DType] = match self.op {
-            Reduction::Sum | Reduction::Prod => &[DType::F32, DType::I32, DType::I64],
-            Reduction::Max | Reduction::Min => {
-                &[DType::F32, DType::U8, DType::I8, DType::I32, DType::I64]
-            }
-            _ => &[DType::F32],
+            Reduction::Sum
+            | Reduction::Prod
+            | Reduction::L1
+            | Reduction::SumSquare
+            | Reduction::Mean => &[
+                DType::F32,
+                DType::F64,
+                DType::I32,
+                DType::I64,
+                DType::U32,
+                DType::U64,
+            ],
+            Reduction::Max | Reduction::Min => &[
+                DType::F32,
+                DType::F64,
+                DType::Bool,
+                DType::U8,
+                DType::I8,
+                DType::U32,
+                DType::U64,
+                DType::I32,
+                DType::I64,
+            ],
+            _ => &[DType::F32, DType::F64],
         };
         let dtype = expect(x, "input 0", supported)?;
         check_axes(&self.axes, x.rank())?;
@@ -190,16 +267,28 @@ impl Operator for Reduce {
                 );
                 cx.output(y)
             }
-            (Storage::I32(v), Reduction::Sum) => self.wrapping(cx, v, 0, i32::wrapping_add),
-            (Storage::I64(v), Reduction::Sum) => self.wrapping(cx, v, 0, i64::wrapping_add),
-            (Storage::I32(v), Reduction::Prod) => self.wrapping(cx, v, 1, i32::wrapping_mul),
-            (Storage::I64(v), Reduction::Prod) => self.wrapping(cx, v, 1, i64::wrapping_mul),
-            (_, Reduction::Max) => {
-                with_integers!(x, v => self.integers(cx, v, Ord::max), else Err(unreachable_type(x.dtype())))
+            (Storage::F64(v), op) => {
+                let rows = Rows::new(x.shape(), v, &self.axes);
+                let mut y = Vec::with_capacity(cx.outputs[0].len());
+                for o in 0..rows.outer {
+                    for i in 0..rows.inner {
+                        let at = |l: usize| rows.values[(o * rows.len + l) * rows.inner + i];
+                        let row: Vec<f64> = (0..rows.len).map(at).collect();
+                        y.push(kernels::wide::reduce(op, &row));
+                    }
+                }
+                cx.output(y)
             }
-            (_, Reduction::Min) => {
-                with_integers!(x, v => self.integers(cx, v, Ord::min), else Err(unreachable_type(x.dtype())))
-            }
+            (Storage::I32(v), op) => self.sums(cx, v, op),
+            (Storage::I64(v), op) => self.sums(cx, v, op),
+            (Storage::U32(v), op) => self.sums(cx, v, op),
+            (Storage::U64(v), op) => self.sums(cx, v, op),
+            (Storage::Bool(v), Reduction::Max) => self.integers(cx, v, |a, b| a | b),
+            (Storage::Bool(v), Reduction::Min) => self.integers(cx, v, |a, b| a & b),
+            (Storage::U8(v), Reduction::Max) => self.integers(cx, v, Ord::max),
+            (Storage::U8(v), Reduction::Min) => self.integers(cx, v, Ord::min),
+            (Storage::I8(v), Reduction::Max) => self.integers(cx, v, Ord::max),
+            (Storage::I8(v), Reduction::Min) => self.integers(cx, v, Ord::min),
             _ => Err(unreachable_type(x.dtype())),
         }
     }
@@ -214,7 +303,7 @@ impl Operator for Reduce {
 }
 
 /// A total order on elements: NaN is above everything, −0 below +0.
-trait Ranked: Element {
+pub(crate) trait Ranked: Element {
     fn rank(self, other: Self) -> Ordering;
 }
 
@@ -229,6 +318,18 @@ macro_rules! ranked {
 }
 ranked!(u8, i8, u16, i16, u32, i32, u64, i64);
 
+impl Ranked for bool {
+    fn rank(self, other: bool) -> Ordering {
+        self.cmp(&other)
+    }
+}
+
+impl Ranked for f64 {
+    fn rank(self, other: f64) -> Ordering {
+        kernels::wide::canonical_f64(self).total_cmp(&kernels::wide::canonical_f64(other))
+    }
+}
+
 impl Ranked for f32 {
     fn rank(self, other: f32) -> Ordering {
         kernels::canonical(self).total_cmp(&kernels::canonical(other))
@@ -240,10 +341,12 @@ macro_rules! with_ranked {
     ($tensor:expr, $v:ident => $body:expr) => {
         match $tensor.storage() {
             Storage::F32($v) => $body,
+            Storage::F64($v) => $body,
             _ => with_integers!($tensor, $v => $body, else Err(unreachable_type($tensor.dtype()))),
         }
     };
 }
+pub(crate) use with_ranked;
 
 /// The position of the largest or smallest element along an axis. NaN ranks above everything and
 /// −0 below +0; of equals the first counts, or with `last` the last.
@@ -297,7 +400,11 @@ impl Operator for ArgReduce {
 
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let x = inputs.need(0)?;
-        expect(x, "input 0", &[&[DType::F32], &INTEGERS[..]].concat())?;
+        expect(
+            x,
+            "input 0",
+            &[&[DType::F32, DType::F64], &INTEGERS[..]].concat(),
+        )?;
         check_axes(&[self.axis], x.rank())?;
         let shape = reduced(x.shape(), &[self.axis], self.keep);
         Ok(vec![Type::new(DType::I64, shape)])
@@ -367,7 +474,11 @@ impl Operator for TopK {
 
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let x = inputs.need(0)?;
-        let dtype = expect(x, "input 0", &[&[DType::F32], &INTEGERS[..]].concat())?;
+        let dtype = expect(
+            x,
+            "input 0",
+            &[&[DType::F32, DType::F64], &INTEGERS[..]].concat(),
+        )?;
         check_axes(&[self.axis], x.rank())?;
         let dim = &x.shape()[self.axis];
         if dim
@@ -455,7 +566,15 @@ impl Operator for CumSum {
 
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let x = inputs.need(0)?;
-        expect(x, "input 0", &[DType::F32, DType::I32, DType::I64])?;
+        const NUMBERS: [DType; 6] = [
+            DType::F32,
+            DType::F64,
+            DType::I32,
+            DType::I64,
+            DType::U32,
+            DType::U64,
+        ];
+        expect(x, "input 0", &NUMBERS)?;
         check_axes(&[self.axis], x.rank())?;
         Ok(vec![x.ty.clone()])
     }
@@ -464,8 +583,11 @@ impl Operator for CumSum {
         let x = cx.inputs.need(0)?;
         match x.storage() {
             Storage::F32(v) => self.run(cx, v, kernels::math::add),
+            Storage::F64(v) => self.run(cx, v, |a, b| kernels::wide::canonical_f64(a + b)),
             Storage::I32(v) => self.run(cx, v, i32::wrapping_add),
             Storage::I64(v) => self.run(cx, v, i64::wrapping_add),
+            Storage::U32(v) => self.run(cx, v, u32::wrapping_add),
+            Storage::U64(v) => self.run(cx, v, u64::wrapping_add),
             _ => Err(unreachable_type(x.dtype())),
         }
     }

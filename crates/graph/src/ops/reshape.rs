@@ -100,6 +100,10 @@ impl Operator for Reshape {
         canon.flag(self.allow_zero);
     }
 
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1]
+    }
+
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let (x, wanted) = (inputs.need(0)?, inputs.need(1)?.shape_operand("input 1")?);
         let mut shape = self.target(x, wanted)?;

@@ -107,9 +107,22 @@ impl Operator for Slice {
         "Slice/1"
     }
 
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1, 2, 3, 4]
+    }
+
     fn infer(&self, inputs: Operands<'_, Fact>) -> Result<Vec<Type>, OpError> {
         let x = inputs.need(0)?;
         let mut shape = x.shape().to_vec();
+        if inputs.get(3).is_some_and(Fact::is_data) {
+            // Which dimensions are cut is not known yet.
+            for operand in 1..inputs.len() {
+                if let Some(fact) = inputs.get(operand) {
+                    fact.shape_operand(&crate::operator::ordinal(operand))?;
+                }
+            }
+            return Ok(vec![Type::new(x.dtype(), vec![Sym::Unknown; x.rank()])]);
+        }
         for (axis, range) in Slice::ranges(inputs)? {
             shape[axis] = sliced(&x.shape()[axis], &range);
         }

@@ -28,7 +28,9 @@ impl Unary {
                 DType::I32,
                 DType::I64,
             ],
-            U::Ceil | U::Floor | U::Round | U::Sqrt | U::Reciprocal => &[DType::F32, DType::F64],
+            U::Ceil | U::Floor | U::Round | U::Sqrt | U::Reciprocal | U::Exp | U::Log => {
+                &[DType::F32, DType::F64]
+            }
             _ => &[DType::F32],
         }
     }
@@ -79,6 +81,8 @@ impl Signed for f64 {
             U::Round => self.round_ties_even(),
             U::Sqrt => self.sqrt(),
             U::Reciprocal => 1.0 / self,
+            U::Exp => kernels::wide::exp(self),
+            U::Log => kernels::wide::log(self),
             _ => return None,
         }))
     }

@@ -11,7 +11,7 @@ pub mod onnx;
 
 use std::path::{Path, PathBuf};
 
-use lemma_graph::Tensor;
+use lemma_graph::{F16, Tensor};
 use serde_json::Value;
 
 /// Folders below `tests/data/KIND`, in order.
@@ -69,6 +69,13 @@ pub fn tensor(value: &Value) -> Tensor {
             data.iter().map(|v| float(v) as f32).collect::<Vec<f32>>(),
         ),
         "FP64" => Tensor::new(&shape, data.iter().map(float).collect::<Vec<f64>>()),
+        // The narrowing is exact: the file holds a number of this type.
+        "FP16" => Tensor::new(
+            &shape,
+            data.iter()
+                .map(|v| F16(lemma_kernels::half::f32_to_f16(float(v) as f32)))
+                .collect::<Vec<F16>>(),
+        ),
         "BOOL" => Tensor::new(
             &shape,
             data.iter()
@@ -111,9 +118,18 @@ pub fn numbers(tensor: &Tensor) -> Vec<f64> {
     if let Some(v) = tensor.as_slice::<i64>() {
         return v.iter().map(|&x| x as f64).collect();
     }
-    if let Some(v) = tensor.as_slice::<i32>() {
-        return v.iter().map(|&x| f64::from(x)).collect();
+    if let Some(v) = tensor.as_slice::<F16>() {
+        let wide = |x: &F16| f64::from(lemma_kernels::half::f16_to_f32(x.0));
+        return v.iter().map(wide).collect();
     }
+    macro_rules! exact {
+        ($($t:ty),+) => {$(
+            if let Some(v) = tensor.as_slice::<$t>() {
+                return v.iter().map(|&x| f64::from(x)).collect();
+            }
+        )+};
+    }
+    exact!(i32, u32, u8, i8, u16, i16);
     panic!("no numbers: {tensor:?}")
 }
 

@@ -117,8 +117,13 @@ pub fn rename(graph: &mut [Field]) {
             _ => None,
         })
         .collect();
+    rename_around(graph, &interface);
+}
+
+/// The same, where some names stay; inputs and outputs of graphs inside are renamed too.
+fn rename_around(graph: &mut [Field], kept: &[Vec<u8>]) {
     let renamed = |name: &mut Vec<u8>| {
-        if !name.is_empty() && !interface.contains(name) {
+        if !name.is_empty() && !kept.contains(name) {
             *name = [b"other/", &name[..]].concat();
         }
     };
@@ -126,18 +131,34 @@ pub fn rename(graph: &mut [Field]) {
         let (names, bytes): (&[u64], _) = match field {
             Field::Bytes(1, bytes) => (&[1, 2, 3], bytes),
             Field::Bytes(5, bytes) => (&[8], bytes),
+            Field::Bytes(11 | 12, bytes) => (&[1], bytes),
             _ => continue,
         };
         let mut inside = decode(bytes);
         for field in &mut inside {
-            if let Field::Bytes(number, name) = field
-                && names.contains(number)
-            {
-                renamed(name);
+            match field {
+                Field::Bytes(number, name) if names.contains(number) => renamed(name),
+                // Attributes, which only nodes have.
+                Field::Bytes(5, attribute) if names.len() == 3 => {
+                    *attribute = rename_in_attribute(attribute, kept);
+                }
+                _ => {}
             }
         }
         *bytes = encode(&inside);
     }
+}
+
+fn rename_in_attribute(attribute: &[u8], kept: &[Vec<u8>]) -> Vec<u8> {
+    let mut fields = decode(attribute);
+    for field in &mut fields {
+        if let Field::Bytes(6, graph) = field {
+            let mut inner = decode(graph);
+            rename_around(&mut inner, kept);
+            *graph = encode(&inner);
+        }
+    }
+    encode(&fields)
 }
 
 fn text_field(number: u64, text: &str) -> Field {
@@ -160,6 +181,11 @@ pub fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64]
 
 /// A declaration of a tensor of FP32 with a symbol for each negative dimension.
 pub fn value(number: u64, name: &str, dims: &[i64]) -> Field {
+    typed(number, name, 1, dims)
+}
+
+/// The same, of ONNX's code for an element type.
+pub fn typed(number: u64, name: &str, code: u64, dims: &[i64]) -> Field {
     let dims = dims.iter().enumerate().map(|(axis, &d)| {
         let dim = if d < 0 {
             text_field(2, &format!("d{axis}"))
@@ -169,7 +195,7 @@ pub fn value(number: u64, name: &str, dims: &[i64]) -> Field {
         Field::Bytes(1, encode(&[dim]))
     });
     let shape = encode(&dims.collect::<Vec<_>>());
-    let tensor = encode(&[Field::Varint(1, 1), Field::Bytes(2, shape)]);
+    let tensor = encode(&[Field::Varint(1, code), Field::Bytes(2, shape)]);
     let kind = encode(&[Field::Bytes(1, tensor)]);
     Field::Bytes(
         number,

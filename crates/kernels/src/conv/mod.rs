@@ -1,13 +1,16 @@
 //! Convolution over one to three spatial axes, as a matrix product that never stores its
-//! unfolded input.
+//! unfolded input: with the channels first ([`conv`]), and with the channels last ([`conv_last`]),
+//! which is faster.
 
 mod depthwise;
+mod last;
 mod unfold;
 
-use crate::gemm::{BLOCK_K, Slivers};
+use crate::gemm::BLOCK_K;
 use crate::isa::{Isa, Kernel};
 use crate::math::canonical;
 use crate::window::{ShapeError, Window, WindowSpec, product};
+pub use last::{Channels, FiltersLast, conv_last, conv_last_scratch};
 
 /// What a convolution geometry is built from. Every list has one entry for each spatial axis,
 /// outermost first (`[height, width]`).
@@ -156,26 +159,16 @@ impl Conv {
     }
 }
 
-/// The filters of a convolution, arranged once for the kernels.
-///
-/// Packing depends on no instruction set; packed filters serve them all.
+/// The filters of a convolution.
 #[derive(Clone)]
 pub struct PackedFilters {
     /// Groups, output channels of a group, products in one output.
     shape: [usize; 3],
-    packed: Packed,
-}
-
-#[derive(Clone)]
-enum Packed {
-    /// As given, for the depthwise form.
-    Plain(Vec<f32>),
-    /// For each group.
-    Slivers(Vec<Slivers>),
+    values: Vec<f32>,
 }
 
 impl PackedFilters {
-    /// Packs filters in row-major order: output channels × channels of a group × spatial sizes.
+    /// Takes filters in row-major order: output channels × channels of a group × spatial sizes.
     ///
     /// # Panics
     /// If `filters` has another length than [`Conv::filter_len`].
@@ -186,19 +179,9 @@ impl PackedFilters {
             conv.filter_len(),
             "pack: number of filter values"
         );
-        let packed = if conv.is_depthwise() {
-            Packed::Plain(filters.to_vec())
-        } else {
-            let groups = filters.chunks_exact(conv.group_out * conv.depth());
-            Packed::Slivers(
-                groups
-                    .map(|group| Slivers::of(group, conv.depth()))
-                    .collect(),
-            )
-        };
         PackedFilters {
             shape: conv.filter_shape(),
-            packed,
+            values: filters.to_vec(),
         }
     }
 }
@@ -237,20 +220,20 @@ pub fn conv(
     if let Some(bias) = bias {
         assert_eq!(bias.len(), conv.out_channels(), "conv: bias length");
     }
-    match &filters.packed {
-        Packed::Plain(filters) => isa.run(depthwise::Depthwise {
+    if conv.is_depthwise() {
+        isa.run(depthwise::Depthwise {
             window: &conv.window,
             multiplier: conv.group_out,
             x,
-            filters,
+            filters: &filters.values,
             y,
-        }),
-        Packed::Slivers(groups) => {
-            let inputs = x.chunks_exact(conv.group_in * conv.window.input_len());
-            let outputs = y.chunks_exact_mut(conv.group_out * conv.window.output_len());
-            for ((x, y), filters) in inputs.zip(outputs).zip(groups.iter().cycle()) {
-                unfold::convolve(isa, &conv.window, x, filters, y);
-            }
+        });
+    } else {
+        let inputs = x.chunks_exact(conv.group_in * conv.window.input_len());
+        let outputs = y.chunks_exact_mut(conv.group_out * conv.window.output_len());
+        let groups = filters.values.chunks_exact(conv.group_out * conv.depth());
+        for ((x, y), filters) in inputs.zip(outputs).zip(groups.cycle()) {
+            unfold::convolve(isa, &conv.window, conv.depth(), x, filters, y);
         }
     }
     if let Some(bias) = bias {

@@ -1,15 +1,23 @@
-//! Convolution as a matrix product: filters times the unfolded input, of which only a few panels
-//! exist at a time.
+//! Convolution with the channels first, as a matrix product: filters times the unfolded input, of
+//! which one panel exists at a time.
+#![allow(unsafe_code)]
 
 use std::borrow::Cow;
 
-use crate::gemm::{PANEL, Row, Slivers, multiply_made};
+use crate::gemm::{GROUP, Left, PANEL, Right, UNIT, Unit, multiply};
 use crate::isa::Isa;
 use crate::sheet::Layout;
 use crate::window::Window;
 
-/// One group of one image: all filters over the planes `x`.
-pub(super) fn convolve(isa: Isa, window: &Window, x: &[f32], filters: &Slivers, y: &mut [f32]) {
+/// One group of one image: all filters, `depth` values each, over the planes `x`.
+pub(super) fn convolve(
+    isa: Isa,
+    window: &Window,
+    depth: usize,
+    x: &[f32],
+    filters: &[f32],
+    y: &mut [f32],
+) {
     let layout = Layout::of(window);
     let sheet = if layout.is_plain() {
         Cow::Borrowed(x)
@@ -18,31 +26,64 @@ pub(super) fn convolve(isa: Isa, window: &Window, x: &[f32], filters: &Slivers, 
         layout.write(x, &mut sheet);
         Cow::Owned(sheet)
     };
-    let (depth, taps) = (filters.k(), layout.taps());
-    let make = |first: usize, rows: &mut [Row]| {
-        for (i, panel) in rows.chunks_exact_mut(depth).enumerate() {
-            let runs = Runs::of(window, &layout, (first + i) * PANEL);
-            for (channel, rows) in panel.chunks_exact_mut(taps.len()).enumerate() {
-                runs.unfold(&sheet[channel * layout.plane()..], &taps, rows);
+    let (outputs, channels) = (window.output_len(), filters.len() / depth);
+    let taps = layout.taps();
+    let mut units = vec![Unit::ZERO; depth * (PANEL / UNIT).min(outputs.div_ceil(UNIT))];
+    for first in (0..outputs).step_by(PANEL) {
+        let width = PANEL.min(outputs - first);
+        let count = width.div_ceil(UNIT);
+        for unit in 0..count {
+            let runs = Runs::of(window, &layout, first + unit * UNIT);
+            let mut rows = units[unit..].iter_mut().step_by(count);
+            for channel in 0..depth / taps.len() {
+                let plane = &sheet[channel * layout.plane()..];
+                for (&tap, unit) in taps.iter().zip(&mut rows) {
+                    unit.0 = runs.gather(&plane[tap..]);
+                }
             }
         }
-    };
-    multiply_made(isa, filters, window.output_len(), y, &mut Vec::new(), make);
+        let right = Right {
+            units: &units[..count * depth],
+            k: depth,
+            n: width,
+        };
+        for channel in (0..channels).step_by(GROUP) {
+            let height = GROUP.min(channels - channel);
+            let mut rows = [0; GROUP];
+            for (i, row) in rows[..height].iter_mut().enumerate() {
+                *row = (channel + i) * depth;
+            }
+            let lines =
+                &mut y[channel * outputs + first..(channel + height - 1) * outputs + first + width];
+            // SAFETY: these lines, `outputs` apart, are all of the result that is written.
+            unsafe {
+                let rows = &rows[..height];
+                multiply(
+                    isa,
+                    &Left::rows(filters),
+                    rows,
+                    right,
+                    lines.as_mut_ptr(),
+                    outputs,
+                );
+            }
+        }
+    }
 }
 
-/// The outputs of one panel, cut where the innermost axis begins anew.
+/// The outputs of one unit, cut where the innermost axis begins anew.
 struct Runs {
     /// First column, number of columns, offset in the sheet.
-    runs: [(usize, usize, usize); PANEL],
+    runs: [(usize, usize, usize); UNIT],
     count: usize,
 }
 
 impl Runs {
     fn of(window: &Window, layout: &Layout, first: usize) -> Runs {
         let [_, b, c] = &window.axes;
-        let width = PANEL.min(window.output_len() - first);
+        let width = UNIT.min(window.output_len() - first);
         let mut runs = Runs {
-            runs: [(0, 0, 0); PANEL],
+            runs: [(0, 0, 0); UNIT],
             count: 0,
         };
         let mut column = 0;
@@ -58,44 +99,18 @@ impl Runs {
         runs
     }
 
-    /// Writes the values of one plane under each tap, one row for each.
-    fn unfold(&self, plane: &[f32], taps: &[usize], rows: &mut [Row]) {
+    /// The values of one plane under one tap; columns beyond the last are zero.
+    fn gather(&self, values: &[f32]) -> [f32; UNIT] {
         let runs = &self.runs[..self.count];
-        for (row, &tap) in rows.iter_mut().zip(taps) {
-            let values = &plane[tap..];
-            row.0 = match *runs {
-                [(_, PANEL, offset)] => *values[offset..]
-                    .first_chunk()
-                    .expect("a whole run lies in the plane"),
-                _ => gather(values, runs),
-            };
+        if let [(_, UNIT, offset)] = *runs
+            && let Some(whole) = values[offset..].first_chunk()
+        {
+            return *whole;
         }
-    }
-}
-
-/// A row put together from several runs; columns beyond the last are zero.
-#[inline]
-fn gather(values: &[f32], runs: &[(usize, usize, usize)]) -> [f32; PANEL] {
-    /// Copying a fixed number of values is one or two moves; what a run writes too much, the next
-    /// overwrites.
-    const STEP: usize = 16;
-    let mut wide = [0.0; PANEL + STEP];
-    let mut end = 0;
-    for &(column, len, offset) in runs {
-        end = column + len;
-        let mut done = 0;
-        while done < len {
-            let to = column + done;
-            let source = &values[offset + done..];
-            match source.first_chunk::<STEP>() {
-                Some(chunk) => wide[to..to + STEP].copy_from_slice(chunk),
-                None => wide[to..end].copy_from_slice(&source[..len - done]),
-            }
-            done += STEP;
+        let mut row = [0.0; UNIT];
+        for &(column, len, offset) in runs {
+            row[column..column + len].copy_from_slice(&values[offset..offset + len]);
         }
+        row
     }
-    wide[end..].fill(0.0);
-    let mut row = [0.0; PANEL];
-    row.copy_from_slice(&wide[..PANEL]);
-    row
 }

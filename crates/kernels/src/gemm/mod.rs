@@ -5,131 +5,155 @@
 //! ascending order, the first one standing as it is. With k = 0 the result is +0.0. Vectors hold
 //! neighbouring outputs, so neither width nor tiling can touch that order.
 //!
-//! Both operands are packed: the right one into panels of 32 columns ([`Row`]s), the left one
-//! into slivers of up to 12 rows ([`Slivers`]). A tile, the product of one sliver and one panel
-//! over one block, lives in registers; [`multiply`] walks the tiles.
+//! The right operand is packed into panels of 64 columns ([`PackedB`]). The left one is read where
+//! it lies: a row is a pointer, and its values are at given distances from there ([`Left`]), so a
+//! window of a convolution is a row like any other. A tile, the product of up to 8 rows and one
+//! panel over one block, lives in registers; [`walk`] goes over the tiles.
+#![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod batch;
 mod definition;
-mod multiply;
 mod pack;
 mod portable;
+mod walk;
 
+use crate::chain::Chain;
 use crate::isa::Isa;
+use crate::threads::{Slots, Threads};
+pub use batch::{Strided, matmul_strided};
 pub use definition::product;
-pub(crate) use multiply::multiply;
 pub use pack::PackedB;
-use pack::pack_panels;
-pub(crate) use pack::{Row, Slivers};
+pub(crate) use pack::{Unit, pack_panels};
+pub(crate) use walk::{Left, Right, multiply};
 
 /// Length of one chain of fused multiply-adds.
 pub const BLOCK_K: usize = 256;
 
-/// Columns of a packed panel: two AVX-512 registers.
-pub(crate) const PANEL: usize = 32;
+/// Columns of a unit: one AVX-512 register.
+pub(crate) const UNIT: usize = 16;
 
-/// Most rows of a packed sliver: with two registers a row, 12 fill AVX-512's 32 registers with
-/// room for the operands, and twice 6 do so for AVX2's 16.
-pub(crate) const SLIVER: usize = 12;
+/// Most columns of a packed panel: with 6 rows they make 24 sums, which fill AVX-512's 32 registers
+/// with room for the operands.
+pub(crate) const PANEL: usize = 4 * UNIT;
 
-/// Rows of the left matrix that are packed and multiplied together, so that one block of them
-/// stays in the second-level cache.
-const GROUP: usize = 10 * SLIVER;
+/// Bytes of the left operand that stay in the second-level cache while the panels pass by.
+const HELD_LEFT: usize = 512 << 10;
 
-/// Which block of k a tile computes, and so what happens to the sums.
-#[derive(Clone, Copy)]
-pub(crate) struct Block {
-    /// The sums stand as they are; otherwise they are added to what is there.
-    pub(crate) first: bool,
-    /// The results are final: NaN is made canonical.
-    pub(crate) last: bool,
+/// Most rows that are multiplied together.
+pub(crate) const GROUP: usize = 240;
+
+/// Rows that are multiplied together for a given k, so that they stay in the cache.
+pub(crate) fn group(k: usize) -> usize {
+    (HELD_LEFT / (k.max(1) * size_of::<f32>()) / 6 * 6).clamp(12, GROUP)
 }
 
-/// The innermost loops, for one instruction set.
-///
-/// A sliver is `k × height` values, k-major; a panel is `k` rows; `out` starts at the tile's upper
-/// left corner in a matrix whose rows are `stride` apart, of which `PANEL` columns are written.
-pub(crate) trait Tiles: Copy {
-    /// One block of k: `height` rows (1 to [`SLIVER`]) by one panel.
-    fn tile(
-        self,
-        height: usize,
-        sliver: &[f32],
-        panel: &[Row],
-        out: &mut [f32],
-        stride: usize,
-        block: Block,
-    );
-
-    /// All of k: one row by `panels.len() / row.len()` panels, side by side.
-    fn row(self, row: &[f32], panels: &[Row], out: &mut [f32]) {
-        for (panel, out) in panels
-            .chunks_exact(row.len())
-            .zip(out.chunks_exact_mut(PANEL))
-        {
-            for (block, (row, panel)) in blocks(row, panel) {
-                self.tile(1, row, panel, out, PANEL, block);
-            }
-        }
-    }
-}
-
-/// Cuts one row and one panel along k.
-#[inline(always)]
-fn blocks<'a>(
-    row: &'a [f32],
-    panel: &'a [Row],
-) -> impl Iterator<Item = (Block, (&'a [f32], &'a [Row]))> {
-    let count = row.len().div_ceil(BLOCK_K);
-    row.chunks(BLOCK_K)
-        .zip(panel.chunks(BLOCK_K))
-        .enumerate()
-        .map(move |(i, pieces)| {
-            (
-                Block {
-                    first: i == 0,
-                    last: i + 1 == count,
-                },
-                pieces,
-            )
-        })
-}
+/// Multiply-accumulates that are worth a task of their own.
+pub(crate) const WORTH_A_TASK: usize = 1 << 18;
 
 /// `C = A · B`: `a` is `m × k`, `c` is `m × n`, both row-major.
 ///
 /// # Panics
 /// If `a` or `c` has another length than the shapes say.
 pub fn gemm(isa: Isa, m: usize, a: &[f32], b: &PackedB, c: &mut [f32]) {
+    gemm_with(isa, &Threads::single(), m, a, b, &Chain::NONE, c);
+}
+
+/// [`gemm`] on several threads, followed by a chain of elementwise operations on its result.
+///
+/// # Panics
+/// If `a` or `c` has another length than the shapes say, or an operand of the chain does not fit.
+pub fn gemm_with(
+    isa: Isa,
+    threads: &Threads,
+    m: usize,
+    a: &[f32],
+    b: &PackedB,
+    chain: &Chain<'_>,
+    c: &mut [f32],
+) {
+    let (k, n) = (b.k(), b.n());
     assert_eq!(
         Some(a.len()),
-        m.checked_mul(b.k()),
-        "gemm: left matrix is not {m} × {}",
-        b.k()
+        m.checked_mul(k),
+        "gemm: left matrix is not {m} × {k}"
     );
     assert_eq!(
         Some(c.len()),
-        m.checked_mul(b.n()),
-        "gemm: result is not {m} × {}",
-        b.n()
+        m.checked_mul(n),
+        "gemm: result is not {m} × {n}"
     );
-    let mut slivers = Slivers::empty();
-    product_into(isa, a, b, c, &mut slivers);
+    chain.check("gemm", m, n);
+    if k == 0 || c.is_empty() {
+        c.fill(0.0);
+        return chain.apply(isa, 0, n, c);
+    }
+    let left = Left::rows(a);
+    rows_by_panels(isa, threads, m, &left, b, chain, c, |row| row * k);
 }
 
-/// [`gemm`] with checked shapes and scratch space to pack rows of `a` into.
-fn product_into(isa: Isa, a: &[f32], b: &PackedB, c: &mut [f32], scratch: &mut Slivers) {
-    let (k, n) = (b.k(), b.n());
-    if k == 0 || n == 0 {
-        c.fill(0.0);
-        return;
-    }
-    for (a, c) in a.chunks(GROUP * k).zip(c.chunks_mut(GROUP * n)) {
-        scratch.pack(a, k);
-        multiply(isa, scratch, b.rows(), n, c, n);
-    }
+/// All rows of a product by all panels, in tasks of some rows and some panels.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "three matrices, where and how they are multiplied"
+)]
+pub(crate) fn rows_by_panels(
+    isa: Isa,
+    threads: &Threads,
+    m: usize,
+    left: &Left<'_>,
+    b: &PackedB,
+    chain: &Chain<'_>,
+    c: &mut [f32],
+    place: impl Fn(usize) -> usize + Sync,
+) {
+    let (k, n, panels) = (b.k(), b.n(), b.n().div_ceil(PANEL));
+    let group = if threads.count() == 1 {
+        group(k)
+    } else {
+        // As many groups as keep all threads busy to the end.
+        let even = m.div_ceil(threads.count() * 4).next_multiple_of(6);
+        group(k).min(even.max(12))
+    };
+    let groups = m.div_ceil(group);
+    // Few rows are split by columns; many by rows alone, which are then whole for the chain.
+    let whole = groups >= 2 * threads.count() || threads.count() == 1 || chain.by_rows();
+    let parts = if whole {
+        1
+    } else {
+        let worth = (m * k * n / WORTH_A_TASK).clamp(1, 4 * threads.count());
+        (worth / groups).clamp(1, panels)
+    };
+    let together = panels.div_ceil(parts);
+    let parts = panels.div_ceil(together);
+    let out = Slots::of(c);
+    threads.run(groups * parts, |task| {
+        let (g, part) = (task / parts, task % parts);
+        let (first, height) = (g * group, group.min(m - g * group));
+        let mut rows = [0; GROUP];
+        for (i, row) in rows[..height].iter_mut().enumerate() {
+            *row = place(first + i);
+        }
+        let panels = part * together..panels.min((part + 1) * together);
+        let columns = panels.start * PANEL..n.min(panels.end * PANEL);
+        // SAFETY: tasks have different rows or different columns of the result.
+        unsafe {
+            let corner = out.pointer(first * n, height * n).add(columns.start);
+            multiply(isa, left, &rows[..height], b.right(panels), corner, n);
+            if columns.len() == n {
+                let lines = out.slice(first * n, height * n);
+                chain.apply(isa, first, n, lines);
+            } else {
+                for row in first..first + height {
+                    let line = out.slice(row * n + columns.start, columns.len());
+                    chain.apply_part(isa, row, n, columns.start, line);
+                }
+            }
+        }
+    });
 }
 
 /// `C[i] = A[i] · B[i]` for each of `batch` pairs of matrices: `A[i]` is `m × k`, `B[i]` is
@@ -174,50 +198,28 @@ pub fn matmul(
         // One right matrix for all: the batch is so many more rows.
         return matmul(isa, 1, batch * m, k, n, a, b, b_transposed, c);
     }
-    if k == 0 || c_len == 0 {
-        return c.fill(0.0);
-    }
-    let (a_step, b_step) = (
-        a_len * usize::from(a.len() > a_len),
-        b_len * usize::from(b.len() > b_len),
+    let step = |len: usize, one: usize| if len > one { one } else { 0 };
+    let (b_row, b_column) = if b_transposed { (1, k) } else { (n, 1) };
+    matmul_strided(
+        isa,
+        &Threads::single(),
+        [m, k, n],
+        &[batch],
+        &Strided {
+            values: a,
+            batch: &[step(a.len(), a_len)],
+            row: k,
+            column: 1,
+        },
+        &Strided {
+            values: b,
+            batch: &[step(b.len(), b_len)],
+            row: b_row,
+            column: b_column,
+        },
+        &Chain::NONE,
+        c,
+        &[c_len],
+        n,
     );
-    let (mut slivers, mut panels) = (Slivers::empty(), Vec::new());
-    for (i, c) in c.chunks_exact_mut(c_len).enumerate() {
-        let a = &a[i * a_step..i * a_step + a_len];
-        let b = &b[i * b_step..i * b_step + b_len];
-        if i == 0 || a_step > 0 {
-            slivers.pack(a, k);
-        }
-        multiply_made(isa, &slivers, n, c, &mut panels, |first, rows| {
-            pack_panels(b, k, n, b_transposed, first, rows);
-        });
-    }
-}
-
-/// Bytes of panels that [`multiply_made`] holds at a time: they stay in the second-level cache.
-const HELD: usize = 512 * 1024;
-
-/// `C = A · B`, row-major, where the panels of B are made when they are needed: `make` fills as
-/// many as there is room for, from the given one on.
-pub(crate) fn multiply_made(
-    isa: Isa,
-    a: &Slivers,
-    n: usize,
-    c: &mut [f32],
-    scratch: &mut Vec<Row>,
-    mut make: impl FnMut(usize, &mut [Row]),
-) {
-    let (k, count) = (a.k(), n.div_ceil(PANEL));
-    let together = (HELD / (k * size_of::<Row>())).clamp(2, count.max(2));
-    for first in (0..count).step_by(together) {
-        let panels = together.min(count - first);
-        if scratch.len() < panels * k {
-            scratch.resize(panels * k, Row::ZERO);
-        }
-        let rows = &mut scratch[..panels * k];
-        make(first, rows);
-        let left = first * PANEL;
-        let width = n.min(left + panels * PANEL) - left;
-        multiply(isa, a, rows, width, &mut c[left..], n);
-    }
 }

@@ -1,25 +1,28 @@
-//! The packed forms of both operands.
+//! The packed form of the right operand.
 
-use super::{PANEL, SLIVER};
+use std::ops::Range;
 
-/// One row of a panel, aligned to a cache line.
+use super::{PANEL, Right, UNIT};
+
+/// One row of 16 columns, aligned to a cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(crate) struct Row(pub(crate) [f32; PANEL]);
+pub(crate) struct Unit(pub(crate) [f32; UNIT]);
 
-impl Row {
-    pub(crate) const ZERO: Row = Row([0.0; PANEL]);
+impl Unit {
+    pub(crate) const ZERO: Unit = Unit([0.0; UNIT]);
 }
 
-/// The right-hand matrix of a product, rearranged once into panels of 32 columns.
+/// The right-hand matrix of a product, rearranged once into panels of 64 columns.
 ///
 /// Packing depends on no instruction set; a packed matrix serves them all.
 #[derive(Clone)]
 pub struct PackedB {
     k: usize,
     n: usize,
-    /// Panel after panel, each of `k` rows; columns beyond `n` are zero.
-    rows: Vec<Row>,
+    /// Panel after panel, each of `k` rows of up to four units; the last panel has as many as it
+    /// needs, and columns beyond `n` are zero.
+    units: Vec<Unit>,
 }
 
 impl PackedB {
@@ -30,28 +33,25 @@ impl PackedB {
     /// If `b` does not have `k · n` values.
     #[must_use]
     pub fn pack(b: &[f32], k: usize, n: usize, transposed: bool) -> PackedB {
-        let mut packed = PackedB {
-            k,
-            n,
-            rows: Vec::new(),
-        };
-        packed.repack(b, k, n, transposed);
-        packed
-    }
-
-    /// Packs another matrix into the same memory.
-    pub(crate) fn repack(&mut self, b: &[f32], k: usize, n: usize, transposed: bool) {
         assert_eq!(
             Some(b.len()),
             k.checked_mul(n),
             "pack: {} values are no {k} × {n} matrix",
             b.len()
         );
-        self.k = k;
-        self.n = n;
-        self.rows.clear();
-        self.rows.resize(n.div_ceil(PANEL) * k, Row::ZERO);
-        pack_panels(b, k, n, transposed, 0, &mut self.rows);
+        let mut units = vec![Unit::ZERO; n.div_ceil(UNIT) * k];
+        let (row, column) = if transposed { (1, k) } else { (n, 1) };
+        pack_panels(b, k, n, row, column, &mut units);
+        PackedB { k, n, units }
+    }
+
+    /// Bytes that a packed matrix of this size occupies: its columns are rounded up to 16.
+    #[must_use]
+    pub fn bytes(k: usize, n: usize) -> u64 {
+        let columns = (n as u64).next_multiple_of(UNIT as u64);
+        columns
+            .saturating_mul(k as u64)
+            .saturating_mul(size_of::<f32>() as u64)
     }
 
     /// Rows of the matrix.
@@ -66,50 +66,14 @@ impl PackedB {
         self.n
     }
 
-    pub(crate) fn rows(&self) -> &[Row] {
-        &self.rows
-    }
-}
-
-/// Packs panels of a matrix, from number `first` on, as many as there is room for.
-pub(crate) fn pack_panels(
-    b: &[f32],
-    k: usize,
-    n: usize,
-    transposed: bool,
-    first: usize,
-    rows: &mut [Row],
-) {
-    if k == 0 {
-        return;
-    }
-    for (i, panel) in rows.chunks_exact_mut(k).enumerate() {
-        let left = (first + i) * PANEL;
-        let width = PANEL.min(n - left);
-        if width < PANEL {
-            panel.fill(Row::ZERO);
-        }
-        if transposed {
-            pack_columns(&b[left * k..(left + width) * k], panel);
-        } else {
-            for (row, out) in panel.iter_mut().enumerate() {
-                let start = row * n + left;
-                out.0[..width].copy_from_slice(&b[start..start + width]);
-            }
-        }
-    }
-}
-
-/// Columns of the matrix, stored one after another, become the columns of a panel.
-fn pack_columns(columns: &[f32], panel: &mut [Row]) {
-    // A few rows at a time, so that the lines written to stay in the cache.
-    const ROWS: usize = 16;
-    let k = panel.len();
-    for (i, rows) in panel.chunks_mut(ROWS).enumerate() {
-        for (j, column) in columns.chunks_exact(k).enumerate() {
-            for (row, &value) in rows.iter_mut().zip(&column[i * ROWS..]) {
-                row.0[j] = value;
-            }
+    /// Some panels.
+    pub(crate) fn right(&self, panels: Range<usize>) -> Right<'_> {
+        let start = panels.start * PANEL;
+        let end = self.n.min(panels.end * PANEL);
+        Right {
+            units: &self.units[start / UNIT * self.k..end.div_ceil(UNIT) * self.k],
+            k: self.k,
+            n: end - start,
         }
     }
 }
@@ -120,79 +84,95 @@ impl std::fmt::Debug for PackedB {
     }
 }
 
-/// The left-hand matrix of a product, cut into slivers of about equal height, at most [`SLIVER`]
-/// rows each, stored k-major.
-#[derive(Clone, Default)]
-pub(crate) struct Slivers {
-    m: usize,
+/// Packs all panels of a `k × n` matrix whose value at row i and column j is
+/// `b[i · row_step + j · column_step]`.
+pub(crate) fn pack_panels(
+    b: &[f32],
     k: usize,
-    values: Vec<f32>,
-}
-
-impl Slivers {
-    pub(crate) fn empty() -> Slivers {
-        Slivers::default()
+    n: usize,
+    row_step: usize,
+    column_step: usize,
+    units: &mut [Unit],
+) {
+    if k == 0 {
+        return;
     }
-
-    /// Packs rows of `k` values each, `k > 0`.
-    pub(crate) fn of(rows: &[f32], k: usize) -> Slivers {
-        let mut slivers = Slivers::empty();
-        slivers.pack(rows, k);
-        slivers
-    }
-
-    /// Packs other rows into the same memory.
-    pub(crate) fn pack(&mut self, rows: &[f32], k: usize) {
-        self.m = rows.len() / k;
-        self.k = k;
-        self.values.resize(rows.len(), 0.0);
-        let count = self.count();
-        for i in 0..count {
-            let (first, height) = share(self.m, count, i);
-            let span = first * k..(first + height) * k;
-            interleave(&rows[span.clone()], k, height, &mut self.values[span]);
+    for left in (0..n).step_by(PANEL) {
+        let width = PANEL.min(n - left);
+        let count = width.div_ceil(UNIT);
+        let panel = &mut units[left / UNIT * k..][..count * k];
+        if column_step == 1 {
+            for (i, units) in panel.chunks_exact_mut(count).enumerate() {
+                let start = i * row_step + left;
+                fill(&b[start..start + width], units);
+            }
+        } else {
+            for (unit, columns) in (0..width).step_by(UNIT).enumerate() {
+                let width = UNIT.min(width - columns);
+                let start = (left + columns) * column_step;
+                let values = &b[start..];
+                turn(
+                    values,
+                    k,
+                    width,
+                    row_step,
+                    column_step,
+                    &mut panel[unit..],
+                    count,
+                );
+            }
         }
     }
+}
 
-    /// Number of rows.
-    pub(crate) fn m(&self) -> usize {
-        self.m
+/// One row of a panel.
+fn fill(values: &[f32], units: &mut [Unit]) {
+    let (whole, rest) = values.as_chunks::<UNIT>();
+    for (unit, values) in units.iter_mut().zip(whole) {
+        unit.0 = *values;
     }
-
-    /// Length of a row.
-    pub(crate) fn k(&self) -> usize {
-        self.k
-    }
-
-    /// Number of slivers.
-    pub(crate) fn count(&self) -> usize {
-        self.m.div_ceil(SLIVER)
-    }
-
-    /// Sliver `i`: its first row, its height, and its values, `k × height`.
-    #[inline(always)]
-    pub(crate) fn get(&self, i: usize) -> (usize, usize, &[f32]) {
-        let (first, height) = share(self.m, self.count(), i);
-        let start = first * self.k;
-        (first, height, &self.values[start..start + height * self.k])
+    if !rest.is_empty() {
+        let unit = &mut units[whole.len()];
+        unit.0[..rest.len()].copy_from_slice(rest);
+        unit.0[rest.len()..].fill(0.0);
     }
 }
 
-/// First row and height of part `i` where `m` rows are cut into `count` parts.
-#[inline(always)]
-fn share(m: usize, count: usize, i: usize) -> (usize, usize) {
-    let (height, taller) = (m / count, m % count);
-    (i * height + i.min(taller), height + usize::from(i < taller))
-}
-
-/// `height` rows become one sliver.
-fn interleave(rows: &[f32], k: usize, height: usize, sliver: &mut [f32]) {
-    if height == 1 {
-        return sliver.copy_from_slice(rows);
+/// Up to 16 columns that lie `column_step` apart become one unit of each row; the units of two rows
+/// are `stride` apart.
+fn turn(
+    values: &[f32],
+    k: usize,
+    width: usize,
+    row_step: usize,
+    column_step: usize,
+    units: &mut [Unit],
+    stride: usize,
+) {
+    if width < UNIT {
+        units
+            .iter_mut()
+            .step_by(stride)
+            .for_each(|u| *u = Unit::ZERO);
     }
-    for (i, row) in rows.chunks_exact(k).enumerate() {
-        for (out, &v) in sliver.chunks_exact_mut(height).zip(row) {
-            out[i] = v;
+    if row_step != 1 {
+        for (i, unit) in units.iter_mut().step_by(stride).take(k).enumerate() {
+            for (j, value) in unit.0[..width].iter_mut().enumerate() {
+                *value = values[i * row_step + j * column_step];
+            }
+        }
+        return;
+    }
+    // A few rows at a time, so that the lines written to stay in the cache.
+    const ROWS: usize = 16;
+    for first in (0..k).step_by(ROWS) {
+        let rows = ROWS.min(k - first);
+        for j in 0..width {
+            let column = &values[j * column_step + first..][..rows];
+            let units = units[first * stride..].iter_mut().step_by(stride);
+            for (unit, &value) in units.zip(column) {
+                unit.0[j] = value;
+            }
         }
     }
 }
@@ -202,39 +182,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_cover_every_row_once_and_differ_by_one_at_most() {
-        for m in 1..200usize {
-            let count = m.div_ceil(SLIVER);
-            let mut next = 0;
-            for i in 0..count {
-                let (first, height) = share(m, count, i);
-                assert_eq!(first, next);
-                assert!((1..=SLIVER).contains(&height) && height.abs_diff(m / count) <= 1);
-                next += height;
-            }
-            assert_eq!(next, m);
-        }
-    }
-
-    #[test]
-    fn both_layouts_of_a_matrix_pack_alike() {
-        let (k, n) = (37, 41);
-        let b: Vec<f32> = (0..k * n).map(|i| i as f32).collect();
+    fn every_layout_of_a_matrix_packs_alike() {
+        let (k, n) = (37, 105);
+        let b: Vec<f32> = (0..k * n).map(|i| i as f32 + 1.0).collect();
         let transposed: Vec<f32> = (0..k * n).map(|i| b[i % k * n + i / k]).collect();
-        let (one, other) = (
-            PackedB::pack(&b, k, n, false),
-            PackedB::pack(&transposed, k, n, true),
-        );
-        assert_eq!(one.rows.len(), 2 * k);
-        for (i, (a, b)) in one.rows.iter().zip(&other.rows).enumerate() {
-            assert_eq!(a.0, b.0);
-            for (j, &v) in a.0.iter().enumerate() {
-                let column = i / k * PANEL + j;
-                let expected = if column < n {
-                    (i % k * n + column) as f32
-                } else {
-                    0.0
-                };
+        let one = PackedB::pack(&b, k, n, false);
+        let other = PackedB::pack(&transposed, k, n, true);
+        // Every second value of both.
+        let spread: Vec<f32> = b.iter().flat_map(|&v| [v, -1.0]).collect();
+        let mut strided = vec![Unit([7.0; UNIT]); one.units.len()];
+        pack_panels(&spread, k, n, 2 * n, 2, &mut strided);
+        assert_eq!(one.units.len(), 7 * k);
+        for (i, unit) in one.units.iter().enumerate() {
+            assert_eq!(unit.0, other.units[i].0);
+            assert_eq!(unit.0, strided[i].0);
+            let (panel, count) = if i < 4 * k { (0, 4) } else { (4, 3) };
+            let (row, left) = (
+                (i - panel * k) / count,
+                (panel + (i - panel * k) % count) * UNIT,
+            );
+            for (j, &v) in unit.0.iter().enumerate() {
+                let column = left + j;
+                let expected = if column < n { b[row * n + column] } else { 0.0 };
                 assert_eq!(v, expected);
             }
         }

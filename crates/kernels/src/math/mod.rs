@@ -9,6 +9,7 @@ mod trig;
 
 pub use exp::{erf, exp, sigmoid, tanh};
 pub use log::{log, pow, softplus};
+pub(crate) use trig::quarter_turns;
 pub use trig::{cos, sin};
 
 /// The only NaN that a kernel ever writes: quiet, positive, empty payload.

@@ -24,6 +24,16 @@ pub fn cos(x: f32) -> f32 {
     finite(x, f32::from_bits(y.to_bits() ^ flip))
 }
 
+/// |x| = quadrant · π/2 + remainder (mod 2π), for finite x, the remainder in binary64.
+pub(crate) fn quarter_turns(a: f32) -> (u32, f64) {
+    if a <= QUARTER_PI {
+        return (0, f64::from(a));
+    }
+    let (quadrant, fraction) = fraction(a);
+    const STEP: f64 = std::f64::consts::FRAC_PI_2 / (1u64 << 62) as f64;
+    (quadrant, fraction as f64 * STEP)
+}
+
 #[inline(always)]
 fn finite(x: f32, y: f32) -> f32 {
     let y = if x.abs() < f32::INFINITY { y } else { f32::NAN };
@@ -61,7 +71,7 @@ const STEP_LOW: f32 = f32::from_bits(0x943b_bd2e);
 /// The product of a's mantissa with 96 bits of 2/π, chosen by its exponent so that multiples of
 /// four fall out at the top, is the number of quadrants as a fixed-point number of 64 bits.
 #[inline(always)]
-fn reduce(a: f32) -> (u32, Remainder) {
+fn fraction(a: f32) -> (u32, i64) {
     let bits = a.to_bits();
     let mantissa = u64::from(bits & 0x007f_ffff | 0x0080_0000);
     // The exponent, less 23 and 2, counted from the beginning of the table. Arguments that need no
@@ -76,7 +86,12 @@ fn reduce(a: f32) -> (u32, Remainder) {
         .wrapping_add(mantissa.wrapping_mul(window(2)) >> 32);
 
     let quadrant = turns.wrapping_add(1 << 61) >> 62;
-    let fraction = turns.wrapping_sub(quadrant << 62) as i64;
+    (quadrant as u32, turns.wrapping_sub(quadrant << 62) as i64)
+}
+
+#[inline(always)]
+fn reduce(a: f32) -> (u32, Remainder) {
+    let (quadrant, fraction) = fraction(a);
     let high = fraction as f32;
     let low = fraction.wrapping_sub(high as i64) as f32;
     let product = high * STEP_HIGH;

@@ -115,7 +115,9 @@ impl Json<'_> {
             norm_offset: if gemma { 1.0 } else { 0.0 },
             gate: self.gate(gemma)?,
             embedding_scale: gemma.then(|| (dim as f32).sqrt()),
-            tied: self.flag("tie_word_embeddings").unwrap_or(gemma),
+            tied: self
+                .flag("tie_word_embeddings")
+                .unwrap_or(gemma || family == "smollm3"),
             norms: match family {
                 "olmo2" => Norms::After,
                 _ if gemma => Norms::Both,

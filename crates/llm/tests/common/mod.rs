@@ -25,7 +25,8 @@ impl Numbers {
 pub struct Writer {
     metadata: Vec<u8>,
     entries: u64,
-    tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
+    /// Name, shape with the innermost dimension first, type, data.
+    pub tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
 }
 
 impl Writer {
@@ -147,6 +148,18 @@ pub fn stored(format: Format, count: usize, size: f32, seed: u64) -> Vec<u8> {
     }
     bytes
 }
+
+/// Every format that weights may have.
+pub const FORMATS: [Format; 8] = [
+    Format::F32,
+    Format::F16,
+    Format::BF16,
+    Format::Q8_0,
+    Format::Q4_0,
+    Format::Q4K,
+    Format::Q5K,
+    Format::Q6K,
+];
 
 pub const VOCAB: usize = 96;
 const DIM: usize = 256;

@@ -1,14 +1,19 @@
 //! Shapes, movement of elements, and values made from shapes.
 
+use std::sync::Arc;
+
 use lemma_types::tensor::DType;
 
 use super::{Failure, Lowered, NodeContext, axes};
 use crate::error::OpError;
-use crate::fact::Sym;
+use crate::fact::{Sym, Type};
+use crate::graph::ValueId;
 use crate::onnx::proto::Attribute;
-use crate::ops::generate::{Fill, Range, Shape, Size};
+use crate::operator::Op;
+use crate::ops::generate::{Fill, Given, Range, Shape, Size};
 use crate::ops::index::{Gather, GatherElements, GatherNd, OneHot};
 use crate::ops::join::Concat;
+use crate::ops::late::{Late, any_sizes, count};
 use crate::ops::layout::{Expand, Tile, Transpose, Trilu};
 use crate::ops::pad::{Pad, PadMode};
 use crate::ops::reshape::{Flatten, Reshape, Squeeze, Unsqueeze};
@@ -166,21 +171,21 @@ fn flatten(cx: &mut Context<'_, '_>) -> Lowered {
     cx.one(Flatten { axis })
 }
 
-/// The attribute `axes` before operator set 13, an operand from then on.
-fn axes_operand(cx: &mut Context<'_, '_>) -> Result<Option<Vec<i64>>, OpError> {
+/// The attribute `axes` before operator set 13, an operand from then on; `Err` if it is data.
+fn axes_operand(cx: &mut Context<'_, '_>) -> Result<Result<Option<Vec<i64>>, ValueId>, OpError> {
     if cx.opset < 13 {
         cx.arity(1, 1)?;
-        return cx.ints("axes");
+        return cx.ints("axes").map(Ok);
     }
     cx.arity(1, 2)?;
-    cx.constant_ints(1, "axes")
+    Ok(cx.known_ints(1))
 }
 
 fn squeeze(cx: &mut Context<'_, '_>) -> Lowered {
     let x = cx.input(0)?;
     let axes = match axes_operand(cx)? {
-        Some(values) => axes(&values, cx.rank(0)?)?,
-        None => {
+        Ok(Some(values)) => axes(&values, cx.rank(0)?)?,
+        Ok(None) => {
             let shape = cx.fact(0)?.shape();
             if shape.iter().any(|d| d.known().is_none()) {
                 return Err(
@@ -191,13 +196,51 @@ fn squeeze(cx: &mut Context<'_, '_>) -> Lowered {
                 .filter(|&i| shape[i] == Sym::Known(1))
                 .collect()
         }
+        Err(given) => {
+            let late = Late {
+                name: "Squeeze/1",
+                attributes: vec![u64::MAX],
+                data: 1,
+                build: Box::new(|x, parameters| {
+                    let axes = axes(&parameters[0], x.rank())?;
+                    Ok(Some(Arc::new(Squeeze { axes }) as Op))
+                }),
+                open: Box::new(|inputs| {
+                    let (mut ty, axes) = (any_sizes(inputs)?, count(inputs, 1)?);
+                    let rank = ty.rank().checked_sub(axes);
+                    let rank = rank.ok_or_else(|| OpError::operand("axes", "are too many"))?;
+                    ty.shape.truncate(rank);
+                    Ok(vec![ty])
+                }),
+            };
+            return Ok(vec![cx.add(late, &[Some(x), Some(given)])?]);
+        }
     };
     Ok(vec![cx.add(Squeeze { axes }, &[Some(x)])?])
 }
 
 fn unsqueeze(cx: &mut Context<'_, '_>) -> Lowered {
     let x = cx.input(0)?;
-    let values = axes_operand(cx)?.ok_or_else(|| OpError::operand("axes", "is missing"))?;
+    let values = match axes_operand(cx)? {
+        Ok(values) => values.ok_or_else(|| OpError::operand("axes", "is missing"))?,
+        Err(given) => {
+            let late = Late {
+                name: "Unsqueeze/1",
+                attributes: vec![u64::MAX],
+                data: 1,
+                build: Box::new(|x, parameters| {
+                    let axes = axes(&parameters[0], x.rank() + parameters[0].len())?;
+                    Ok(Some(Arc::new(Unsqueeze { axes }) as Op))
+                }),
+                open: Box::new(|inputs| {
+                    let (mut ty, axes) = (any_sizes(inputs)?, count(inputs, 1)?);
+                    ty.shape.resize(ty.rank() + axes, Sym::Unknown);
+                    Ok(vec![ty])
+                }),
+            };
+            return Ok(vec![cx.add(late, &[Some(x), Some(given)])?]);
+        }
+    };
     let axes = axes(&values, cx.rank(0)? + values.len())?;
     Ok(vec![cx.add(Unsqueeze { axes }, &[Some(x)])?])
 }
@@ -254,12 +297,16 @@ fn split(cx: &mut Context<'_, '_>) -> Lowered {
     let parts = cx.node.outputs.len();
     let given = if cx.opset < 13 {
         cx.arity(1, 1)?;
-        cx.ints("split")?
+        Ok(cx.ints("split")?)
     } else {
         cx.arity(1, 2)?;
-        cx.constant_ints(1, "split")?
+        cx.known_ints(1)
     };
     let axis = cx.axis(0, cx.rank(0)?)?;
+    let given = match given {
+        Ok(given) => given,
+        Err(sizes) => return split_late(cx, axis, parts, sizes),
+    };
     let count = if cx.opset >= 18 {
         cx.maybe_int("num_outputs")?
     } else {
@@ -269,13 +316,7 @@ fn split(cx: &mut Context<'_, '_>) -> Lowered {
         (Some(_), Some(_)) => {
             return Err(OpError::attribute("num_outputs", "is given beside sizes").into());
         }
-        (Some(sizes), None) => sizes
-            .iter()
-            .map(|&s| {
-                usize::try_from(s)
-                    .map_err(|_| OpError::operand("split", format!("size {s} is negative")))
-            })
-            .collect::<Result<Vec<_>, _>>()?,
+        (Some(sizes), None) => split_sizes(&sizes)?,
         (None, count) => {
             let dim = cx.fact(0)?.shape()[axis]
                 .known()
@@ -291,6 +332,40 @@ fn split(cx: &mut Context<'_, '_>) -> Lowered {
     }
     let x = cx.input(0)?;
     let first = cx.add(Split { axis, sizes }, &[Some(x)])?;
+    Ok((first..first + parts).collect())
+}
+
+fn split_sizes(sizes: &[i64]) -> Result<Vec<usize>, OpError> {
+    let size = |&s: &i64| {
+        usize::try_from(s).map_err(|_| OpError::operand("split", format!("size {s} is negative")))
+    };
+    sizes.iter().map(size).collect()
+}
+
+/// Parts of sizes that are data.
+fn split_late(cx: &mut Context<'_, '_>, axis: usize, parts: usize, sizes: ValueId) -> Lowered {
+    let late = Late {
+        name: "Split/1",
+        attributes: vec![u64::MAX, axis as u64, parts as u64],
+        data: 1,
+        build: Box::new(move |_, parameters| {
+            let sizes = split_sizes(&parameters[0])?;
+            Ok(Some(Arc::new(Split { axis, sizes }) as Op))
+        }),
+        open: Box::new(move |inputs| {
+            if count(inputs, 1)? != parts {
+                return Err(OpError::operand(
+                    "split",
+                    format!("is not one size for each of {parts} outputs"),
+                ));
+            }
+            let mut ty = inputs.need(0)?.ty.clone();
+            ty.shape[axis] = Sym::Unknown;
+            Ok(vec![ty; parts])
+        }),
+    };
+    let x = cx.input(0)?;
+    let first = cx.add(late, &[Some(x), Some(sizes)])?;
     Ok((first..first + parts).collect())
 }
 
@@ -334,7 +409,14 @@ fn gather_nd(cx: &mut Context<'_, '_>) -> Lowered {
 fn one_hot(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(3, 3)?;
     let axis = cx.axis(-1, cx.rank(0)? + 1)?;
-    cx.one(OneHot { axis })
+    let mut operands = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
+    for operand in &mut operands[..2] {
+        // Of any numeric type: as integers.
+        if !matches!(cx.dtype_of(*operand), DType::I32 | DType::I64) {
+            *operand = super::quantize::convert(cx, *operand, DType::I64)?;
+        }
+    }
+    Ok(vec![cx.add(OneHot { axis }, &operands.map(Some))?])
 }
 
 /// Pads come out as an operand over all dimensions.
@@ -359,12 +441,28 @@ fn pad(cx: &mut Context<'_, '_>) -> Lowered {
         (cx.ints_tensor(pads), Some(cx.tensor(Tensor::scalar(value))))
     } else {
         cx.arity(2, if cx.opset >= 18 { 4 } else { 3 })?;
-        let pads = match cx.constant_ints(3, "axes")? {
-            None => cx.input(1)?,
-            Some(axes) => {
-                let given = cx.constant_ints(1, "pads")?.unwrap_or_default();
-                let all = pads_of_all_axes(&given, &axes, x_rank)?;
+        let pads = match (cx.known_ints(3), cx.known_ints(1)) {
+            (Ok(None), _) => cx.input(1)?,
+            (Ok(Some(axes)), Ok(given)) => {
+                let all = pads_of_all_axes(&given.unwrap_or_default(), &axes, x_rank)?;
                 cx.ints_tensor(all)
+            }
+            (_, Err(_)) | (Err(_), _) => {
+                let late = Late {
+                    name: "PadsOfAllAxes/1",
+                    attributes: vec![],
+                    data: 1,
+                    build: Box::new(|x, parameters| {
+                        let all = pads_of_all_axes(&parameters[0], &parameters[1], x.rank())?;
+                        Ok(Some(Arc::new(Given(Tensor::vector(all))) as Op))
+                    }),
+                    open: Box::new(|inputs| {
+                        let all = 2 * inputs.need(0)?.rank();
+                        Ok(vec![Type::new(DType::I64, vec![Sym::size(all)])])
+                    }),
+                };
+                let (pads, axes) = (cx.input(1)?, cx.input(3)?);
+                cx.add(late, &[Some(x), Some(pads), Some(axes)])?
             }
         };
         (pads, cx.maybe(2))
@@ -405,7 +503,33 @@ fn trilu(cx: &mut Context<'_, '_>) -> Lowered {
             );
         }
     }
-    let shift = cx.constant_int(1, "input 1")?.unwrap_or(0);
     let x = cx.input(0)?;
+    let shift = match cx.known_ints(1) {
+        Ok(None) => 0,
+        Ok(Some(k)) => one_number(&k)?,
+        Err(k) => {
+            let late = Late {
+                name: "Trilu/1",
+                attributes: vec![u64::MAX, u64::from(upper)],
+                data: 1,
+                build: Box::new(move |_, parameters| {
+                    let shift = one_number(&parameters[0])?;
+                    Ok(Some(Arc::new(Trilu { upper, shift }) as Op))
+                }),
+                open: Box::new(|inputs| {
+                    count(inputs, 1)?;
+                    Ok(vec![inputs.need(0)?.ty.clone()])
+                }),
+            };
+            return Ok(vec![cx.add(late, &[Some(x), Some(k)])?]);
+        }
+    };
     Ok(vec![cx.add(Trilu { upper, shift }, &[Some(x)])?])
+}
+
+fn one_number(values: &[i64]) -> Result<i64, OpError> {
+    match *values {
+        [value] => Ok(value),
+        _ => Err(OpError::operand("input 1", "must be one number")),
+    }
 }

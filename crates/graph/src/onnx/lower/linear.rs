@@ -1,14 +1,19 @@
 //! Matrix products, convolution, pooling, normalisation.
 
 use lemma_kernels::Reduction;
+use lemma_types::tensor::DType;
 
+use super::compose::Part;
 use super::{Lowered, NodeContext};
 use crate::error::OpError;
+use crate::graph::ValueId;
 use crate::ops::conv::{Conv, Padding, Sliding};
+use crate::ops::einsum::PlainMatMul;
 use crate::ops::linear::{Gemm, MatMul};
 use crate::ops::norm::{BatchNorm, GroupNorm, Normalize, RowNorm, Softmax};
 use crate::ops::pool::{Pool, PoolKind};
 use crate::ops::reduce::Reduce;
+use crate::ops::window::{Kind, WindowPool};
 
 type Context<'n, 'a> = NodeContext<'n, 'a>;
 
@@ -34,11 +39,19 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, op: &str) -> Option<Lowered> {
 
 fn matmul(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(2, 2)?;
-    cx.one(MatMul)
+    if cx.fact(0)?.dtype() == DType::F32 {
+        cx.one(MatMul)
+    } else {
+        cx.one(PlainMatMul)
+    }
 }
 
 fn gemm(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(if cx.opset < 11 { 3 } else { 2 }, 3)?;
+    if cx.opset < 7 {
+        // Whether the addend is repeated shows in its shape.
+        cx.flag("broadcast", false)?;
+    }
     let op = Gemm {
         alpha: cx.float("alpha", 1.0)?,
         beta: cx.float("beta", 1.0)?,
@@ -49,7 +62,7 @@ fn gemm(cx: &mut Context<'_, '_>) -> Lowered {
 }
 
 /// The attributes of a sliding window; the size of the window may follow from the filters.
-fn sliding(
+pub(super) fn sliding(
     cx: &mut Context<'_, '_>,
     filters: Option<Vec<usize>>,
     dilates: bool,
@@ -131,18 +144,30 @@ fn explicit(pads: Vec<i64>, spatial: usize) -> Result<Padding, OpError> {
     })
 }
 
-fn conv(cx: &mut Context<'_, '_>) -> Lowered {
-    cx.arity(2, 3)?;
-    let filters: Option<Vec<usize>> = cx.fact(1)?.ty.concrete();
-    let kernel = filters.and_then(|shape| shape.get(2..).map(<[usize]>::to_vec));
-    let window = sliding(cx, kernel, true)?;
+/// The window of a convolution of operand `data` with `filters`.
+pub(super) fn convolution(
+    cx: &mut Context<'_, '_>,
+    data: usize,
+    filters: usize,
+) -> Result<Sliding, OpError> {
+    debug_assert_eq!(data, 0);
+    let shape: Option<Vec<usize>> = cx.fact(filters)?.ty.concrete();
+    let kernel = shape.and_then(|shape| shape.get(2..).map(<[usize]>::to_vec));
+    sliding(cx, kernel, true)
+}
+
+pub(super) fn groups(cx: &mut Context<'_, '_>) -> Result<usize, OpError> {
     let groups = cx.int("group", 1)?;
-    let groups = usize::try_from(groups)
+    usize::try_from(groups)
         .ok()
         .filter(|&g| g > 0)
-        .ok_or_else(|| {
-            OpError::attribute("group", format!("is {groups}: at least 1 is expected"))
-        })?;
+        .ok_or_else(|| OpError::attribute("group", format!("is {groups}: at least 1 is expected")))
+}
+
+fn conv(cx: &mut Context<'_, '_>) -> Lowered {
+    cx.arity(2, 3)?;
+    let window = convolution(cx, 0, 1)?;
+    let groups = groups(cx)?;
     cx.one(Conv { groups, window })
 }
 
@@ -150,8 +175,17 @@ fn max_pool(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(1, 1)?;
     let window = sliding(cx, None, cx.opset >= 10)?;
     let ceil_mode = cx.opset >= 10 && cx.flag("ceil_mode", false)?;
-    // Concerns the second output, which is refused.
-    cx.int("storage_order", 0)?;
+    let columns = cx.flag("storage_order", false)?;
+    let positions = cx.node.outputs.get(1).is_some_and(|name| !name.is_empty());
+    if positions || cx.fact(0)?.dtype() != DType::F32 {
+        let op = WindowPool {
+            kind: Kind::MaxAt { columns },
+            pool: WindowPool::geometry(window, ceil_mode),
+        };
+        let x = cx.input(0)?;
+        let first = cx.add(op, &[Some(x)])?;
+        return Ok(vec![first, first + 1]);
+    }
     cx.one(Pool {
         kind: PoolKind::Max,
         ceil_mode,
@@ -198,35 +232,91 @@ fn softmax(cx: &mut Context<'_, '_>, log: bool) -> Lowered {
 fn batch_norm(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(5, 5)?;
     let epsilon = cx.float("epsilon", 1e-5)?;
-    // Concerns training, which is refused.
-    cx.float("momentum", 0.9)?;
-    if cx.flag("training_mode", false)? {
-        return Err(OpError::attribute(
-            "training_mode",
-            "is not supported: export the model for inference",
-        )
-        .into());
+    let momentum = cx.float("momentum", 0.9)?;
+    let mut training = cx.flag("training_mode", false)?;
+    if cx.opset < 7 {
+        training = !cx.flag("is_test", false)?;
+        cx.ints("consumed_inputs")?;
     }
     if cx.opset < 9 && !cx.flag("spatial", true)? {
         return Err(OpError::attribute("spatial", "other than 1 is not supported").into());
     }
-    cx.one(BatchNorm { epsilon })
+    if !training {
+        return cx.one(BatchNorm { epsilon });
+    }
+    if cx.opset < 14 {
+        return Err(OpError::unsupported("training before operator set 14").into());
+    }
+    batch_norm_of_data(cx, epsilon, momentum)
+}
+
+/// Normalised by the moments of the data themselves, which move the given ones.
+fn batch_norm_of_data(cx: &mut Context<'_, '_>, epsilon: f32, momentum: f32) -> Lowered {
+    let x = cx.input(0)?;
+    let rank = cx.rank(0)?;
+    if rank < 2 {
+        return Err(OpError::shape("data needs a batch and a channel dimension").into());
+    }
+    let axes: Vec<usize> = (0..rank).filter(|&a| a != 1).collect();
+    let mean = cx.reduce(Reduction::Mean, x, axes.clone(), true)?;
+    let centred = cx.minus(x, mean)?;
+    let squares = cx.times(centred, centred)?;
+    let variance = cx.reduce(Reduction::Mean, squares, axes, true)?;
+    let flat = [
+        cx.reshape(mean, &[Part::Is(-1)])?,
+        cx.reshape(variance, &[Part::Is(-1)])?,
+    ];
+    let operands = [x, cx.input(1)?, cx.input(2)?, flat[0], flat[1]];
+    let y = cx.add(BatchNorm { epsilon }, &operands.map(Some))?;
+    let mut outputs = vec![y];
+    let (old, new) = (cx.number(momentum), cx.number(1.0 - momentum));
+    for (index, found) in (3..5).zip(flat) {
+        let given = cx.input(index)?;
+        let (kept, added) = (cx.times(given, old)?, cx.times(found, new)?);
+        outputs.push(cx.plus(kept, added)?);
+    }
+    Ok(outputs)
 }
 
 fn row_norm(cx: &mut Context<'_, '_>, kind: RowNorm) -> Lowered {
-    cx.arity(2, if kind == RowNorm::Layer { 3 } else { 2 })?;
-    let axis = cx.axis(-1, cx.rank(0)?)?;
+    let layer = kind == RowNorm::Layer;
+    cx.arity(2, if layer { 3 } else { 2 })?;
+    let rank = cx.rank(0)?;
+    let axis = cx.axis(-1, rank)?;
     let epsilon = cx.float("epsilon", 1e-5)?;
     if cx.int("stash_type", 1)? != 1 {
         return Err(
             OpError::attribute("stash_type", "other than 1 (FP32) is not supported").into(),
         );
     }
-    cx.one(Normalize {
+    let mut outputs = cx.one(Normalize {
         kind,
         axis,
         epsilon,
-    })
+    })?;
+    if layer && cx.node.outputs.len() > 1 {
+        let x = cx.input(0)?;
+        outputs.extend(moments(cx, x, axis, epsilon)?);
+    }
+    Ok(outputs)
+}
+
+/// Mean and inverse deviation of rows, which go with a normalisation.
+pub(super) fn moments(
+    cx: &mut Context<'_, '_>,
+    x: ValueId,
+    axis: usize,
+    epsilon: f32,
+) -> Result<[ValueId; 2], OpError> {
+    let axes: Vec<usize> = (axis..cx.rank_of(x)).collect();
+    let mean = cx.reduce(Reduction::Mean, x, axes.clone(), true)?;
+    let centred = cx.minus(x, mean)?;
+    let squares = cx.times(centred, centred)?;
+    let variance = cx.reduce(Reduction::Mean, squares, axes, true)?;
+    let epsilon = cx.number(epsilon);
+    let variance = cx.plus(variance, epsilon)?;
+    let inverse = cx.function(lemma_kernels::Unary::Rsqrt, variance)?;
+    Ok([mean, inverse])
 }
 
 fn instance_norm(cx: &mut Context<'_, '_>) -> Lowered {
@@ -241,11 +331,6 @@ fn instance_norm(cx: &mut Context<'_, '_>) -> Lowered {
 /// Scale and bias are given for each channel since operator set 21, before that for each group.
 fn group_norm(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(3, 3)?;
-    if cx.opset < 21 {
-        return Err(
-            OpError::unsupported("scale and bias for each group (before operator set 21)").into(),
-        );
-    }
     let epsilon = cx.float("epsilon", 1e-5)?;
     if cx.int("stash_type", 1)? != 1 {
         return Err(
@@ -257,8 +342,20 @@ fn group_norm(cx: &mut Context<'_, '_>) -> Lowered {
         .and_then(|g| usize::try_from(g).ok())
         .filter(|&g| g > 0);
     let groups = groups.ok_or_else(|| OpError::attribute("num_groups", "must be at least 1"))?;
-    cx.one(GroupNorm {
+    let mut operands = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
+    if cx.opset < 21 {
+        // One for each group, repeated for its channels.
+        let channels = cx.known_dim(operands[0], 1, "the number of channels")?;
+        let each = Part::Is((channels / groups) as i64);
+        for operand in &mut operands[1..] {
+            let column = cx.unsqueeze(*operand, 1)?;
+            let spread = cx.expand(column, &[Part::Is(groups as i64), each])?;
+            *operand = cx.reshape(spread, &[Part::Is(-1)])?;
+        }
+    }
+    let op = GroupNorm {
         groups: Some(groups),
         epsilon,
-    })
+    };
+    Ok(vec![cx.add(op, &operands.map(Some))?])
 }

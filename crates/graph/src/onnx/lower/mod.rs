@@ -4,19 +4,33 @@
 //! one in an operand comes out in one form, and every default is written out. An attribute that
 //! nobody asked for, an operand too many or an output that is not computed is refused.
 
+mod attention;
+mod compose;
 mod elementwise;
+mod image;
 mod layout;
 mod linear;
+mod loss;
+mod microsoft;
+mod place;
+mod quantize;
+mod recurrent;
 mod reduce;
+mod signal;
 
 use std::sync::Arc;
+
+use lemma_types::tensor::DType;
 
 use crate::error::{ImportError, OpError};
 use crate::fact::Fact;
 use crate::graph::{Builder, ValueId};
+use crate::onnx::import::Typed;
+use crate::onnx::narrow::Narrow;
 use crate::onnx::proto::{Attribute, Node};
 use crate::onnx::tensor::Constants;
 use crate::operator::{Op, Operator, ordinal};
+use crate::ops::cast::Cast;
 use crate::ops::layout::axis;
 use crate::tensor::Tensor;
 
@@ -42,6 +56,8 @@ pub(super) struct NodeContext<'n, 'a> {
     node: &'n Node<'a>,
     opset: i64,
     inputs: Vec<Option<ValueId>>,
+    /// What the elements of each operand stand for, where it is not what a tensor holds.
+    narrow: Vec<Option<Narrow>>,
     builder: &'n mut Builder,
     constants: &'n mut Constants<'a>,
     label: Arc<str>,
@@ -53,7 +69,7 @@ impl<'n, 'a> NodeContext<'n, 'a> {
     pub(super) fn new(
         node: &'n Node<'a>,
         opset: i64,
-        inputs: Vec<Option<ValueId>>,
+        inputs: Vec<Option<Typed>>,
         builder: &'n mut Builder,
         constants: &'n mut Constants<'a>,
         label: Arc<str>,
@@ -62,7 +78,8 @@ impl<'n, 'a> NodeContext<'n, 'a> {
         NodeContext {
             node,
             opset,
-            inputs,
+            narrow: inputs.iter().map(|v| v.and_then(|v| v.narrow)).collect(),
+            inputs: inputs.into_iter().map(|v| v.map(|v| v.id)).collect(),
             builder,
             constants,
             label,
@@ -118,25 +135,18 @@ impl<'n, 'a> NodeContext<'n, 'a> {
         Ok(self.fact(index)?.rank())
     }
 
-    /// The integers of an operand that must be constant.
-    fn constant_ints(&self, index: usize, what: &str) -> Result<Option<Vec<i64>>, OpError> {
+    /// The integers of an optional operand, if they are known now; `Err` if they are data.
+    fn known_ints(&self, index: usize) -> Result<Option<Vec<i64>>, ValueId> {
         let Some(value) = self.maybe(index) else {
             return Ok(None);
         };
-        let values = self.builder.fact(value).integers();
+        let fact = self.builder.fact(value);
+        if fact.ty.elements() == Some(0) {
+            return Ok(Some(Vec::new()));
+        }
+        let values = fact.integers();
         let known = values.and_then(|v| v.iter().map(crate::fact::Sym::known).collect());
-        match known {
-            Some(known) => Ok(Some(known)),
-            None => Err(OpError::operand(what, "must be constant integers")),
-        }
-    }
-
-    fn constant_int(&self, index: usize, what: &str) -> Result<Option<i64>, OpError> {
-        match self.constant_ints(index, what)?.as_deref() {
-            None => Ok(None),
-            Some([value]) => Ok(Some(*value)),
-            Some(_) => Err(OpError::operand(what, "must be one number")),
-        }
+        known.map(Some).ok_or(value)
     }
 
     /// Adds a constant of the importer's own.
@@ -220,6 +230,40 @@ impl<'n, 'a> NodeContext<'n, 'a> {
         }
     }
 
+    /// A number that cannot be negative.
+    fn sizes_one(&mut self, name: &str) -> Result<Option<usize>, OpError> {
+        let value = self.maybe_int(name)?;
+        let size = value.map(|n| {
+            usize::try_from(n).map_err(|_| OpError::attribute(name, format!("{n} is negative")))
+        });
+        size.transpose()
+    }
+
+    /// A list of texts.
+    fn texts(&mut self, name: &str) -> Result<Option<Vec<String>>, OpError> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Texts(texts)) => Ok(Some(
+                texts
+                    .iter()
+                    .map(|t| String::from_utf8_lossy(t).into_owned())
+                    .collect(),
+            )),
+            Some(_) => Err(OpError::attribute(name, "must be a list of texts")),
+        }
+    }
+
+    fn floats(&mut self, name: &str) -> Result<Option<Vec<f32>>, OpError> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Floats(values)) if values.iter().any(|v| v.is_nan()) => {
+                Err(OpError::attribute(name, "holds NaN"))
+            }
+            Some(Attribute::Floats(values)) => Ok(Some(values.clone())),
+            Some(_) => Err(OpError::attribute(name, "must be a list of floats")),
+        }
+    }
+
     /// A list of numbers that cannot be negative.
     fn sizes(&mut self, name: &str) -> Result<Option<Vec<usize>>, OpError> {
         let Some(values) = self.ints(name)? else {
@@ -280,9 +324,50 @@ fn axes(values: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
     Ok(resolved)
 }
 
+/// One, as a scalar of this type.
+fn one_of(dtype: DType) -> Result<Tensor, OpError> {
+    let bytes = match dtype {
+        DType::F16 => 0x3c00u16.to_le_bytes().to_vec(),
+        DType::Bf16 => 0x3f80u16.to_le_bytes().to_vec(),
+        DType::F32 => 1f32.to_le_bytes().to_vec(),
+        DType::F64 => 1f64.to_le_bytes().to_vec(),
+        _ => 1u64.to_le_bytes()[..dtype.size()].to_vec(),
+    };
+    Tensor::from_le_bytes(dtype, &[], &bytes).map_err(|e| OpError::unsupported(e.to_string()))
+}
+
 /// The operator set that introduced an operator, where later than the oldest supported one.
 fn since(op: &str) -> i64 {
     match op {
+        "Sinh"
+        | "Cosh"
+        | "Asinh"
+        | "Acosh"
+        | "Atanh"
+        | "EyeLike"
+        | "Scatter"
+        | "NonZero"
+        | "MeanVarianceNormalization"
+        | "Shrink"
+        | "Compress" => 9,
+        "DFT" | "STFT" | "HannWindow" | "HammingWindow" | "BlackmanWindow" => 17,
+        "Einsum" => 12,
+        "TfIdfVectorizer" => 9,
+        "OptionalHasElement" | "OptionalGetElement" => 15,
+        "GridSample" => 16,
+        "Col2Im" => 18,
+        "DeformConv" => 19,
+        "AffineGrid" => 20,
+        "Det" => 11,
+        "MaxUnpool" => 9,
+        "RoiAlign" | "Resize" => 10,
+        "QuantizeLinear" | "DequantizeLinear" | "MatMulInteger" | "ConvInteger"
+        | "QLinearMatMul" | "QLinearConv" | "ReverseSequence" | "NonMaxSuppression"
+        | "ThresholdedRelu" => 10,
+        "ScatterElements" | "ScatterND" | "Unique" | "BitShift" | "DynamicQuantizeLinear" => 11,
+        "Celu" | "NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss" => 12,
+        "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "BitwiseNot" | "CenterCropPad" => 18,
+        "Attention" | "RotaryEmbedding" => 23,
         "Erf" | "IsNaN" | "Sign" | "Where" | "OneHot" | "ConstantOfShape" => 9,
         "IsInf" | "Mod" => 10,
         "Clip" | "Range" | "CumSum" | "GatherElements" | "GatherND" | "Round" => 11,
@@ -298,17 +383,182 @@ fn since(op: &str) -> i64 {
     }
 }
 
+/// Operators that move elements, whatever these are.
+fn moves(op: &str) -> bool {
+    matches!(
+        op,
+        "Constant"
+            | "ConstantOfShape"
+            | "Identity"
+            | "Dropout"
+            | "Shape"
+            | "Size"
+            | "Reshape"
+            | "Flatten"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "Transpose"
+            | "Expand"
+            | "Tile"
+            | "Concat"
+            | "Slice"
+            | "Split"
+            | "Gather"
+            | "GatherElements"
+            | "GatherND"
+            | "Scatter"
+            | "ScatterElements"
+            | "ScatterND"
+            | "Compress"
+            | "ReverseSequence"
+            | "DepthToSpace"
+            | "SpaceToDepth"
+            | "CenterCropPad"
+            | "OneHot"
+            | "Pad"
+            | "Trilu"
+            | "Where"
+            | "EyeLike"
+    )
+}
+
+/// Operators that know what to do with 16-bit floats.
+fn takes_halves(op: &str) -> bool {
+    moves(op)
+        || matches!(
+            op,
+            "Cast" | "CastLike" | "QuantizeLinear" | "DequantizeLinear"
+        )
+}
+
+/// Widens operands that are 16-bit floats; gives the type that results are rounded to: that of the
+/// first operand that is a float, unless this is wider. The result of a root mean square
+/// normalisation has the type of its scale.
+fn widen(cx: &mut NodeContext<'_, '_>, op: &str) -> Result<Option<DType>, OpError> {
+    let decides = usize::from(op == "RMSNormalization");
+    let mut kind: Option<DType> = None;
+    for index in 0..cx.inputs.len() {
+        let Some(value) = cx.maybe(index) else {
+            continue;
+        };
+        let dtype = cx.builder.fact(value).dtype();
+        let half = matches!(dtype, DType::F16 | DType::Bf16);
+        if index >= decides && (half || matches!(dtype, DType::F32 | DType::F64)) {
+            kind.get_or_insert(dtype);
+        }
+        if half {
+            let wide = cx.add(Cast { to: DType::F32 }, &[Some(value)])?;
+            cx.inputs[index] = Some(wide);
+        }
+    }
+    Ok(kind.filter(|kind| matches!(kind, DType::F16 | DType::Bf16)))
+}
+
 /// Lowers a node; `None` if its operator is not known.
-pub(super) fn lower(cx: &mut NodeContext<'_, '_>) -> Option<Lowered> {
+pub(super) fn lower(cx: &mut NodeContext<'_, '_>) -> Option<Result<Vec<Typed>, Failure>> {
     let op = cx.node.op;
+    if cx.node.domain == "com.microsoft" {
+        return contributed(cx, op);
+    }
+    if !matches!(cx.node.domain, "" | "ai.onnx") {
+        return None;
+    }
     let introduced = since(op);
     // Clip is older, its form with operands is not.
     if cx.opset < introduced && op != "Clip" {
         let reason = format!("exists since operator set {introduced}");
         return Some(Err(OpError::unsupported(reason).into()));
     }
+    if let Some(lowered) = quantize::lower(cx, op) {
+        return Some(lowered);
+    }
+    let narrow = cx.narrow.iter().flatten().next().copied();
+    if narrow.is_some() && !moves(op) {
+        return Some(Err(OpError::unsupported(
+            "elements of 8-bit floats or 4 bits are stored, moved, converted and quantised only",
+        )
+        .into()));
+    }
+    if narrow.is_some() && op == "Concat" && cx.narrow.iter().any(|n| *n != narrow) {
+        let reason = "elements of different types are joined";
+        return Some(Err(OpError::unsupported(reason).into()));
+    }
+    let narrow = match op {
+        "Shape" | "Size" => None,
+        "Constant" | "ConstantOfShape" => match cx.attribute("value") {
+            Some(Attribute::Tensor(proto)) => Narrow::of(proto.data_type),
+            _ => None,
+        },
+        "Where" => cx.narrow.get(1).copied().flatten(),
+        _ => cx.narrow.first().copied().flatten(),
+    };
+    let half = match if takes_halves(op) {
+        Ok(None)
+    } else {
+        widen(cx, op)
+    } {
+        Ok(half) => half,
+        Err(error) => return Some(Err(error.into())),
+    };
+    let lowered = standard(cx, op)?;
+    Some(lowered.and_then(|outputs| finish(cx, op, outputs, half, narrow)))
+}
+
+fn standard(cx: &mut NodeContext<'_, '_>, op: &str) -> Option<Lowered> {
     elementwise::lower(cx, op)
         .or_else(|| layout::lower(cx, op))
         .or_else(|| linear::lower(cx, op))
         .or_else(|| reduce::lower(cx, op))
+        .or_else(|| quantize::products(cx, op))
+        .or_else(|| image::lower(cx, op))
+        .or_else(|| place::lower(cx, op))
+        .or_else(|| loss::lower(cx, op))
+        .or_else(|| recurrent::lower(cx, op))
+        .or_else(|| signal::lower(cx, op))
+        .or_else(|| attention::lower(cx, op))
+        // Written into the default domain by a popular exporter.
+        .or_else(|| (op == "SimplifiedLayerNormalization").then(|| microsoft::simplified_norm(cx)))
+}
+
+/// Rounds results that are to be 16-bit floats, and says what the elements stand for.
+fn finish(
+    cx: &mut NodeContext<'_, '_>,
+    op: &str,
+    outputs: Vec<ValueId>,
+    half: Option<DType>,
+    narrow: Option<Narrow>,
+) -> Result<Vec<Typed>, Failure> {
+    let typed = |(place, id): (usize, ValueId)| {
+        let id = match half {
+            // Mean and deviation of a normalisation are given in FP32.
+            Some(to)
+                if cx.builder.fact(id).dtype() == DType::F32
+                    && (place == 0
+                        || !matches!(op, "LayerNormalization" | "BatchNormalization")) =>
+            {
+                cx.add(Cast { to }, &[Some(id)])?
+            }
+            _ => id,
+        };
+        Ok(Typed { id, narrow })
+    };
+    outputs.into_iter().enumerate().map(typed).collect()
+}
+
+/// An operator of the domain `com.microsoft`: a function in FP32.
+fn contributed(cx: &mut NodeContext<'_, '_>, op: &str) -> Option<Result<Vec<Typed>, Failure>> {
+    if matches!(op, "QuantizeLinear" | "DequantizeLinear") {
+        // As in the default domain.
+        return quantize::lower(cx, op);
+    }
+    if cx.narrow.iter().any(Option::is_some) {
+        let reason = "elements of 8-bit floats or 4 bits";
+        return Some(Err(OpError::unsupported(reason).into()));
+    }
+    let half = match widen(cx, op) {
+        Ok(half) => half,
+        Err(error) => return Some(Err(error.into())),
+    };
+    let lowered = microsoft::lower(cx, op)?;
+    Some(lowered.and_then(|outputs| finish(cx, op, outputs, half, None)))
 }

@@ -1,0 +1,373 @@
+//! Kernels that do several things at once have the bits of the plain ones, one after another, on
+//! every instruction set, for any number of threads.
+
+mod common;
+
+use common::{Source, assert_same_bits};
+use lemma_kernels::{
+    Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, PackedB, PackedFilters, Pool,
+    PoolSpec, Pooling, Source as Operand, Strided, Threads, Unary, average_pool, binary, conv,
+    conv_last, gemm, gemm_with, matmul, matmul_strided, max_pool, pool_last, product, softmax,
+    transpose, unary_in_place,
+};
+
+/// Calls `check` with each instruction set and 1, 2 and 3 threads.
+fn everywhere(mut check: impl FnMut(Isa, &Threads)) {
+    for threads in 1..=3 {
+        let threads = Threads::new(threads);
+        for isa in Isa::available() {
+            check(isa, &threads);
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_product_do_not_depend_on_tasks() {
+    let mut source = Source::new(201);
+    for (m, k, n) in [
+        (1, 300, 1000),
+        (8, 520, 200),
+        (301, 70, 90),
+        (3, 5, 7),
+        (500, 257, 33),
+        (7, 256, 64),
+    ] {
+        let (a, b) = (source.wild(m * k), source.wild(k * n));
+        let packed = PackedB::pack(&b, k, n, false);
+        let mut expected = vec![0.0; m * n];
+        gemm(Isa::PORTABLE, m, &a, &packed, &mut expected);
+        for (row, column) in [(0, 0), (m - 1, n - 1), (m / 2, n / 3)] {
+            let one = product(&a[row * k..(row + 1) * k], |i| b[i * n + column]);
+            assert_same_bits(&expected[row * n + column..][..1], &[one], "one output");
+        }
+        everywhere(|isa, threads| {
+            let mut c = vec![f32::NAN; m * n];
+            gemm_with(isa, threads, m, &a, &packed, &Chain::NONE, &mut c);
+            assert_same_bits(&c, &expected, format!("{isa} {threads:?} {m}x{k}x{n}"));
+        });
+    }
+}
+
+#[test]
+fn a_chain_has_the_bits_of_its_links() {
+    let mut source = Source::new(202);
+    for (m, k, n) in [(40, 33, 65), (2, 600, 1100), (130, 20, 24)] {
+        let (a, b) = (source.values(m * k), source.values(k * n));
+        let packed = PackedB::pack(&b, k, n, false);
+        let (bias, full, each) = (source.wild(n), source.wild(m * n), source.values(2));
+        let links = [
+            Link::Binary(Binary::Add, Operand::Value(0), Operand::columns(&bias)),
+            Link::Unary(Unary::Erf, 1),
+            Link::Binary(Binary::Mul, Operand::Value(1), Operand::Value(2)),
+            Link::Binary(Binary::Sub, Operand::Scalar(0.5), Operand::Value(3)),
+            Link::Binary(
+                Binary::Add,
+                Operand::Value(4),
+                Operand::Rows {
+                    values: &full,
+                    divide: 1,
+                    modulo: usize::MAX,
+                },
+            ),
+            Link::Binary(
+                Binary::Mul,
+                Operand::Value(5),
+                Operand::Each {
+                    values: &each,
+                    divide: m / 2,
+                    modulo: 2,
+                },
+            ),
+        ];
+        let mut plain = vec![0.0; m * n];
+        gemm(Isa::PORTABLE, m, &a, &packed, &mut plain);
+        let both = |op, a: &[f32], b: &[f32]| {
+            let mut y = vec![0.0; m * n];
+            binary(Isa::PORTABLE, op, a, b, &mut y);
+            y
+        };
+        let one = both(Binary::Add, &plain, &bias);
+        let mut two = one.clone();
+        unary_in_place(Isa::PORTABLE, Unary::Erf, &mut two);
+        let three = both(Binary::Mul, &one, &two);
+        let four = both(Binary::Sub, &[0.5], &three);
+        let five = both(Binary::Add, &four, &full);
+        let factors: Vec<f32> = (0..m * n).map(|i| each[i / n / (m / 2) % 2]).collect();
+        let expected = both(Binary::Mul, &five, &factors);
+        everywhere(|isa, threads| {
+            let mut c = vec![f32::NAN; m * n];
+            gemm_with(isa, threads, m, &a, &packed, &Chain::new(&links), &mut c);
+            assert_same_bits(&c, &expected, format!("{isa} {threads:?} {m}x{k}x{n}"));
+            let mut alone = plain.clone();
+            lemma_kernels::apply(isa, threads, &Chain::new(&links), n, &mut alone);
+            assert_same_bits(&alone, &expected, format!("{isa} {threads:?} alone"));
+        });
+    }
+}
+
+#[test]
+fn products_inside_tensors_with_softmax() {
+    // Attention: [batch, rows, heads, width] times its like, transposed.
+    let mut source = Source::new(203);
+    let (batch, rows, heads, width) = (2, 29, 3, 20);
+    let len = batch * rows * heads * width;
+    let (q, k) = (source.values(len), source.values(len));
+    let apart = |x: &[f32]| -> Vec<f32> {
+        let place = |i: usize| {
+            let (rest, w) = (i / width, i % width);
+            let (rest, r) = (rest / rows, rest % rows);
+            (((rest / heads) * rows + r) * heads + rest % heads) * width + w
+        };
+        (0..len).map(|i| x[place(i)]).collect()
+    };
+    let mut scores = vec![0.0; batch * heads * rows * rows];
+    let (b, m) = (batch * heads, rows);
+    matmul(
+        Isa::PORTABLE,
+        b,
+        m,
+        width,
+        m,
+        &apart(&q),
+        &apart(&k),
+        true,
+        &mut scores,
+    );
+    let mut scaled = vec![0.0; scores.len()];
+    binary(Isa::PORTABLE, Binary::Mul, &scores, &[0.25], &mut scaled);
+    let mut expected = vec![0.0; scores.len()];
+    softmax(Isa::PORTABLE, rows, &scaled, &mut expected);
+    let links = [
+        Link::Binary(Binary::Mul, Operand::Value(0), Operand::Scalar(0.25)),
+        Link::Softmax(1),
+    ];
+    everywhere(|isa, threads| {
+        let operand = |values, row, column| Strided {
+            values,
+            batch: &[0, 0],
+            row,
+            column,
+        };
+        let steps = [rows * heads * width, width];
+        let left = Strided {
+            batch: &steps,
+            ..operand(&q, heads * width, 1)
+        };
+        let right = Strided {
+            batch: &steps,
+            ..operand(&k, 1, heads * width)
+        };
+        let mut c = vec![f32::NAN; scores.len()];
+        let to = [heads * rows * rows, rows * rows];
+        let chain = Chain::new(&links);
+        let sizes = [rows, width, rows];
+        matmul_strided(
+            isa,
+            threads,
+            sizes,
+            &[batch, heads],
+            &left,
+            &right,
+            &chain,
+            &mut c,
+            &to,
+            rows,
+        );
+        assert_same_bits(&c, &expected, format!("{isa} {threads:?} scores"));
+        // And back into a tensor of the first form.
+        let mut mixed = vec![f32::NAN; len];
+        let scores = Strided {
+            batch: &to,
+            ..operand(&c, rows, 1)
+        };
+        let values = Strided {
+            batch: &steps,
+            ..operand(&k, heads * width, 1)
+        };
+        let sizes = [rows, rows, width];
+        matmul_strided(
+            isa,
+            threads,
+            sizes,
+            &[batch, heads],
+            &scores,
+            &values,
+            &Chain::NONE,
+            &mut mixed,
+            &steps,
+            heads * width,
+        );
+        let mut plain = vec![0.0; len];
+        matmul(
+            Isa::PORTABLE,
+            b,
+            rows,
+            rows,
+            width,
+            &expected,
+            &apart(&k),
+            false,
+            &mut plain,
+        );
+        assert_same_bits(&apart(&mixed), &plain, format!("{isa} {threads:?} mixed"));
+    });
+}
+
+#[test]
+#[should_panic(expected = "rows of the result overlap")]
+fn results_that_overlap_are_refused() {
+    let values = [0.0; 16];
+    let operand = Strided {
+        values: &values,
+        batch: &[4],
+        row: 2,
+        column: 1,
+    };
+    let mut c = [0.0; 8];
+    matmul_strided(
+        Isa::PORTABLE,
+        &Threads::single(),
+        [2, 2, 2],
+        &[2],
+        &operand,
+        &operand,
+        &Chain::NONE,
+        &mut c,
+        &[2],
+        2,
+    );
+}
+
+/// `[batch, channels, places]` becomes `[batch, places, channels]`.
+fn channels_last(x: &[f32], batch: usize, channels: usize) -> Vec<f32> {
+    let places = x.len() / batch / channels;
+    (0..x.len())
+        .map(|i| {
+            let (rest, c) = (i / channels, i % channels);
+            x[(rest / places * channels + c) * places + rest % places]
+        })
+        .collect()
+}
+
+#[test]
+fn convolutions_with_channels_last() {
+    let mut source = Source::new(204);
+    for (channels, out, groups, size, kernel, stride, pad, dilation) in [
+        (3, 17, 1, [13, 11], [7, 7], 2, 3, 1),
+        (20, 70, 1, [9, 8], [3, 3], 1, 1, 1),
+        (40, 24, 1, [7, 7], [1, 1], 1, 0, 1),
+        (16, 33, 1, [8, 9], [1, 1], 2, 0, 1),
+        (36, 36, 36, [10, 9], [3, 3], 1, 1, 1),
+        (19, 19, 19, [11, 12], [5, 5], 2, 2, 1),
+        (5, 5, 5, [12, 12], [2, 3], 1, 2, 2),
+        (30, 8, 1, [12, 10], [3, 2], 1, 1, 3),
+    ] {
+        let shape = Conv::new(&ConvSpec {
+            batch: 2,
+            in_channels: channels,
+            out_channels: out,
+            groups,
+            input: &size,
+            kernel: &kernel,
+            strides: &[stride, stride],
+            dilations: &[dilation, dilation],
+            pads_begin: &[pad, pad],
+            pads_end: &[pad, pad],
+        })
+        .expect("a valid geometry");
+        let x = source.wild(shape.input_len());
+        let filters = source.wild(shape.filter_len());
+        let bias = source.values(out);
+        let mut first = vec![0.0; shape.output_len()];
+        let packed = PackedFilters::pack(&shape, &filters);
+        conv(Isa::PORTABLE, &shape, &x, &packed, Some(&bias), &mut first);
+        unary_in_place(Isa::PORTABLE, Unary::Silu, &mut first);
+        let expected = channels_last(&first, 2, out);
+        let last = channels_last(&x, 2, channels);
+        let packed = FiltersLast::pack(&shape, &filters).expect("known groups");
+        let links = [
+            Link::Binary(Binary::Add, Operand::Value(0), Operand::columns(&bias)),
+            Link::Unary(Unary::Silu, 1),
+        ];
+        let chain = Chain::new(&links);
+        everywhere(|isa, threads| {
+            let mut scratch = vec![f32::NAN; 10];
+            for (input, x) in [(Channels::Last, &last), (Channels::First, &x)] {
+                if input == Channels::First && groups > 1 {
+                    continue;
+                }
+                let mut y = vec![f32::NAN; expected.len()];
+                conv_last(
+                    isa,
+                    threads,
+                    &shape,
+                    input,
+                    x,
+                    &packed,
+                    &chain,
+                    &mut scratch,
+                    &mut y,
+                );
+                assert_same_bits(
+                    &y,
+                    &expected,
+                    format!("{isa} {threads:?} {kernel:?} {input:?}"),
+                );
+            }
+        });
+    }
+}
+
+#[test]
+fn pools_with_channels_last() {
+    let mut source = Source::new(205);
+    let (batch, channels) = (2, 21);
+    for (stride, pad, dilation, ceil_mode) in [(2, 1, 1, false), (1, 0, 2, true), (3, 1, 1, true)] {
+        let pool = Pool::new(&PoolSpec {
+            planes: batch * channels,
+            input: &[11, 10],
+            kernel: &[3, 2],
+            strides: &[stride, stride],
+            dilations: &[dilation, dilation],
+            pads_begin: &[pad, pad],
+            pads_end: &[pad, 0],
+            ceil_mode,
+        })
+        .expect("a valid geometry");
+        let x = source.wild(pool.input_len());
+        let last = channels_last(&x, batch, channels);
+        for pooling in [
+            Pooling::Max,
+            Pooling::Average { include_pad: true },
+            Pooling::Average { include_pad: false },
+        ] {
+            let mut first = vec![0.0; pool.output_len()];
+            match pooling {
+                Pooling::Max => max_pool(Isa::PORTABLE, &pool, &x, &mut first),
+                Pooling::Average { include_pad } => {
+                    average_pool(Isa::PORTABLE, &pool, include_pad, &x, &mut first);
+                }
+            }
+            let expected = channels_last(&first, batch, channels);
+            everywhere(|isa, threads| {
+                let mut y = vec![f32::NAN; expected.len()];
+                pool_last(isa, threads, &pool, pooling, channels, &last, &mut y);
+                assert_same_bits(&y, &expected, format!("{isa} {threads:?} {pooling:?}"));
+            });
+        }
+    }
+}
+
+#[test]
+fn transposes() {
+    let mut source = Source::new(206);
+    for (batch, rows, columns) in [(1, 1, 1), (3, 17, 40), (2, 100, 3), (1, 33, 16)] {
+        let x = source.wild(batch * rows * columns);
+        let expected = channels_last(&x, batch, rows);
+        for threads in 1..=3 {
+            let mut y = vec![0.0; x.len()];
+            transpose(&Threads::new(threads), batch, rows, columns, &x, &mut y);
+            assert_same_bits(&y, &expected, format!("{batch} × {rows} × {columns}"));
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The fuzz targets of `lemma-llm` over their seeds and mutations of them.
+
+#![allow(unreachable_pub)]
+
+#[path = "../../../fuzz/src/llm.rs"]
+mod llm;
+#[path = "../../../fuzz/src/smoke.rs"]
+mod smoke;
+
+#[test]
+fn gguf() {
+    smoke::run("gguf", llm::gguf);
+}
+
+#[test]
+fn safetensors_folder() {
+    smoke::run("safetensors_folder", llm::safetensors_folder);
+}

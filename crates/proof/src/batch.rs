@@ -1,0 +1,104 @@
+//! All claims on one commitment, reduced to its value at one point.
+//!
+//! With γ drawn after all claims are known, Σ γⁱ · claimᵢ = Σ_z cells(z) · Ω(z), where Ω is the
+//! combination of their weights, each inside its block of the stack. One sumcheck over the stack
+//! leaves a value of the cells, which is opened, and one of Ω, which the verifier computes.
+
+use p3_field::PackedValue;
+use rayon::prelude::*;
+
+use crate::claims::{Claim, Target};
+use crate::error::{Check, VerifyError, require};
+use crate::field::{Base, Ext, LANES, PackedBase, PackedExt, PrimeCharacteristicRing, lane_sum};
+use crate::plan::{Block, Stack};
+use crate::poly::eq_index;
+use crate::sumcheck::{Multiply, Values, prove, verify};
+use crate::transcript::{ProverTranscript, VerifierTranscript};
+
+/// The claims on one stack, in order, with their blocks.
+fn claims_on<'c>(
+    claims: &'c [Claim],
+    stack: &'c Stack,
+    member: impl Fn(Target) -> Option<usize> + 'c,
+) -> impl Iterator<Item = (&'c Claim, Block)> + 'c {
+    claims
+        .iter()
+        .filter_map(move |claim| Some((claim, stack.blocks[member(claim.target)?])))
+}
+
+/// Proves the claims; gives the point at which the commitment is to be opened.
+pub(crate) fn prove_batch(
+    claims: &[Claim],
+    stack: &Stack,
+    member: impl Fn(Target) -> Option<usize>,
+    cells: &[Base],
+    transcript: &mut ProverTranscript<'_>,
+) -> Vec<Ext> {
+    let gamma = transcript.draw("claim batching");
+    let mut weights = vec![PackedExt::ZERO; cells.len() / LANES];
+    let mut scale = Ext::ONE;
+    for (claim, block) in claims_on(claims, stack, member) {
+        claim.weight.add_to(scale, block, &mut weights);
+        scale *= gamma;
+    }
+    let cells = PackedBase::pack_slice(cells);
+    let half = cells.len() / 2;
+    // The first round runs on the cells themselves, which are base elements.
+    let zero = || [PackedExt::ZERO; 2];
+    let sums = (0..half)
+        .into_par_iter()
+        .with_min_len(512)
+        .fold(zero, |[s0, s2], i| {
+            let (low, high) = (cells[i], cells[i + half]);
+            let (a, b) = (weights[i], weights[i + half]);
+            [s0 + a * low, s2 + (b - a) * (high - low)]
+        })
+        .reduce(zero, |a, b| [a[0] + b[0], a[1] + b[1]])
+        .map(lane_sum);
+    let _ = transcript.send("round", sums);
+    let c = transcript.draw("round challenge");
+    let packed = PackedExt::from(c);
+    let folded: Vec<PackedExt> = (0..half)
+        .into_par_iter()
+        .with_min_len(512)
+        .map(|i| packed * (cells[i + half] - cells[i]) + cells[i])
+        .collect();
+    crate::sumcheck::fold_packed(&mut weights, half, c);
+    let functions = [folded, weights].map(|v| {
+        if v.len() == 1 {
+            Values::Scalar(crate::field::unpack(&v))
+        } else {
+            Values::Packed(v)
+        }
+    });
+    let (rest, [value, _]) = prove(&Multiply, functions, stack.bits - 1, &[], transcript);
+    let _ = transcript.send("committed value", [value]);
+    [&[c], &rest[..]].concat()
+}
+
+/// Checks the claims; gives the point and the value to which the commitment must open.
+pub(crate) fn verify_batch(
+    claims: &[Claim],
+    stack: &Stack,
+    member: impl Fn(Target) -> Option<usize>,
+    transcript: &mut VerifierTranscript<'_>,
+) -> Result<(Vec<Ext>, Ext), VerifyError> {
+    let gamma = transcript.draw("claim batching")?;
+    let own: Vec<(&Claim, Block)> = claims_on(claims, stack, member).collect();
+    let (mut total, mut scale) = (Ext::ZERO, Ext::ONE);
+    for (claim, _) in &own {
+        total += scale * claim.value;
+        scale *= gamma;
+    }
+    let (point, end) = verify(total, stack.bits, &[], transcript)?;
+    let [value] = transcript.receive("committed value")?;
+    let (mut weights, mut scale) = (Ext::ZERO, Ext::ONE);
+    for (claim, block) in &own {
+        let (high, low) = point.split_at(stack.bits - block.bits);
+        let place = eq_index(high, block.start >> block.bits);
+        weights += scale * place * claim.weight.evaluate(low);
+        scale *= gamma;
+    }
+    require(Check::Batch, end == value * weights)?;
+    Ok((point, value))
+}

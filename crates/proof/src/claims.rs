@@ -1,0 +1,484 @@
+//! Claims on tensors, and their accumulation.
+//!
+//! A claim says that a weighted sum of a tensor's elements has some value. Weights are products of
+//! small tables over groups of the tensor's dimensions: an evaluation at a point, or a view seen
+//! from a point. Every edge of the graph delivers one claim.
+
+use lemma_graph::integer::{Factor, Relation, Source, View};
+use rayon::prelude::*;
+
+use crate::error::{Check, VerifyError, require};
+use crate::field::{
+    Base, Ext, LANES, PackedBase, PackedExt, PackedFieldExtension, PrimeCharacteristicRing,
+    lane_sum, pack,
+};
+use crate::plan::{Block, log_shape, log2};
+use crate::poly::{below, eq_eval, eq_table};
+use p3_field::PackedValue;
+
+/// What a claim is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Column(usize),
+    Constant(usize),
+    Input(usize),
+}
+
+/// The weights of a claim.
+#[derive(Clone, Debug)]
+pub(crate) enum Weight {
+    /// `eq(point, ·)`.
+    Point(Vec<Ext>),
+    /// A view from a point: one part for each of its factors.
+    View {
+        parts: Vec<Part>,
+        /// log₂ of the tensor's dimensions.
+        dims: Vec<usize>,
+    },
+}
+
+/// A factor of a view, with the point on its axes.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    relation: Relation,
+    /// Sizes of its axes, and the point's coordinates for all of them.
+    axes: Vec<usize>,
+    point: Vec<Ext>,
+    /// Its dimensions, and their sizes.
+    dims: Vec<usize>,
+    sizes: Vec<usize>,
+}
+
+/// A claim.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(crate) target: Target,
+    pub(crate) weight: Weight,
+    pub(crate) value: Ext,
+}
+
+/// Places a row-major index over true sizes into the cube of rounded-up ones.
+fn padded_index(mut index: usize, sizes: &[usize]) -> usize {
+    let (mut place, mut shift) = (0, 0);
+    for &size in sizes.iter().rev() {
+        place |= (index % size) << shift;
+        index /= size;
+        shift += log2(size);
+    }
+    place
+}
+
+impl Part {
+    fn new(factor: &Factor, axes: &[usize], coordinates: &[Vec<Ext>], shape: &[usize]) -> Part {
+        Part {
+            relation: factor.relation.clone(),
+            axes: factor.axes.iter().map(|&a| axes[a]).collect(),
+            point: factor
+                .axes
+                .iter()
+                .flat_map(|&a| coordinates[a].iter().copied())
+                .collect(),
+            dims: factor.dims.clone(),
+            sizes: factor.dims.iter().map(|&d| shape[d]).collect(),
+        }
+    }
+
+    /// The weights over the cube of the dimensions.
+    fn table(&self) -> Vec<Ext> {
+        let rows = eq_table(&self.point);
+        match &self.relation {
+            // The tensor is zero beyond its true size.
+            Relation::Identity => rows,
+            Relation::Pairs(pairs) => {
+                let bits: usize = self.sizes.iter().map(|&s| log2(s)).sum();
+                let mut table = vec![Ext::ZERO; 1 << bits];
+                for &(row, column) in pairs {
+                    table[padded_index(column as usize, &self.sizes)] +=
+                        rows[padded_index(row as usize, &self.axes)];
+                }
+                table
+            }
+        }
+    }
+
+    /// The multilinear extension of the weights.
+    fn evaluate(&self, at: &[Ext]) -> Ext {
+        match &self.relation {
+            Relation::Identity => eq_eval(&self.point, at),
+            Relation::Pairs(pairs) => {
+                let (rows, columns) = (eq_table(&self.point), eq_table(at));
+                pairs
+                    .iter()
+                    .map(|&(row, column)| {
+                        rows[padded_index(row as usize, &self.axes)]
+                            * columns[padded_index(column as usize, &self.sizes)]
+                    })
+                    .sum()
+            }
+        }
+    }
+}
+
+/// Weights as the product of a table over the leading variables and one over the trailing ones.
+struct Split {
+    high: Vec<Ext>,
+    low: Vec<Ext>,
+}
+
+fn outer(a: &[Ext], b: &[Ext]) -> Vec<Ext> {
+    a.iter()
+        .flat_map(|&x| b.iter().map(move |&y| x * y))
+        .collect()
+}
+
+impl Weight {
+    /// The weights of a view whose axes have these sizes and the point these coordinates.
+    pub(crate) fn view(
+        view: &View,
+        axes: &[usize],
+        coordinates: &[Vec<Ext>],
+        shape: &[usize],
+    ) -> Weight {
+        let part = |f: &Factor| Part::new(f, axes, coordinates, shape);
+        let mut parts: Vec<Part> = view.factors.iter().map(part).collect();
+        parts.sort_by_key(|p| p.dims.first().copied());
+        Weight::View {
+            parts,
+            dims: log_shape(shape),
+        }
+    }
+
+    fn bits(&self) -> usize {
+        match self {
+            Weight::Point(point) => point.len(),
+            Weight::View { dims, .. } => dims.iter().sum(),
+        }
+    }
+
+    /// The multilinear extension of the weights at a point.
+    pub(crate) fn evaluate(&self, at: &[Ext]) -> Ext {
+        match self {
+            Weight::Point(point) => eq_eval(point, at),
+            Weight::View { parts, dims } => {
+                let start = |dim: usize| dims[..dim].iter().sum::<usize>();
+                let value = |part: &Part| {
+                    let own: Vec<Ext> = part
+                        .dims
+                        .iter()
+                        .flat_map(|&d| at[start(d)..start(d) + dims[d]].iter().copied())
+                        .collect();
+                    part.evaluate(&own)
+                };
+                parts.iter().map(value).product()
+            }
+        }
+    }
+
+    fn split(&self) -> Split {
+        let (tables, bits): (Vec<Vec<Ext>>, usize) = match self {
+            Weight::Point(point) => {
+                let at = point.len() / 2;
+                (
+                    vec![eq_table(&point[..at]), eq_table(&point[at..])],
+                    point.len(),
+                )
+            }
+            Weight::View { parts, dims } => {
+                let order: Vec<usize> = parts.iter().flat_map(|p| p.dims.iter().copied()).collect();
+                if order.windows(2).all(|w| w[0] < w[1]) {
+                    (parts.iter().map(Part::table).collect(), self.bits())
+                } else {
+                    (vec![scattered(parts, dims)], self.bits())
+                }
+            }
+        };
+        // The trailing table fills registers, and has about half of the variables.
+        let least = (bits / 2).max(LANES.trailing_zeros() as usize).min(bits);
+        let mut low = vec![Ext::ONE];
+        let mut rest = tables;
+        while low.len() < 1 << least {
+            match rest.pop() {
+                Some(table) => low = outer(&table, &low),
+                None => break,
+            }
+        }
+        let high = rest
+            .iter()
+            .fold(vec![Ext::ONE], |high, table| outer(&high, table));
+        Split { high, low }
+    }
+
+    /// Adds the weights, scaled, to those of a stack.
+    pub(crate) fn add_to(&self, scale: Ext, block: Block, stack: &mut [PackedExt]) {
+        let Split { high, low } = self.split();
+        if low.len() < LANES {
+            for (i, (&h, &l)) in high
+                .iter()
+                .flat_map(|h| low.iter().map(move |l| (h, l)))
+                .enumerate()
+            {
+                let at = block.start + i;
+                stack[at / LANES].add_assign_lane(at % LANES, scale * h * l);
+            }
+            return;
+        }
+        let low = pack(&low);
+        let start = block.start / LANES;
+        let length = high.len() * low.len();
+        stack[start..start + length]
+            .par_chunks_mut(low.len())
+            .with_min_len((1024 / low.len()).max(1))
+            .zip(high)
+            .for_each(|(row, h)| {
+                let h = PackedExt::from(h * scale);
+                row.iter_mut()
+                    .zip(&low)
+                    .for_each(|(cell, l)| *cell += *l * h);
+            });
+    }
+
+    /// The weighted sum of the elements of a tensor, padded to its cube.
+    pub(crate) fn sum(&self, values: &[Base]) -> Ext {
+        let Split { high, low } = self.split();
+        if low.len() < LANES {
+            let weights = high.iter().flat_map(|&h| low.iter().map(move |&l| h * l));
+            return weights.zip(values).map(|(w, &v)| w * v).sum();
+        }
+        let low = pack(&low);
+        let values = PackedBase::pack_slice(values);
+        values
+            .par_chunks(low.len())
+            .with_min_len((4096 / low.len()).max(1))
+            .zip(high)
+            .map(|(row, h)| {
+                let sum: PackedExt = row.iter().zip(&low).map(|(&v, &l)| l * v).sum();
+                h * lane_sum(sum)
+            })
+            .sum()
+    }
+}
+
+/// The weights where the dimensions of the parts interleave.
+fn scattered(parts: &[Part], dims: &[usize]) -> Vec<Ext> {
+    let bits: usize = dims.iter().sum();
+    let tables: Vec<Vec<Ext>> = parts.iter().map(Part::table).collect();
+    (0..1usize << bits)
+        .map(|index| {
+            let coordinate = |dim: usize| {
+                let after: usize = dims[dim + 1..].iter().sum();
+                index >> after & ((1 << dims[dim]) - 1)
+            };
+            parts
+                .iter()
+                .zip(&tables)
+                .map(|(part, table)| {
+                    let place = part
+                        .dims
+                        .iter()
+                        .fold(0, |p, &d| p << dims[d] | coordinate(d));
+                    table[place]
+                })
+                .product()
+        })
+        .collect()
+}
+
+/// The factor by which axes that a term does not depend on count: 1 on true indices, 0 beyond.
+pub(crate) fn uncovered(axes: &[usize], sizes: &[usize], coordinates: &[Vec<Ext>]) -> Ext {
+    axes.iter()
+        .map(|&a| below(sizes[a], &coordinates[a]))
+        .product()
+}
+
+/// The coordinates of a point by axis.
+pub(crate) fn by_axis(point: &[Ext], sizes: &[usize]) -> Vec<Vec<Ext>> {
+    let mut rest = point;
+    sizes
+        .iter()
+        .map(|&size| {
+            let (head, tail) = rest.split_at(log2(size));
+            rest = tail;
+            head.to_vec()
+        })
+        .collect()
+}
+
+/// All claims of a proof, and how many each edge has delivered.
+pub(crate) struct Accumulator {
+    claims: Vec<Claim>,
+    delivered: Vec<u32>,
+}
+
+impl Accumulator {
+    pub(crate) fn new(edges: usize) -> Accumulator {
+        Accumulator {
+            claims: Vec::new(),
+            delivered: vec![0; edges],
+        }
+    }
+
+    /// A claim that belongs to no edge: from the lookups.
+    pub(crate) fn add(&mut self, claim: Claim) {
+        self.claims.push(claim);
+    }
+
+    /// The claim of an edge.
+    pub(crate) fn deliver(&mut self, edge: usize, claim: Claim) {
+        if let Some(count) = self.delivered.get_mut(edge) {
+            *count += 1;
+        }
+        self.claims.push(claim);
+    }
+
+    /// All claims, once every edge has delivered exactly one.
+    pub(crate) fn finish(self) -> Result<Vec<Claim>, VerifyError> {
+        require(Check::Edges, self.delivered.iter().all(|&n| n == 1))?;
+        Ok(self.claims)
+    }
+}
+
+/// The target of a view's source.
+pub(crate) fn target(source: Source, value_column: impl Fn(usize) -> usize) -> Target {
+    match source {
+        Source::Input(i) => Target::Input(i),
+        Source::Constant(i) => Target::Constant(i),
+        Source::Node(i) => Target::Column(value_column(i)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::ext_from_fn;
+    use crate::poly::evaluate;
+
+    fn challenge(seed: u32) -> Ext {
+        ext_from_fn(|d| {
+            Base::from_u32(seed.wrapping_mul(2_654_435_761).rotate_left(d as u32 * 5) >> 3)
+        })
+    }
+
+    fn coordinates(sizes: &[usize], seed: u32) -> Vec<Vec<Ext>> {
+        let mut n = seed;
+        sizes
+            .iter()
+            .map(|&s| {
+                (0..log2(s))
+                    .map(|_| {
+                        n += 1;
+                        challenge(n)
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+
+    /// The sum, the tables and the closed form of weights say the same of random tensors.
+    fn agree(view: &View, axes: &[usize], shape: &[usize]) {
+        let at = coordinates(axes, 7);
+        let weight = Weight::view(view, axes, &at, shape);
+        let bits = weight.bits();
+        let total: usize = shape.iter().product();
+        let mut values = vec![Base::ZERO; 1 << bits];
+        let mut plain = Vec::new();
+        for i in 0..total {
+            plain.push(i as i32 * 37 % 251 - 100);
+            values[padded_index(i, shape)] = Base::from_i32(plain[i]);
+        }
+        // What the view shows, at the point.
+        let over: Vec<usize> = (0..axes.len()).filter(|&a| view.covers(a)).collect();
+        let shown = view.gather(&plain, shape, axes, &over);
+        let sizes: Vec<usize> = over.iter().map(|&a| axes[a]).collect();
+        let own: Vec<Ext> = over.iter().flat_map(|&a| at[a].iter().copied()).collect();
+        let mut padded = vec![Base::ZERO; 1 << own.len()];
+        for (i, v) in shown.iter().enumerate() {
+            padded[padded_index(i, &sizes)] = Base::from_i32(*v);
+        }
+        let expected = evaluate(&padded, &own);
+        assert_eq!(weight.sum(&values), expected, "{view:?}");
+        // The stacked weights, and their closed form.
+        let block = Block {
+            bits,
+            start: 1 << bits,
+        };
+        let size = (2usize << bits).max(LANES);
+        let mut stack = vec![PackedExt::ZERO; size / LANES];
+        weight.add_to(Ext::TWO, block, &mut stack);
+        let stack = crate::field::unpack(&stack);
+        let z: Vec<Ext> = (0..bits).map(|i| challenge(900 + i as u32)).collect();
+        let direct: Ext = eq_table(&z)
+            .into_iter()
+            .zip(&stack[block.start..])
+            .map(|(e, &w)| e * w)
+            .sum();
+        assert_eq!(direct, weight.evaluate(&z).double(), "{view:?}");
+    }
+
+    fn factor(axes: &[usize], dims: &[usize], relation: Relation) -> Factor {
+        Factor {
+            axes: axes.to_vec(),
+            dims: dims.to_vec(),
+            relation,
+        }
+    }
+
+    #[test]
+    fn weights_agree_with_the_executor() {
+        let view = |factors| View {
+            source: Source::Input(0),
+            factors,
+        };
+        let id = || Relation::Identity;
+        agree(
+            &view(vec![factor(&[0], &[0], id()), factor(&[1], &[1], id())]),
+            &[5, 7],
+            &[5, 7],
+        );
+        agree(
+            &view(vec![factor(&[1], &[0], id()), factor(&[0], &[1], id())]),
+            &[40, 33],
+            &[33, 40],
+        );
+        // a window with padding, a sum, a selection, a repeat
+        let window = Relation::Pairs(vec![(0, 0), (1, 1), (2, 0), (3, 1), (4, 2), (6, 1), (7, 2)]);
+        agree(
+            &view(vec![
+                factor(&[0, 1], &[1], window),
+                factor(&[2], &[0], id()),
+            ]),
+            &[3, 3, 6],
+            &[6, 3],
+        );
+        let sum = Relation::Pairs(vec![(0, 0), (0, 1), (0, 2)]);
+        agree(
+            &view(vec![factor(&[], &[1], sum), factor(&[1], &[0], id())]),
+            &[3, 6],
+            &[6, 3],
+        );
+        let interleaved = Relation::Pairs(vec![(0, 1), (1, 3), (2, 0)]);
+        agree(
+            &view(vec![
+                factor(&[0], &[0, 2], interleaved),
+                factor(&[1], &[1], id()),
+            ]),
+            &[3, 20],
+            &[2, 20, 2],
+        );
+    }
+
+    #[test]
+    fn every_edge_delivers_one_claim() {
+        let claim = || Claim {
+            target: Target::Input(0),
+            weight: Weight::Point(Vec::new()),
+            value: Ext::ONE,
+        };
+        for counts in [[1, 1], [0, 1], [2, 1], [1, 2]] {
+            let mut claims = Accumulator::new(2);
+            for (edge, n) in counts.into_iter().enumerate() {
+                (0..n).for_each(|_| claims.deliver(edge, claim()));
+            }
+            assert_eq!(claims.finish().is_ok(), counts == [1, 1], "{counts:?}");
+        }
+    }
+}

@@ -24,6 +24,7 @@ use lemma_node::{
     language::{LanguageModel, manifest},
     ledger::Account,
     model::{Terms, engine},
+    network::NetworkConfig,
     protocol::{
         self, Signed,
         text::{Ending, Frame, TextWork},
@@ -127,7 +128,11 @@ fn replayed(model: &LanguageModel, transcript: &Transcript) -> Recompute {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_is_streamed_settled_verified_and_replayed() {
     let directory = tempfile::tempdir().unwrap();
-    let network = start(config(directory.path())).await;
+    let network = start(NetworkConfig {
+        workers: 1,
+        ..config(directory.path())
+    })
+    .await;
     let model = publish(&network, 1).await;
 
     let (answer, streamed) = generate(&network, model, asked(5, 80)).await.unwrap();

@@ -562,6 +562,21 @@ fn a_language_model_answers_and_is_replayed(user: &User, root: &str) {
         piped.wait_with_output().unwrap().stdout,
         told.out.as_bytes()
     );
+    // A conversation begins like a single question.
+    let mut chat = user
+        .command(&[&["chat"], &ask[1..]].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    chat.stdin
+        .take()
+        .unwrap()
+        .write_all(b"Hi\n/exit\n")
+        .unwrap();
+    let spoken = chat.wait_with_output().unwrap();
+    assert!(spoken.status.success());
+    assert_eq!(spoken.stdout, told.out.as_bytes());
     user.run(&["run", "acme/tiny"]).ok();
     user.run(&["run", "lemma/digits", "Hi"])
         .failed(2, "takes tensors");

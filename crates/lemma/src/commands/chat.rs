@@ -21,10 +21,15 @@ use crate::{
 
 /// Talks until the user ends it.
 pub(super) fn run(arguments: &Chat, config: &Config, shell: &mut Shell) -> CommandResult {
+    // Nothing else waits for the runtime while the user thinks.
+    block_on(talk(arguments, config, shell))
+}
+
+async fn talk(arguments: &Chat, config: &Config, shell: &mut Shell) -> CommandResult {
     let client = Client::new(config)?;
     let store = ReceiptStore::open(config)?;
     let answering = &arguments.answering;
-    let model = block_on(language_model(&client, &arguments.model))?;
+    let model = language_model(&client, &arguments.model).await?;
     shell.note(format_args!(
         "{}: Ctrl-D or /exit ends, /clear begins anew",
         paint(styles::HEADING, &model.id)
@@ -57,14 +62,11 @@ pub(super) fn run(arguments: &Chat, config: &Config, shell: &mut Shell) -> Comma
         }
         messages.push(message(Role::User, line));
         let asked = request(answering, Prompt::Messages(messages.clone()))?;
-        let (mode, answer) = (
-            answering.mode,
-            ask(&client, &store, &model, &asked, answering.mode, shell),
-        );
-        let (answer, _) = block_on(answer)?;
+        let (answer, _) = ask(&client, &store, &model, &asked, answering.mode, shell).await?;
         shell.note(format_args!(
-            "{} in mode `{mode}`, receipt {}",
+            "{} in mode `{}`, receipt {}",
             paint(styles::GOOD, "checked"),
+            answering.mode,
             answer.signed.receipt.receipt.id()
         ));
         messages.push(message(Role::Assistant, answer.transcript.response.text));

@@ -112,6 +112,30 @@ CALLS = {
 }
 
 
+# Requests of OpenAI's clients.
+OPENAI = {
+    "chat": {
+        "model": "a/b",
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+            {"role": "user", "content": "Hi"},
+        ],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.7,
+        "max_completion_tokens": 12,
+        "seed": -5,
+        "stop": ["END", "\n"],
+        "logit_bias": {"7": -100},
+        "tools": [],
+        "user": "me",
+        "lemma": {"mode": "signed", "request_id": HASH},
+    },
+    "tokens": {"model": "a/b", "prompt": [[1, 2, 3]], "top_p": 0.9, "top_k": 5, "stop": "x"},
+    "text": {"model": "a/b", "prompt": ["Once"], "n": 1, "best_of": 1, "echo": False},
+}
+
+
 def gguf_text(text: str) -> bytes:
     return sized(text.encode(), 8)
 
@@ -305,6 +329,18 @@ def seeds():
         "engine": vector(TYPES, "engine.json")["engine"],
     }
     yield "work_answer", "two_tensors", b"LWAN" + sized(json.dumps(answer).encode(), 4) + few
+    texts = vector(TYPES, "text.json")["cases"]
+    for index, case in enumerate(texts):
+        yield "text_request", f"{index}", case["request"].encode()
+        yield "text_response", f"{index}", case["response"].encode()
+    yield "text_work", "prompt", b"LWGQ\x01" + bytes(range(32 + 32 + 20 + 32 + 16)) + texts[1]["request"].encode()
+    ending = {"text": "", "finish": "length", "signed": answer}
+    error = {"code": "busy", "message": "later"}
+    tokens = b"\x01" + sized(bytes(range(8)), 4) + b"\x02" + sized(bytes(4) + "ä".encode(), 4)
+    yield "text_frames", "answer", tokens + b"\x03" + sized(json.dumps(ending).encode(), 4)
+    yield "text_frames", "error", tokens + b"\x04" + sized(json.dumps(error).encode(), 4)
+    for name, body in OPENAI.items():
+        yield "openai_request", name, json.dumps(body).encode()
     for index, body in enumerate(HTTP_BODIES):
         yield "http_request", f"{index}", body
         yield "http_response", f"{index}", body

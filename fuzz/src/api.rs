@@ -1,6 +1,10 @@
 //! Decoders of `lemma-api`: the Open Inference Protocol over HTTP, with the binary tensor data extension.
 
-use lemma_api::oip::{Request, Response, decode_tensors};
+use lemma_api::{
+    oip::{Request, Response, decode_tensors},
+    openai::request::{chat, completion},
+};
+use lemma_types::text::TextRequest;
 
 /// The first two bytes are the length of the JSON header, little-endian; 65,535 stands for a body that is all JSON.
 fn split(data: &[u8]) -> Option<(&[u8], Option<usize>)> {
@@ -46,4 +50,15 @@ pub fn tensor_file(data: &[u8]) -> bool {
 /// Bodies of Ethereum JSON-RPC: one call or a batch, each with its parameters parsed.
 pub fn json_rpc(data: &[u8]) -> bool {
     lemma_api::rpc_holds_a_call(data)
+}
+
+/// Requests of OpenAI's clients: what is understood is a canonical request.
+pub fn openai_request(data: &[u8]) -> bool {
+    let mut accepted = false;
+    for asked in [chat(data, 7), completion(data, 7)].into_iter().flatten() {
+        let again = TextRequest::decode(&asked.request.encode());
+        assert_eq!(again.expect("it was checked"), asked.request);
+        accepted = true;
+    }
+    accepted
 }

@@ -1,6 +1,9 @@
 //! Decoders of `lemma-node`.
 
-use lemma_node::protocol::{WorkRequest, decode_answer, encode_answer};
+use lemma_node::protocol::{
+    WorkRequest, decode_answer, encode_answer,
+    text::{Frames, TextWork},
+};
 
 /// Requests that reach a worker: one request has one encoding.
 pub fn work_request(data: &[u8]) -> bool {
@@ -19,4 +22,38 @@ pub fn work_answer(data: &[u8]) -> bool {
     let again = decode_answer(&encode_answer(&signed, &outputs)).expect("what was written is read");
     assert_eq!(again, (signed, outputs));
     true
+}
+
+/// Requests for text that reach a worker: one request has one encoding.
+pub fn text_work(data: &[u8]) -> bool {
+    let Ok(work) = TextWork::decode(data) else {
+        return false;
+    };
+    assert_eq!(work.encode(), data);
+    true
+}
+
+/// Frames that reach a gateway: however they are cut, the same ones arrive, and each survives the way back.
+pub fn text_frames(data: &[u8]) -> bool {
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let (mut frames, mut found) = (Frames::default(), Vec::new());
+        for piece in pieces {
+            frames.push(piece);
+            loop {
+                match frames.pop() {
+                    Ok(Some(frame)) => found.push(frame),
+                    Ok(None) => break,
+                    Err(_) => return (found, false),
+                }
+            }
+        }
+        (found, true)
+    };
+    let (frames, good) = read(&mut std::iter::once(data));
+    assert_eq!(read(&mut data.chunks(3)), (frames.clone(), good));
+    for frame in &frames {
+        let (again, _) = read(&mut std::iter::once(frame.encode().as_slice()));
+        assert_eq!(again, std::slice::from_ref(frame));
+    }
+    good && !frames.is_empty()
 }

@@ -1,6 +1,9 @@
 //! Decoders of `lemma-types`.
 
-use lemma_types::{Amount, Manifest, ModelName, SignedReceipt, block, tensor};
+use lemma_types::{
+    Amount, Manifest, ModelName, SignedReceipt, block, tensor,
+    text::{TextRequest, TextResponse},
+};
 
 /// The canonical tensor encoding: one value has one encoding.
 pub fn tensors(data: &[u8]) -> bool {
@@ -17,6 +20,24 @@ pub fn manifest(data: &[u8]) -> bool {
         return false;
     };
     assert_eq!(manifest.encode(), data);
+    true
+}
+
+/// Requests for text: only canonical JSON is accepted, so equal requests have equal commitments.
+pub fn text_request(data: &[u8]) -> bool {
+    let Ok(request) = TextRequest::decode(data) else {
+        return false;
+    };
+    assert_eq!(request.encode(), data);
+    true
+}
+
+/// Answers in text, likewise.
+pub fn text_response(data: &[u8]) -> bool {
+    let Ok(response) = TextResponse::decode(data) else {
+        return false;
+    };
+    assert_eq!(response.encode(), data);
     true
 }
 

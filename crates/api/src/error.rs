@@ -43,12 +43,22 @@ impl ApiError {
         self
     }
 
+    /// The body that says it.
+    pub(crate) fn body(&self) -> serde_json::Value {
+        json!({ "error": {
+            "message": self.message,
+            "type": self.kind(),
+            "param": self.param,
+            "code": self.code,
+        }})
+    }
+
     /// The kind, as clients of hosted APIs know it.
     fn kind(&self) -> &'static str {
         match self.status.as_u16() {
             404 => "not_found_error",
             429 => "rate_limit_error",
-            502 => "verification_error",
+            502 if self.code == "answer_refused" => "verification_error",
             503 => "overloaded_error",
             400..500 => "invalid_request_error",
             _ => "server_error",
@@ -61,13 +71,7 @@ impl IntoResponse for ApiError {
         if self.status.is_server_error() {
             tracing::warn!(status = self.status.as_u16(), code = self.code, error = %self.message, "request failed");
         }
-        let body = json!({ "error": {
-            "message": self.message,
-            "type": self.kind(),
-            "param": self.param,
-            "code": self.code,
-        }});
-        (self.status, Json(body)).into_response()
+        (self.status, Json(self.body())).into_response()
     }
 }
 
@@ -103,7 +107,9 @@ impl From<InferError> for ApiError {
     fn from(error: InferError) -> Self {
         let (code, message) = (error.code(), error.to_string());
         let status = match error {
-            InferError::UnknownModel(_) => StatusCode::NOT_FOUND,
+            InferError::UnknownModel(_) => {
+                return Self::new(StatusCode::NOT_FOUND, code, message).param("model");
+            }
             InferError::InvalidInput(_) | InferError::ModeNotOffered { .. } => {
                 StatusCode::BAD_REQUEST
             }
@@ -111,7 +117,7 @@ impl From<InferError> for ApiError {
             InferError::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             InferError::NoWorker(_) => StatusCode::SERVICE_UNAVAILABLE,
             // Somebody behind this gateway answered wrongly, and the gateway caught it.
-            InferError::Refused { .. } => StatusCode::BAD_GATEWAY,
+            InferError::Refused { .. } | InferError::Broken { .. } => StatusCode::BAD_GATEWAY,
             InferError::Gateway(error) => return error.into(),
         };
         Self::new(status, code, message)

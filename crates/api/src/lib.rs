@@ -1,5 +1,5 @@
-//! The HTTP surface of a gateway: Open Inference Protocol at `/v2`, Ethereum JSON-RPC at `/rpc`, models, receipts and status
-//! at `/v1`, health, and metrics on a listener of their own. `docs/http-api.md` is the reference.
+//! The HTTP surface of a gateway: Open Inference Protocol at `/v2`, OpenAI's API at `/v1`, Ethereum JSON-RPC at `/rpc`, models,
+//! receipts and status at `/v1`, health, and metrics on a listener of their own. `docs/http-api.md` is the reference.
 //!
 //! Everything here translates: what is decided is decided by the gateway and the ledger. Bodies, headers and batches are
 //! bounded before they are read.
@@ -9,6 +9,7 @@ mod error;
 mod health;
 pub mod metrics;
 pub mod oip;
+pub mod openai;
 mod request;
 mod rpc;
 mod serve;
@@ -79,6 +80,7 @@ impl Api {
         Router::new()
             .merge(v1::routes())
             .merge(oip::routes())
+            .merge(openai::routes())
             .merge(health::routes())
             .route("/rpc", rpc)
             .route("/", get(index))
@@ -110,6 +112,7 @@ async fn index() -> axum::Json<serde_json::Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "endpoints": {
             "open_inference_protocol": "/v2",
+            "openai": "/v1",
             "ethereum_json_rpc": "/rpc",
             "models": "/v1/models",
             "receipts": "/v1/receipts/{id}",

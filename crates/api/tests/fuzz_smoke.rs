@@ -26,3 +26,8 @@ fn tensor_file() {
 fn json_rpc() {
     smoke::run("json_rpc", api::json_rpc);
 }
+
+#[test]
+fn openai_request() {
+    smoke::run("openai_request", api::openai_request);
+}

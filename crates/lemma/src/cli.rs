@@ -24,6 +24,7 @@ const EXAMPLES: &str = "\
 Start here:
   lemma up --demo                                          a whole network, and a tour of it
   lemma infer lemma/digits --input models/digits/example.json
+  lemma run OWNER/MODEL 'Hello'                            ask a language model
   lemma receipts get ID --output receipt.json --wait
   lemma verify receipt.json --trusted-root root.json       no network needed
 
@@ -97,6 +98,10 @@ pub enum Command {
     Models(Models),
     /// Run a model, check the receipt, print the answer
     Infer(Infer),
+    /// Ask a language model, print the answer as it comes, check the receipt
+    Run(Run),
+    /// Talk with a language model; the receipt of each answer is checked
+    Chat(Chat),
     /// Fetch and list receipts
     #[command(subcommand)]
     Receipts(Receipts),
@@ -232,7 +237,7 @@ Example:
 /// `lemma models push`
 #[derive(Args, Clone, Debug)]
 pub struct Push {
-    /// The ONNX file
+    /// An ONNX file, a GGUF file, or a folder with safetensors files
     pub path: PathBuf,
     /// Name to register: owner/model or owner/model:tag
     #[arg(long)]
@@ -307,6 +312,80 @@ pub struct Local {
     pub max_memory: HumanSize,
 }
 
+/// `lemma run`
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+The answer goes to standard output as it comes; the receipt is checked at its end, and the exit code is 7 if it does not hold.
+
+Examples:
+  lemma run lemma/nano 'What is 3 + 4?'
+  lemma run lemma/nano --seed 7 --temperature 0.7 < question.txt
+  lemma run lemma/nano 'Hello' --transcript answer.json    for `lemma verify --transcript`")]
+pub struct Run {
+    /// Name, or root of the manifest
+    pub model: String,
+    /// What to ask; standard input is read if it is absent
+    pub prompt: Option<String>,
+    /// Continue the prompt as it is, without the model's chat template
+    #[arg(long, conflicts_with = "system")]
+    pub raw: bool,
+    /// How to answer.
+    #[command(flatten)]
+    pub answering: Answering,
+    /// Write request, tokens and answer here, for `lemma verify --transcript`
+    #[arg(long, value_name = "FILE")]
+    pub transcript: Option<PathBuf>,
+    /// How to reach the gateway.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// `lemma chat`
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Each line is a question; an answer comes as it is written, and its receipt is checked at its end. Ctrl-D or /exit ends the
+conversation, /clear begins another. What you type is remembered in the data directory, for the arrow keys.")]
+pub struct Chat {
+    /// Name, or root of the manifest
+    pub model: String,
+    /// How to answer.
+    #[command(flatten)]
+    pub answering: Answering,
+    /// How to reach the gateway.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// How a language model shall answer: all of it is part of the request that the receipt commits to.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Answer")]
+pub struct Answering {
+    /// Instructions that stand above the question
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Most tokens of the answer
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub max_tokens: u32,
+    /// Names the noise: equal seeds give equal answers; drawn if absent
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Divides the logits; 0 takes the best token always
+    #[arg(long, value_name = "T", default_value = "1")]
+    pub temperature: f64,
+    /// Keep the fewest best tokens whose probability reaches this
+    #[arg(long, value_name = "P", default_value = "1")]
+    pub top_p: f64,
+    /// Keep so many best tokens; 0 keeps all
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub top_k: u32,
+    /// End the answer before this text; repeat for more
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// What shall back the result
+    #[arg(long, default_value = "signed")]
+    pub mode: Mode,
+}
+
 /// `lemma receipts`
 #[derive(Debug, Subcommand)]
 pub enum Receipts {
@@ -336,7 +415,8 @@ Exits with 0 if every check holds, 7 if something is wrong, 8 if evidence is mis
 
 Examples:
   lemma verify receipt.json --trusted-root root.json
-  lemma verify receipt.json --trusted-root root.json --input in.json --recompute --model model.onnx")]
+  lemma verify receipt.json --trusted-root root.json --input in.json --recompute --model model.onnx
+  lemma verify receipt.json --trusted-root root.json --transcript answer.json --recompute --model model.gguf")]
 pub struct Verify {
     /// The bundle; `-` reads standard input
     pub bundle: PathBuf,
@@ -344,15 +424,18 @@ pub struct Verify {
     #[arg(long, value_name = "FILE")]
     pub trusted_root: PathBuf,
     /// What was asked: opens the request commitment
-    #[arg(long, short, value_name = "[NAME=]FILE")]
+    #[arg(long, short, value_name = "[NAME=]FILE", conflicts_with = "transcript")]
     pub input: Vec<String>,
     /// What was answered: opens the response commitment
-    #[arg(long, short, value_name = "[NAME=]FILE")]
+    #[arg(long, short, value_name = "[NAME=]FILE", conflicts_with = "transcript")]
     pub output: Vec<String>,
-    /// Run the model again and compare every bit
-    #[arg(long, requires = "model", requires = "input")]
+    /// What was asked of a language model and what it answered, as `lemma run --transcript` wrote it
+    #[arg(long, value_name = "FILE")]
+    pub transcript: Option<PathBuf>,
+    /// Run the model again and compare every bit; needs --input or --transcript
+    #[arg(long, requires = "model")]
     pub recompute: bool,
-    /// The ONNX file
+    /// The model: an ONNX file, a GGUF file, or a folder with safetensors files
     #[arg(long, value_name = "FILE")]
     pub model: Option<PathBuf>,
 }
@@ -477,7 +560,11 @@ impl Cli {
         );
         match &self.command {
             Some(Command::Up(up)) => up.overrides(&mut found),
-            Some(Command::Infer(Infer { client, .. }))
+            Some(
+                Command::Infer(Infer { client, .. })
+                | Command::Run(Run { client, .. })
+                | Command::Chat(Chat { client, .. }),
+            )
             | Some(Command::Status(client) | Command::Doctor(client))
             | Some(Command::Models(
                 Models::Ls(client) | Models::Show { client, .. } | Models::Verify { client, .. },

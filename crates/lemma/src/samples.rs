@@ -4,7 +4,7 @@ use lemma_api::oip::decode_tensors;
 use lemma_graph::{Limits, Model, NoFiles, RunOptions};
 use lemma_kernels::Isa;
 use lemma_node::network::SampleModel;
-use lemma_types::ModelName;
+use lemma_types::{ModelName, manifest::Format};
 use serde::Deserialize;
 
 use crate::error::{CommandResult, Context as _};
@@ -34,6 +34,7 @@ pub(crate) fn all() -> CommandResult<Vec<SampleModel>> {
     Ok(vec![
         sample(
             DIGITS,
+            Format::Onnx,
             DIGITS_MODEL,
             include_str!("../../../models/digits/lemma.json"),
             vec![
@@ -47,6 +48,7 @@ pub(crate) fn all() -> CommandResult<Vec<SampleModel>> {
         )?,
         sample(
             "lemma/iris",
+            Format::Onnx,
             include_bytes!("../../../models/iris/model.onnx"),
             include_str!("../../../models/iris/lemma.json"),
             vec![
@@ -65,7 +67,8 @@ pub(crate) fn all() -> CommandResult<Vec<SampleModel>> {
 
 fn sample(
     name: &str,
-    onnx: &'static [u8],
+    format: Format,
+    content: &'static [u8],
     terms: &'static str,
     examples: Vec<(&'static str, &'static [u8])>,
 ) -> CommandResult<SampleModel> {
@@ -78,7 +81,8 @@ fn sample(
     let name: ModelName = name.parse().context(ExitCode::Internal, broken)?;
     Ok(SampleModel {
         name,
-        onnx,
+        format,
+        content,
         description,
         licence,
         output_licence,
@@ -132,7 +136,7 @@ mod tests {
         assert!(
             samples
                 .iter()
-                .all(|sample| !sample.onnx.is_empty() && sample.examples.len() >= 2)
+                .all(|sample| !sample.content.is_empty() && sample.examples.len() >= 2)
         );
     }
 }

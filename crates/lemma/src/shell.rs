@@ -16,6 +16,7 @@ use crate::{
     error::{CommandError, CommandResult},
     exit::ExitCode,
     table::Table,
+    text::harmless_lines,
 };
 
 /// The styles of the whole program.
@@ -140,6 +141,17 @@ impl Shell {
         out.write_all(bytes)
             .and_then(|()| out.flush())
             .map_err(output_error)
+    }
+
+    /// Writes a piece of a text as it comes: exact, but on a terminal nothing that could steer it.
+    ///
+    /// # Errors
+    /// If standard output is closed.
+    pub fn piece(&mut self, text: &str) -> CommandResult {
+        if self.out_is_terminal {
+            return self.bytes(harmless_lines(text).as_bytes());
+        }
+        self.bytes(text.as_bytes())
     }
 
     /// Writes the result as one JSON document: indented on a terminal, one line otherwise.

@@ -10,6 +10,15 @@ pub fn harmless(text: &str) -> String {
         .collect()
 }
 
+/// The same for texts of several lines: line breaks and tabs stay.
+#[must_use]
+pub fn harmless_lines(text: &str) -> String {
+    let harmful = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.chars()
+        .map(|c| if harmful(c) { ' ' } else { c })
+        .collect()
+}
+
 /// A size in powers of 1,000 with three significant digits: `74.5 kB`.
 #[must_use]
 pub fn size(bytes: u64) -> String {

@@ -15,6 +15,9 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[path = "../../node/tests/support/language.rs"]
+mod language;
+
 /// What a command gave.
 struct Ran {
     code: i32,
@@ -162,6 +165,7 @@ fn from_a_model_to_verified_evidence_and_through_crashes() {
     let (bundle, root) = infer_and_keep(&user, &network.ready);
     verify_and_forge(&user, &bundle, &root);
     mistakes_are_explained(&user);
+    a_language_model_answers_and_is_replayed(&user, &root);
     let models = user.run(&["models", "ls", "--json"]).ok().json();
 
     assert_eq!(network.signal("-INT").code(), Some(0), "a graceful end");
@@ -522,6 +526,92 @@ fn mistakes_are_explained(user: &User) {
     .ok();
     user.run(&["account", "send", address.trim(), "99999999"])
         .failed(6, "insufficient funds");
+}
+
+/// From a GGUF file to an answer, its receipt, and its replay; then the forgeries that a replay is for.
+fn a_language_model_answers_and_is_replayed(user: &User, root: &str) {
+    fs::write(user.path("tiny.gguf"), language::gguf(1)).unwrap();
+    fs::write(user.path("other.gguf"), language::gguf(2)).unwrap();
+    user.run(&["models", "push", "tiny.gguf", "--name", "acme/tiny"])
+        .ok();
+    user.run(&["models", "verify", "tiny.gguf", "acme/tiny"])
+        .ok();
+    user.run(&["models", "verify", "other.gguf", "acme/tiny"])
+        .failed(7, "is not the model");
+    user.run(&["models", "show", "acme/tiny"]).ok();
+
+    let ask = ["run", "acme/tiny", "--seed", "5", "--max-tokens", "40"];
+    let run = |more: &[&str]| user.run(&[&ask[..], more].concat());
+    let told = run(&["Hi", "--transcript", "t.json"]).ok();
+    assert!(
+        told.err.contains("checked in mode `signed`"),
+        "{}",
+        told.err
+    );
+    let again = run(&["Hi", "--json"]).ok().json();
+    let text = again["text"].as_str().unwrap();
+    assert_eq!(told.out.trim_end_matches('\n'), text.trim_end_matches('\n'));
+    let mut piped = user
+        .command(&ask)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    piped.stdin.take().unwrap().write_all(b"Hi").unwrap();
+    assert_eq!(
+        piped.wait_with_output().unwrap().stdout,
+        told.out.as_bytes()
+    );
+    // A conversation begins like a single question.
+    let mut chat = user
+        .command(&[&["chat"], &ask[1..]].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    chat.stdin
+        .take()
+        .unwrap()
+        .write_all(b"Hi\n/exit\n")
+        .unwrap();
+    let spoken = chat.wait_with_output().unwrap();
+    assert!(spoken.status.success());
+    assert_eq!(spoken.stdout, told.out.as_bytes());
+    user.run(&["run", "acme/tiny"]).ok();
+    user.run(&["run", "lemma/digits", "Hi"])
+        .failed(2, "takes tensors");
+    user.run(&["run", "acme/tiny", &"x".repeat(600)])
+        .failed(1, "do not fit the context");
+    user.run(&["run", "acme/none", "Hi"]).failed(4, "acme/none");
+
+    let id = told
+        .err
+        .lines()
+        .find_map(|line| line.strip_prefix("receipt "))
+        .unwrap();
+    user.run(&["receipts", "get", id, "--wait", "--output", "text.json"])
+        .ok();
+    let verify = |transcript: &str, model: &str| {
+        let fixed = ["verify", "text.json", "--trusted-root", root, "--recompute"];
+        user.run(&[&fixed[..], &["--transcript", transcript, "--model", model]].concat())
+    };
+    let report = verify("t.json", "tiny.gguf").ok().out;
+    assert!(report.contains("chooses all"), "{report}");
+    let other = verify("t.json", "other.gguf");
+    assert_eq!(other.code, 7, "{}", other.out);
+
+    let honest: Value = serde_json::from_slice(&fs::read(user.path("t.json")).unwrap()).unwrap();
+    let mut cut = honest.clone();
+    let tokens = cut["response"]["tokens"].as_array_mut().unwrap();
+    let shown = tokens.len() / 2;
+    tokens.truncate(shown);
+    let mut edited = honest;
+    edited["request"]["sampling"]["temperature"] = json!(0);
+    for (name, transcript) in [("cut", cut), ("edited", edited)] {
+        fs::write(user.path(name), transcript.to_string()).unwrap();
+        let forged = verify(name, "tiny.gguf");
+        assert_eq!(forged.code, 7, "{name}: {}", forged.out);
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod gateway;
 pub mod host;
 pub mod keys;
+pub mod language;
 pub mod ledger;
 pub mod metrics;
 pub mod model;

@@ -18,6 +18,10 @@ pub const RECEIPTS_WAITING: &str = "lemma_receipts_waiting";
 pub const BATCHES_SETTLED: &str = "lemma_batches_settled_total";
 /// Histogram, seconds: executions of a model on a worker.
 pub const EXECUTION_SECONDS: &str = "lemma_execution_seconds";
+/// Histogram, seconds: steps of a language model's engine, one forward pass each.
+pub const TEXT_STEP_SECONDS: &str = "lemma_text_step_seconds";
+/// Counter: tokens of answers that a gateway has passed on.
+pub const TEXT_TOKENS: &str = "lemma_text_tokens_total";
 /// Gauge: requests that a worker has taken and not answered. Labels: `worker`.
 pub const QUEUE_DEPTH: &str = "lemma_worker_queue_depth";
 /// Gauge, bytes: files of the models that a worker holds in memory. Labels: `worker`.

@@ -11,6 +11,8 @@ use lemma_types::{
 };
 use std::io::Read as _;
 
+use crate::language::{LanguageError, LanguageModel};
+
 /// The engine of this program: what its receipts name.
 #[must_use]
 pub fn engine() -> Engine {
@@ -84,6 +86,9 @@ pub enum LoadError {
     /// The cost of the model can not be computed.
     #[error(transparent)]
     Cost(#[from] RunError),
+    /// The files are no language model.
+    #[error(transparent)]
+    Language(#[from] LanguageError),
     /// A field of the manifest has a value that it can not have.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -135,12 +140,31 @@ pub fn total_bytes(manifest: &Manifest) -> u64 {
         .fold(0, |sum, file| file.size.saturating_add(sum))
 }
 
-/// Loads a model whose files are in the store, derives everything that the manifest states, and refuses any difference.
-/// Takes as long as reading and importing the files.
+/// A model of any kind, in memory.
+pub enum AnyModel {
+    /// Tensors in, tensors out.
+    Graph(Box<Model>),
+    /// Text in, text out.
+    Language(Box<LanguageModel>),
+}
+
+/// Loads a model of any kind, as [`load`] does.
 ///
 /// # Errors
 /// See [`LoadError`].
-pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Model, LoadError> {
+pub fn load_any(
+    manifest: &Manifest,
+    store: &BlobStore,
+    max_bytes: u64,
+) -> Result<AnyModel, LoadError> {
+    if manifest.format.is_text() {
+        let language = load_language(manifest, store, max_bytes)?;
+        return Ok(AnyModel::Language(Box::new(language)));
+    }
+    Ok(AnyModel::Graph(Box::new(load(manifest, store, max_bytes)?)))
+}
+
+fn check_bounds(manifest: &Manifest, max_bytes: u64) -> Result<(), LoadError> {
     let size = total_bytes(manifest);
     if size > max_bytes {
         return Err(LoadError::TooLarge {
@@ -153,6 +177,56 @@ pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Mo
             found: manifest.importer,
         });
     }
+    Ok(())
+}
+
+fn load_language(
+    manifest: &Manifest,
+    store: &BlobStore,
+    max_bytes: u64,
+) -> Result<LanguageModel, LoadError> {
+    check_bounds(manifest, max_bytes)?;
+    let mut files = Vec::with_capacity(manifest.files.len());
+    for file in &manifest.files {
+        let bytes = store.read(&file.blake3, file.size);
+        let bytes = bytes.map_err(|error| LoadError::File {
+            path: file.path.clone(),
+            error,
+        })?;
+        files.push((file.path.clone(), bytes));
+    }
+    let language = LanguageModel::load(manifest.format, &files, &lemma_llm::Compute::new(1))?;
+    let (root, units) = (language.root(), language.units_per_token());
+    for (field, stated, derived) in [
+        (
+            "graph_root",
+            manifest.graph_root.to_string(),
+            root.to_string(),
+        ),
+        (
+            "compute_units",
+            manifest.compute_units.to_string(),
+            units.to_string(),
+        ),
+    ] {
+        if stated != derived {
+            return Err(LoadError::Mismatch {
+                field,
+                stated,
+                derived,
+            });
+        }
+    }
+    Ok(language)
+}
+
+/// Loads a model whose files are in the store, derives everything that the manifest states, and refuses any difference.
+/// Takes as long as reading and importing the files.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Model, LoadError> {
+    check_bounds(manifest, max_bytes)?;
     let file = manifest
         .files
         .iter()

@@ -25,8 +25,12 @@
 //!
 //! Any other status carries an [`ErrorBody`] in JSON.
 //!
+//! `POST /work/v1/generate` asks for text, which comes piece by piece: see [`text`].
+//!
 //! `GET /work/v1/receipts/{id}`: a [`ReceiptState`] in JSON. `GET /work/v1/batches/{root}`: the ids of the batch's receipts,
 //! 32 bytes each, in order. `GET /work/v1/health`: 200 if the worker takes requests, 503 if not.
+
+pub mod text;
 
 use axum::http::StatusCode;
 use lemma_types::{
@@ -40,6 +44,8 @@ use serde::{Deserialize, Serialize};
 pub const MEDIA_TYPE: &str = "application/vnd.lemma.work.v1";
 /// Path of inference.
 pub const INFER: &str = "/work/v1/infer";
+/// Path of inference with language models.
+pub const GENERATE: &str = "/work/v1/generate";
 /// Path under which receipts are.
 pub const RECEIPTS: &str = "/work/v1/receipts";
 /// Path under which batches are.
@@ -76,6 +82,48 @@ pub struct WorkRequest {
     pub inputs: Vec<TensorData>,
 }
 
+/// What a request states beside its content: who asks for which model, and on which terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What shall back the result.
+    pub mode: Mode,
+    /// The request's id.
+    pub request_id: B256,
+    /// BLAKE3 of the model's manifest.
+    pub model_root: Digest,
+    /// Who pays; zero if nobody does.
+    pub payer: Address,
+    /// Reference to the payment; zero if there is none.
+    pub payment: B256,
+    /// The most that the client pays.
+    pub offer: Amount,
+}
+
+impl Terms {
+    fn encode_into(&self, bytes: &mut Vec<u8>) {
+        bytes.push(self.mode.code());
+        bytes.extend(self.request_id);
+        bytes.extend(self.model_root.as_bytes());
+        bytes.extend(self.payer);
+        bytes.extend(self.payment);
+        bytes.extend(self.offer.units().to_le_bytes());
+    }
+
+    /// Takes the terms off the front of `bytes`.
+    fn decode_from(bytes: &mut &[u8]) -> Result<Self, ProtocolError> {
+        let format = || ProtocolError::Format("request");
+        let [code] = take(bytes).ok_or_else(format)?;
+        Ok(Self {
+            mode: Mode::from_code(code).ok_or(ProtocolError::Mode(code))?,
+            request_id: take(bytes).ok_or_else(format)?.into(),
+            model_root: Digest::new(take(bytes).ok_or_else(format)?),
+            payer: take::<20>(bytes).ok_or_else(format)?.into(),
+            payment: take(bytes).ok_or_else(format)?.into(),
+            offer: Amount::from_units(u128::from_le_bytes(take(bytes).ok_or_else(format)?)),
+        })
+    }
+}
+
 /// What a worker hands back beside the outputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,19 +151,30 @@ pub enum ProtocolError {
     /// The JSON part.
     #[error("the answer's JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// The request for text.
+    #[error("the request: {0}")]
+    Text(#[from] lemma_types::text::TextError),
 }
 
 impl WorkRequest {
+    /// Everything but the inputs.
+    #[must_use]
+    pub const fn terms(&self) -> Terms {
+        Terms {
+            mode: self.mode,
+            request_id: self.request_id,
+            model_root: self.model_root,
+            payer: self.payer,
+            payment: self.payment,
+            offer: self.offer,
+        }
+    }
+
     /// Encodes the body.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = REQUEST_MAGIC.to_vec();
-        bytes.push(self.mode.code());
-        bytes.extend(self.request_id);
-        bytes.extend(self.model_root.as_bytes());
-        bytes.extend(self.payer);
-        bytes.extend(self.payment);
-        bytes.extend(self.offer.units().to_le_bytes());
+        self.terms().encode_into(&mut bytes);
         bytes.extend(tensor::encode(&self.inputs));
         bytes
     }
@@ -126,19 +185,24 @@ impl WorkRequest {
     /// See [`ProtocolError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
         let mut rest = bytes;
-        let format = || ProtocolError::Format("request");
-        if take::<4>(&mut rest).ok_or_else(format)? != REQUEST_MAGIC {
-            return Err(format());
+        if take::<4>(&mut rest) != Some(REQUEST_MAGIC) {
+            return Err(ProtocolError::Format("request"));
         }
-        let [code] = take(&mut rest).ok_or_else(format)?;
-        let mode = Mode::from_code(code).ok_or(ProtocolError::Mode(code))?;
+        let Terms {
+            mode,
+            request_id,
+            model_root,
+            payer,
+            payment,
+            offer,
+        } = Terms::decode_from(&mut rest)?;
         Ok(Self {
             mode,
-            request_id: take(&mut rest).ok_or_else(format)?.into(),
-            model_root: Digest::new(take(&mut rest).ok_or_else(format)?),
-            payer: take::<20>(&mut rest).ok_or_else(format)?.into(),
-            payment: take(&mut rest).ok_or_else(format)?.into(),
-            offer: Amount::from_units(u128::from_le_bytes(take(&mut rest).ok_or_else(format)?)),
+            request_id,
+            model_root,
+            payer,
+            payment,
+            offer,
             inputs: tensor::decode(rest)?,
         })
     }

@@ -16,3 +16,13 @@ fn work_answer() {
 fn work_request() {
     smoke::run("work_request", node::work_request);
 }
+
+#[test]
+fn text_work() {
+    smoke::run("text_work", node::text_work);
+}
+
+#[test]
+fn text_frames() {
+    smoke::run("text_frames", node::text_frames);
+}

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     B256, Digest, keccak256, merkle,
     tensor::{self, TensorData},
+    text::{TextRequest, TextResponse},
+    to_canonical_json,
 };
 
 /// The salts of one receipt's commitments. Whoever holds them and a guess of the content can check the guess.
@@ -78,6 +80,51 @@ pub fn tensor_transcript(salt: B256, inputs: &[TensorData], outputs: &[TensorDat
             merkle::leaf_hash(commit("lemma/transcript/tensor/1", salt, &bytes).as_slice())
         })
         .collect();
+    merkle::root(&leaves)
+}
+
+/// The commitment to a request for text that `model` answers.
+#[must_use]
+pub fn text_request(salt: B256, model: Digest, request: &TextRequest) -> B256 {
+    let mut content = model.as_bytes().to_vec();
+    content.extend(request.encode());
+    commit("lemma/request/text/1", salt, &content)
+}
+
+/// The commitment to the answer of a language model.
+#[must_use]
+pub fn text_response(salt: B256, response: &TextResponse) -> B256 {
+    commit("lemma/response/text/1", salt, &response.encode())
+}
+
+/// Tokens of the answer in one leaf of a transcript of text.
+pub const TEXT_CHUNK: usize = 64;
+
+/// The transcript root of an answer in text: a Merkle tree with one salted leaf for the request, the prompt's tokens, the
+/// sampling parameters, each [`TEXT_CHUNK`] tokens of the answer, and at last the answer's text and why it ended. So a
+/// replay can open what it needs, and no more.
+#[must_use]
+pub fn text_transcript(
+    salt: B256,
+    request: &TextRequest,
+    prompt: &[u32],
+    response: &TextResponse,
+) -> B256 {
+    let leaf = |part: &str, content: &[u8]| {
+        let tag = format!("lemma/transcript/text/{part}/1");
+        merkle::leaf_hash(commit(&tag, salt, content).as_slice())
+    };
+    let tokens =
+        |tokens: &[u32]| -> Vec<u8> { tokens.iter().flat_map(|t| t.to_le_bytes()).collect() };
+    let mut leaves = vec![
+        leaf("request", &request.encode()),
+        leaf("prompt", &tokens(prompt)),
+        leaf("sampling", &request.sampling.encode()),
+    ];
+    let chunks = response.tokens.chunks(TEXT_CHUNK);
+    leaves.extend(chunks.map(|chunk| leaf("answer", &tokens(chunk))));
+    let ending = to_canonical_json(&(&response.text, &response.finish));
+    leaves.push(leaf("ending", &ending));
     merkle::root(&leaves)
 }
 

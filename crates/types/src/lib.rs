@@ -21,6 +21,7 @@ pub mod name;
 pub mod receipt;
 pub mod settlement;
 pub mod tensor;
+pub mod text;
 pub mod transaction;
 mod trusted_root;
 

@@ -22,3 +22,17 @@ pub const MERKLE_PATH: usize = 64;
 pub const BUNDLE_BYTES: usize = 8 << 20;
 /// Largest request body over HTTP, bytes.
 pub const HTTP_BODY_BYTES: usize = 32 << 20;
+/// Longest canonical request to a language model, bytes.
+pub const TEXT_REQUEST_BYTES: usize = 8 << 20;
+/// Longest canonical answer of a language model, bytes.
+pub const TEXT_RESPONSE_BYTES: usize = 32 << 20;
+/// Most tokens of a prompt, and of an answer.
+pub const TEXT_TOKENS: u32 = 1 << 20;
+/// Most messages of a conversation.
+pub const TEXT_MESSAGES: usize = 4_096;
+/// Most texts that end an answer.
+pub const TEXT_STOPS: usize = 16;
+/// Longest text that ends an answer, bytes.
+pub const TEXT_STOP_BYTES: usize = 1_024;
+/// Most tokens whose logits a request shifts.
+pub const TEXT_BIAS: usize = 1_024;

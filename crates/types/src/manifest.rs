@@ -16,17 +16,19 @@ pub struct Manifest {
     pub schema: String,
     /// Format of the files.
     pub format: Format,
-    /// Files, sorted by path. The first of format [`Format::Onnx`] whose path ends in `.onnx` is the model.
+    /// Files, sorted by path. See [`Format`] for what has to be among them.
     pub files: Vec<File>,
-    /// Root of the canonical graph. Whoever loads the model derives it again and refuses a mismatch.
+    /// Root of the canonical graph; of a language model, the digest over its configuration and tensors. Whoever loads the
+    /// model derives it again and refuses a mismatch.
     pub graph_root: Digest,
     /// Version of the import rules that derived the graph.
     pub importer: u32,
-    /// Inputs, in the model's order.
+    /// Inputs, in the model's order. A language model has none: it takes and gives text.
     pub inputs: Vec<TensorSpec>,
     /// Outputs, in the model's order.
     pub outputs: Vec<TensorSpec>,
-    /// Work of one inference with every symbolic dimension 1, in units of 10^6 operations, rounded up.
+    /// Work of one inference with every symbolic dimension 1, or of one token of a language model, in units of 10^6
+    /// operations, rounded up.
     pub compute_units: u64,
     /// SPDX expression of the model's licence; empty if its author gives none.
     pub licence: String,
@@ -44,8 +46,24 @@ pub struct Manifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// ONNX protobuf.
+    /// ONNX protobuf: the first file whose path ends in `.onnx` is the model.
     Onnx,
+    /// A language model in one GGUF file, the first whose path ends in `.gguf`; it holds tokenizer and chat template too.
+    Gguf,
+    /// A language model in a folder: `config.json`, all files whose paths end in `.safetensors`, `tokenizer.json`, and, if
+    /// there, `tokenizer_config.json` and `chat_template.jinja`.
+    Safetensors,
+}
+
+impl Format {
+    /// Whether models of this format take and give text.
+    #[must_use]
+    pub const fn is_text(self) -> bool {
+        match self {
+            Self::Onnx => false,
+            Self::Gguf | Self::Safetensors => true,
+        }
+    }
 }
 
 /// One file of a model.
@@ -149,6 +167,14 @@ impl Manifest {
         for (field, specs) in [("inputs", &self.inputs), ("outputs", &self.outputs)] {
             if let Some(reason) = signature_problem(specs) {
                 return fail(field, reason);
+            }
+        }
+        for (field, specs) in [("inputs", &self.inputs), ("outputs", &self.outputs)] {
+            if self.format.is_text() && !specs.is_empty() {
+                return fail(
+                    field,
+                    "a language model has no tensors of its own".to_owned(),
+                );
             }
         }
         // JSON numbers are exact up to 2^53 only (RFC 8785 §3.2.2.3).

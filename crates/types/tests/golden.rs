@@ -8,9 +8,10 @@ mod formats;
 use std::fs;
 
 use lemma_types::{
-    B256, Bytes, Engine, Manifest, Receipt, SignedReceipt,
+    B256, Bytes, Digest, Engine, Manifest, Receipt, SignedReceipt,
     block::{self, Extension, header_commits_to},
-    keccak256, merkle, tensor,
+    commitment, keccak256, merkle, tensor,
+    text::{Finish, TextRequest, TextResponse},
 };
 use serde_json::Value;
 
@@ -156,5 +157,55 @@ fn headers_commit_to_their_extensions() {
         let extension = Extension::decode(&get::<Bytes>(case, "extension")).unwrap();
         assert!(header_commits_to(&header, &extension));
         assert_eq!(header.hash_slow(), get::<B256>(case, "hash"));
+    }
+}
+
+#[test]
+fn texts_decode_to_what_was_encoded() {
+    let vectors = vector("text.json");
+    let model: Manifest = get(&vectors, "model");
+    assert_eq!(Manifest::decode(&model.encode()).unwrap(), model);
+    let cases = vectors["cases"].as_array().unwrap();
+    for (case, (request, response)) in cases.iter().zip(
+        formats::text_requests()
+            .iter()
+            .zip(formats::text_responses()),
+    ) {
+        let text = |field: &str| case[field].as_str().unwrap().as_bytes();
+        assert_eq!(&TextRequest::decode(text("request")).unwrap(), request);
+        assert_eq!(TextResponse::decode(text("response")).unwrap(), response);
+    }
+}
+
+/// Whatever part of a request or an answer changes, the commitments change with it.
+#[test]
+fn every_part_of_a_text_is_bound() {
+    let (salt, root) = (B256::repeat_byte(1), Digest::of(b"model"));
+    let [request, ..] = formats::text_requests();
+    let [_, response, _] = formats::text_responses();
+    let mut other = request.clone();
+    other.sampling.seed -= 1;
+    assert_ne!(
+        commitment::text_request(salt, root, &request),
+        commitment::text_request(salt, root, &other)
+    );
+    let base = commitment::text_transcript(salt, &request, &[1, 2], &response);
+    let mut changed = response.clone();
+    changed.tokens[129] += 1;
+    let mut text = response.clone();
+    text.text.push(' ');
+    let mut ending = response.clone();
+    ending.finish = Finish::Length;
+    for (request, prompt, response) in [
+        (&other, [1, 2], &response),
+        (&request, [1, 3], &response),
+        (&request, [1, 2], &changed),
+        (&request, [1, 2], &text),
+        (&request, [1, 2], &ending),
+    ] {
+        assert_ne!(
+            base,
+            commitment::text_transcript(salt, request, &prompt, response)
+        );
     }
 }

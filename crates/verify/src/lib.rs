@@ -27,8 +27,11 @@ mod contents;
 mod format;
 mod report;
 mod settlement;
+mod text;
 mod verifier;
 
 pub use format::{FormatError, decode_bundle, decode_trusted_root};
 pub use report::{Check, CheckName, Final, Outcome, Report, Verdict};
-pub use verifier::{Opened, Recompute, Recomputed, TrustedRootError, Verifier, verify_answer};
+pub use verifier::{
+    Opened, Recompute, Recomputed, Replayed, TrustedRootError, Verifier, verify_answer,
+};

@@ -6,6 +6,7 @@ use lemma_types::{
     commitment::{self, Openings},
     limits,
     tensor::TensorData,
+    text::Transcript,
 };
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     contents::{Symbols, elements},
     format::{check_schema, decode_bundle},
     report::{CheckName, Checks, Final, Finding, Outcome, Problem, Report},
-    settlement,
+    settlement, text,
 };
 
 /// What the caller holds beside the bundle, and asks to be checked with it.
@@ -24,6 +25,8 @@ pub struct Opened {
     pub inputs: Option<Vec<TensorData>>,
     /// The outputs, in the order of the model's signature.
     pub outputs: Option<Vec<TensorData>>,
+    /// What was asked and answered, if the model is a language model; it has no inputs and outputs.
+    pub text: Option<Transcript>,
     /// What came of running the model again.
     pub recompute: Recompute,
 }
@@ -38,6 +41,8 @@ pub enum Recompute {
     Unable(String),
     /// Done.
     Done(Recomputed),
+    /// Done, with a language model.
+    Replayed(Replayed),
 }
 
 /// The result of running a model again on [`Opened::inputs`].
@@ -49,6 +54,18 @@ pub struct Recomputed {
     pub numeric_spec: u32,
     /// The outputs, in the order of the model's signature.
     pub outputs: Vec<TensorData>,
+}
+
+/// The result of replaying [`Opened::text`] with its model: the prompt's tokens made again, and every token of the answer
+/// chosen again.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// Digest over the configuration and tensors of the model's files.
+    pub graph_root: Digest,
+    /// The numeric specification that ran it.
+    pub numeric_spec: u32,
+    /// The first difference, in words; `None` if there is none.
+    pub difference: Option<String>,
 }
 
 /// Why a trusted root cannot be used.
@@ -278,8 +295,16 @@ impl<'a> Contents<'a> {
         })
     }
 
+    fn is_text(&self) -> bool {
+        self.bundle.manifest.format.is_text()
+    }
+
     fn request(&self, symbols: &mut Symbols<'a>) -> Finding {
         let receipt = &self.bundle.receipt.receipt;
+        if self.is_text() {
+            let transcript = text::supplied(self.opened)?;
+            return text::request(receipt, transcript, self.openings()?);
+        }
         let inputs = supplied("inputs", self.opened.inputs.as_deref())?;
         symbols
             .match_signature("input", &self.bundle.manifest.inputs, inputs)
@@ -292,6 +317,10 @@ impl<'a> Contents<'a> {
 
     fn response(&self, symbols: &mut Symbols<'a>) -> Finding {
         let receipt = &self.bundle.receipt.receipt;
+        if self.is_text() {
+            let transcript = text::supplied(self.opened)?;
+            return text::response(receipt, transcript, self.openings()?);
+        }
         let outputs = supplied("outputs", self.outputs)?;
         symbols
             .match_signature("output", &self.bundle.manifest.outputs, outputs)
@@ -302,6 +331,10 @@ impl<'a> Contents<'a> {
     }
 
     fn transcript(&self) -> Finding {
+        if self.is_text() {
+            let transcript = text::supplied(self.opened)?;
+            return text::transcript(&self.bundle.receipt.receipt, transcript, self.openings()?);
+        }
         let inputs = supplied("inputs", self.opened.inputs.as_deref())?;
         let outputs = supplied("outputs", self.outputs)?;
         let root = commitment::tensor_transcript(self.openings()?.transcript, inputs, outputs);
@@ -314,22 +347,23 @@ impl<'a> Contents<'a> {
 
     /// Compares a second run with what the receipt binds. Says something only if the run's inputs are the receipt's.
     fn recomputation(&self, checks: &Checks) -> Finding {
-        let recomputed = match &self.opened.recompute {
+        let (graph_root, numeric_spec) = match &self.opened.recompute {
             Recompute::NotAsked => return Err(Problem::NotAsked("not requested".to_owned())),
             Recompute::Unable(reason) => return Err(Problem::Missing(reason.clone())),
-            Recompute::Done(recomputed) => recomputed,
+            Recompute::Done(run) => (run.graph_root, run.numeric_spec),
+            Recompute::Replayed(run) => (run.graph_root, run.numeric_spec),
         };
         let bundle = self.bundle;
-        if recomputed.numeric_spec != bundle.engine.numeric_spec {
+        if numeric_spec != bundle.engine.numeric_spec {
             return Err(Problem::Missing(format!(
-                "run again under numeric specification {}, the receipt's is {}",
-                recomputed.numeric_spec, bundle.engine.numeric_spec
+                "run again under numeric specification {numeric_spec}, the receipt's is {}",
+                bundle.engine.numeric_spec
             )));
         }
-        if recomputed.graph_root != bundle.manifest.graph_root {
+        if graph_root != bundle.manifest.graph_root {
             return Err(Problem::Failed(format!(
-                "the model's files give graph {}, its manifest names {}",
-                recomputed.graph_root, bundle.manifest.graph_root
+                "the model's files give graph {graph_root}, its manifest names {}",
+                bundle.manifest.graph_root
             )));
         }
         if checks.outcome(CheckName::Request) != Outcome::Ok {
@@ -337,7 +371,28 @@ impl<'a> Contents<'a> {
                 "it is not known that the inputs of the second run are the receipt's".to_owned(),
             ));
         }
-        self.same_outputs(&recomputed.outputs)
+        match &self.opened.recompute {
+            Recompute::Done(run) if !self.is_text() => self.same_outputs(&run.outputs),
+            Recompute::Replayed(run) if self.is_text() => self.same_text(run),
+            _ => Err(Problem::Missing(
+                "the second run was of another kind of model".to_owned(),
+            )),
+        }
+    }
+
+    fn same_text(&self, replayed: &Replayed) -> Finding {
+        if let Some(difference) = &replayed.difference {
+            return Err(Problem::Failed(difference.clone()));
+        }
+        // The replay says that the answer follows from the request; these say that it is the receipt's.
+        let (receipt, openings) = (&self.bundle.receipt.receipt, self.openings()?);
+        let transcript = text::supplied(self.opened)?;
+        text::response(receipt, transcript, openings)?;
+        text::transcript(receipt, transcript, openings)?;
+        Ok(format!(
+            "the model chooses all {} tokens again",
+            transcript.response.tokens.len()
+        ))
     }
 
     fn same_outputs(&self, recomputed: &[TensorData]) -> Finding {
@@ -375,7 +430,7 @@ fn same_usage(what: &str, tensors: &[TensorData], usage: u64) -> Result<(), Prob
     )))
 }
 
-fn opens(what: &str, actual: B256, committed: B256) -> Finding {
+pub(crate) fn opens(what: &str, actual: B256, committed: B256) -> Finding {
     if actual == committed {
         return Ok(format!("the {what} are those that the receipt commits to"));
     }

@@ -27,6 +27,16 @@ fn certificate() {
 }
 
 #[test]
+fn text_request() {
+    smoke::run("text_request", types::text_request);
+}
+
+#[test]
+fn text_response() {
+    smoke::run("text_response", types::text_response);
+}
+
+#[test]
 fn extension() {
     smoke::run("extension", types::extension);
 }

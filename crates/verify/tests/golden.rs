@@ -21,6 +21,7 @@ fn the_golden_bundle_verifies() {
     let bundle = decode_bundle(BUNDLE).unwrap();
     let outputs = tensors(include_bytes!("vectors/outputs.json"));
     let opened = Opened {
+        text: None,
         inputs: Some(tensors(include_bytes!("vectors/inputs.json"))),
         outputs: Some(outputs.clone()),
         recompute: Recompute::Done(Recomputed {

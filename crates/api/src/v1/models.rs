@@ -23,6 +23,8 @@ fn entry(entry: &ModelEntry) -> Value {
     json!({
         "id": entry.name,
         "object": "model",
+        // OpenAI's clients expect a time; names on the ledger have none.
+        "created": 0,
         "owned_by": entry.name.owner(),
         "root": entry.root,
         "author": entry.author,
@@ -45,6 +47,7 @@ pub(super) async fn show(
     let body = json!({
         "id": name.as_ref().map_or_else(|| root.to_string(), ToString::to_string),
         "object": "model",
+        "created": 0,
         "owned_by": name.as_ref().map(|name| name.owner()),
         "root": root,
         "manifest": manifest,

@@ -4,5 +4,6 @@
 
 mod native;
 mod oip;
+mod openai;
 mod rpc;
 mod support;

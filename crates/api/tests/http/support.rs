@@ -13,7 +13,7 @@ use lemma_node::{
     Network,
     network::{NetworkConfig, SampleModel},
 };
-use lemma_types::keys::SecretKey;
+use lemma_types::{keys::SecretKey, manifest::Format};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
@@ -51,9 +51,10 @@ impl Answer {
 }
 
 fn samples() -> Vec<SampleModel> {
-    let sample = |name: &str, onnx| SampleModel {
+    let sample = |name: &str, content| SampleModel {
         name: name.parse().unwrap(),
-        onnx,
+        format: Format::Onnx,
+        content,
         description: "a sample",
         licence: "MIT",
         output_licence: "",

@@ -101,7 +101,7 @@ impl Client {
 }
 
 /// An id that nobody used before and nobody could know: an old receipt can not answer it.
-fn fresh_id() -> CommandResult<B256> {
+pub(super) fn fresh_id() -> CommandResult<B256> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| {
         CommandError::new(

@@ -1,5 +1,6 @@
 //! What commands ask a gateway, over HTTP.
 
+mod generate;
 mod infer;
 mod models;
 mod receipts;
@@ -7,6 +8,7 @@ mod rpc;
 
 use std::{net::IpAddr, time::Duration};
 
+pub use generate::{Generation, Piece, TextAnswer};
 pub use infer::Answer;
 pub use models::{ModelEntry, ModelInfo};
 pub use receipts::BundleState;
@@ -248,6 +250,16 @@ impl Refusal {
             code: error["code"].as_str().map(ToOwned::to_owned),
             message: harmless(message.unwrap_or("the gateway gives no reason")),
         }
+    }
+
+    /// An error in the middle of an answer, whose status was success.
+    fn into_stream_error(self) -> CommandError {
+        let code = match self.code.as_deref() {
+            Some("answer_refused") => ExitCode::VerificationFailed,
+            Some("worker_failed" | "no_worker") => ExitCode::Network,
+            _ => ExitCode::Failed,
+        };
+        CommandError::new(code, self.message).hint("nothing of the answer has a receipt; ask again")
     }
 
     /// The refusal as an error of a command.

@@ -5,6 +5,7 @@ use std::path::Path;
 use lemma_api::oip::JsonTensors;
 use lemma_graph::io::npy;
 use lemma_kernels::half::{bf16_to_f32, f16_to_f32};
+use lemma_node::protocol::Signed;
 use lemma_types::{
     Address, B256, Digest, Mode, ModelName,
     bundle::Bundle,
@@ -96,7 +97,7 @@ pub(super) async fn execute(
 }
 
 /// Whether the ledger says the same of the name as the gateway's list of models.
-async fn registered(client: &Client, model: &ModelInfo) -> CommandResult {
+pub(super) async fn registered(client: &Client, model: &ModelInfo) -> CommandResult {
     let Ok(name) = model.id.parse::<ModelName>() else {
         // Asked for by its root: there is no name to be wrong about.
         return Ok(());
@@ -126,26 +127,40 @@ fn check(
     mode: Mode,
     chain_id: u64,
 ) -> CommandResult<Report> {
-    let wrong = |reason: String| {
-        CommandError::new(
-            ExitCode::VerificationFailed,
-            "the answer was refused: it does not check out",
-        )
-        .cause(harmless(&reason))
-        .hint("nothing of it is shown; another gateway or worker may answer rightly")
+    let signed = Signed {
+        receipt: answer.receipt.clone(),
+        openings: answer.openings,
+        engine: answer.engine.clone(),
     };
-    let receipt = &answer.receipt.receipt;
+    let opened = Opened {
+        inputs: Some(inputs.to_vec()),
+        outputs: Some(answer.outputs.clone()),
+        ..Opened::default()
+    };
+    check_signed(model, &signed, answer.request_id, mode, chain_id, &opened)
+}
+
+/// Everything that can be checked of an answer of any kind before its receipt is settled.
+pub(super) fn check_signed(
+    model: &ModelInfo,
+    signed: &Signed,
+    request_id: B256,
+    mode: Mode,
+    chain_id: u64,
+    opened: &Opened,
+) -> CommandResult<Report> {
+    let receipt = &signed.receipt.receipt;
     if receipt.mode != mode {
-        return Err(wrong(format!(
+        return Err(refused(&format!(
             "asked for mode `{mode}`, the receipt is `{}`",
             receipt.mode
         )));
     }
-    if receipt.request_id != answer.request_id {
-        return Err(wrong("the receipt is for another request".to_owned()));
+    if receipt.request_id != request_id {
+        return Err(refused("the receipt is for another request"));
     }
     if receipt.model_root != model.root {
-        return Err(wrong(format!(
+        return Err(refused(&format!(
             "asked for model {}, the receipt names {}",
             model.root, receipt.model_root
         )));
@@ -153,18 +168,13 @@ fn check(
     let bundle = Bundle {
         schema: Bundle::SCHEMA.to_owned(),
         chain_id,
-        receipt: answer.receipt.clone(),
-        engine: answer.engine.clone(),
+        receipt: signed.receipt.clone(),
+        engine: signed.engine.clone(),
         manifest: model.manifest.clone(),
-        openings: Some(answer.openings),
+        openings: Some(signed.openings),
         settlement: None,
     };
-    let opened = Opened {
-        inputs: Some(inputs.to_vec()),
-        outputs: Some(answer.outputs.clone()),
-        ..Opened::default()
-    };
-    let report = verify_answer(&bundle, chain_id, &opened);
+    let report = verify_answer(&bundle, chain_id, opened);
     let needed = [
         CheckName::Network,
         CheckName::Signature,
@@ -179,12 +189,22 @@ fn check(
         check.outcome == Outcome::Failed
             || (needed.contains(&check.name) && check.outcome != Outcome::Ok)
     }) {
-        return Err(wrong(format!("{}: {}", failure.name, failure.detail)));
+        return Err(refused(&format!("{}: {}", failure.name, failure.detail)));
     }
     if report.verdict != Verdict::Verified {
-        return Err(wrong("the evidence is not complete".to_owned()));
+        return Err(refused("the evidence is not complete"));
     }
     Ok(report)
+}
+
+/// An answer that does not check out.
+pub(super) fn refused(reason: &str) -> CommandError {
+    CommandError::new(
+        ExitCode::VerificationFailed,
+        "the answer was refused: it does not check out",
+    )
+    .cause(harmless(reason))
+    .hint("do not rely on any of it; another gateway or worker may answer rightly")
 }
 
 /// The result for programs.

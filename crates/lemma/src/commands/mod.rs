@@ -1,14 +1,17 @@
 //! What the commands do: one module each.
 
 mod account;
+mod chat;
 mod completions;
 mod config;
 mod doctor;
 mod infer;
+mod language;
 mod local;
 mod models;
 mod push;
 mod receipts;
+mod run;
 mod status;
 mod up;
 mod verify;
@@ -52,6 +55,8 @@ pub(crate) fn run(
         Command::Models(Models::Push(arguments)) => push::run(&arguments, config, shell),
         Command::Models(arguments) => models::run(&arguments, config, shell),
         Command::Infer(arguments) => infer::run(&arguments, config, shell),
+        Command::Run(arguments) => self::run::run(&arguments, config, shell),
+        Command::Chat(arguments) => chat::run(&arguments, config, shell),
         Command::Status(_) => status::run(config, shell),
         Command::Account(arguments) => account::run(arguments, config, shell),
         Command::Wallet(arguments) => wallet::run(arguments, config, shell),

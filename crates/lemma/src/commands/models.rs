@@ -93,12 +93,17 @@ fn show(info: &ModelInfo, shell: &mut Shell) -> CommandResult {
         (
             "compute",
             format!(
-                "{} {} for one row",
+                "{} {} for one {}",
                 grouped(manifest.compute_units),
                 if manifest.compute_units == 1 {
                     "unit"
                 } else {
                     "units"
+                },
+                if manifest.format.is_text() {
+                    "token"
+                } else {
+                    "row"
                 },
             ),
         ),

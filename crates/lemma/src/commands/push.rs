@@ -14,12 +14,12 @@ use lemma_ledger::modules::{MODELS, abi::ILemmaModels};
 use lemma_types::{
     Digest, Manifest, ModelName,
     manifest::{File, Format},
-    tensor::Dim,
+    tensor::{Dim, TensorSpec},
 };
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{block_on, models::describe_spec};
+use super::{block_on, language, models::describe_spec};
 use crate::{
     cli::Push,
     client::{Client, Mined, Transaction},
@@ -39,9 +39,9 @@ const MAX_TERMS_BYTES: u64 = 64 << 10;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Terms {
-    description: String,
-    licence: String,
-    output_licence: String,
+    pub(super) description: String,
+    pub(super) licence: String,
+    pub(super) output_licence: String,
 }
 
 impl Terms {
@@ -56,7 +56,10 @@ impl Terms {
 
     /// What the flags say, and for the rest `lemma.json` beside the model.
     fn gather(arguments: &Push) -> CommandResult<Self> {
-        let beside = arguments.path.with_file_name("lemma.json");
+        let beside = match arguments.path.is_dir() {
+            true => arguments.path.join("lemma.json"),
+            false => arguments.path.with_file_name("lemma.json"),
+        };
         let terms: Self = match fs::metadata(&beside) {
             Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_TERMS_BYTES => {
                 let wrong = || format!("can not use {}", beside.display());
@@ -80,20 +83,9 @@ pub(super) fn run(arguments: &Push, config: &Config, shell: &mut Shell) -> Comma
     let client = Client::new(config)?;
     let folder = folder_of(&arguments.path);
     shell.note(format_args!(
-        "imported {}: {} -> {}",
+        "imported {}: {}",
         arguments.path.display(),
-        manifest
-            .inputs
-            .iter()
-            .map(describe_spec)
-            .collect::<Vec<_>>()
-            .join(", "),
-        manifest
-            .outputs
-            .iter()
-            .map(describe_spec)
-            .collect::<Vec<_>>()
-            .join(", "),
+        describe(&manifest)
     ));
     let registered = block_on(publish(
         &client,
@@ -104,6 +96,18 @@ pub(super) fn run(arguments: &Push, config: &Config, shell: &mut Shell) -> Comma
         shell,
     ))?;
     report(&arguments.name, &manifest, &registered, shell)
+}
+
+fn describe(manifest: &Manifest) -> String {
+    if manifest.format.is_text() {
+        let units = grouped(manifest.compute_units);
+        return format!("a language model, {units} compute units a token");
+    }
+    let list = |specs: &[TensorSpec]| {
+        let specs: Vec<String> = specs.iter().map(describe_spec).collect();
+        specs.join(", ")
+    };
+    format!("{} -> {}", list(&manifest.inputs), list(&manifest.outputs))
 }
 
 /// What the ledger says after a push.
@@ -146,10 +150,11 @@ fn report(
         }
         Registered::Before => shell.note("this version was registered already"),
     }
-    shell.hint(format_args!(
-        "run it: {}",
-        paint(styles::COMMAND, format!("lemma infer {name} --input FILE"))
-    ));
+    let command = match manifest.format.is_text() {
+        true => format!("lemma run {name} 'Hello'"),
+        false => format!("lemma infer {name} --input FILE"),
+    };
+    shell.hint(format_args!("run it: {}", paint(styles::COMMAND, command)));
     Ok(())
 }
 
@@ -239,6 +244,9 @@ pub(super) fn beside(path: &Path) -> Folder {
 }
 
 fn folder_of(path: &Path) -> PathBuf {
+    if path.is_dir() {
+        return path.to_owned();
+    }
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -247,6 +255,13 @@ fn folder_of(path: &Path) -> PathBuf {
 
 /// Imports a model and describes it. What can be derived is derived; only the terms are taken on trust.
 pub(super) fn derive(path: &Path, terms: &Terms) -> CommandResult<Manifest> {
+    match language::format_of(path) {
+        Some(format) => language::derive(path, format, terms),
+        None => derive_graph(path, terms),
+    }
+}
+
+fn derive_graph(path: &Path, terms: &Terms) -> CommandResult<Manifest> {
     let limits = Limits::default();
     let cannot = || format!("can not import {}", path.display());
     let metadata = fs::metadata(path).context(ExitCode::NotFound, || {
@@ -310,7 +325,7 @@ fn cost_of_one(model: &Model) -> CommandResult<u64> {
     })
 }
 
-fn describe_file(folder: &Path, path: &str) -> CommandResult<File> {
+pub(super) fn describe_file(folder: &Path, path: &str) -> CommandResult<File> {
     let full = folder.join(path);
     let cannot = || format!("can not read {}", full.display());
     let file = fs::File::open(&full).context(ExitCode::Failed, cannot)?;

@@ -3,21 +3,24 @@
 use std::{fs, io::Read as _, path::Path};
 
 use lemma_graph::{Limits, Model, NUMERIC_SPEC_VERSION, RunOptions};
-use lemma_types::{Digest, limits, tensor::TensorData};
+use lemma_types::{Digest, limits, tensor::TensorData, text::Transcript};
 use lemma_verify::{
     Opened, Outcome, Recompute, Recomputed, Report, Verdict, Verifier, decode_bundle,
     decode_trusted_root,
 };
 
-use super::push::beside;
+use super::{language, push::beside};
 use crate::{
     cli::Verify,
-    error::{CommandResult, Context as _},
+    error::{CommandError, CommandResult, Context as _},
     exit::ExitCode,
     input,
     shell::{Shell, paint, styles},
     text::harmless,
 };
+
+/// Largest transcript that is read, bytes.
+const MAX_TRANSCRIPT_BYTES: u64 = 64 << 20;
 
 /// Checks a bundle and says what was found.
 pub(super) fn run(arguments: &Verify, shell: &mut Shell) -> CommandResult<ExitCode> {
@@ -109,6 +112,16 @@ fn read_trusted_root(path: &Path) -> CommandResult<Verifier> {
 
 /// What the user supplies beside the bundle.
 fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
+    let asked = !arguments.input.is_empty() || arguments.transcript.is_some();
+    if arguments.recompute && !asked {
+        return Err(CommandError::new(
+            ExitCode::Usage,
+            "--recompute needs what was asked: --input, or --transcript for a language model",
+        ));
+    }
+    if let Some(path) = &arguments.transcript {
+        return open_text(arguments, path);
+    }
     if arguments.input.is_empty() && arguments.output.is_empty() {
         return Ok(Opened::default());
     }
@@ -131,9 +144,33 @@ fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
         _ => Recompute::NotAsked,
     };
     Ok(Opened {
+        text: None,
         inputs,
         outputs,
         recompute,
+    })
+}
+
+fn open_text(arguments: &Verify, path: &Path) -> CommandResult<Opened> {
+    let cannot = || format!("can not use the transcript {}", path.display());
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
+    file.take(MAX_TRANSCRIPT_BYTES)
+        .read_to_end(&mut bytes)
+        .context(ExitCode::Failed, cannot)?;
+    let transcript: Transcript =
+        serde_json::from_slice(&bytes).context(ExitCode::Failed, cannot)?;
+    // One that is impossible fails the verifier's checks; it need not be replayed.
+    let recompute = match &arguments.model {
+        Some(model) if arguments.recompute && transcript.check().is_ok() => {
+            language::replay(model, &transcript)?
+        }
+        _ => Recompute::NotAsked,
+    };
+    Ok(Opened {
+        text: Some(transcript),
+        recompute,
+        ..Opened::default()
     })
 }
 

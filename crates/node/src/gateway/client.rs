@@ -9,6 +9,7 @@ use reqwest::{Client, Response, header};
 use crate::protocol::{
     self, ErrorBody, MAX_ANSWER_BYTES, MAX_BATCH, MAX_JSON_BYTES, ReceiptState, Signed,
     decode_answer,
+    text::{Frame, Frames},
 };
 
 /// How long a connection may take.
@@ -77,20 +78,38 @@ impl WorkerClient {
             .body(body);
         let asked = async {
             let response = request.send().await.map_err(connection)?;
-            let status = response.status();
-            if status == StatusCode::OK {
+            if response.status() == StatusCode::OK {
                 let bytes = read(response, MAX_ANSWER_BYTES).await?;
                 return decode_answer(&bytes)
                     .map_err(|error| WorkerFailure::Protocol(error.to_string()));
             }
-            let bytes = read(response, MAX_JSON_BYTES).await?;
-            let body: ErrorBody = serde_json::from_slice(&bytes).map_err(|_| {
-                WorkerFailure::Protocol(format!("status {status} without an error of the protocol"))
-            })?;
-            Err(WorkerFailure::Reported(ErrorBody {
-                message: shorten(body.message),
-                ..body
-            }))
+            Err(reported(response).await)
+        };
+        timed(self.timeout, asked).await
+    }
+
+    /// Asks a worker for text. `body` is an encoded [`TextWork`](protocol::text::TextWork). Returns when the worker has taken
+    /// the request.
+    pub(crate) async fn generate(
+        &self,
+        endpoint: &str,
+        body: bytes::Bytes,
+    ) -> Result<TextAnswer, WorkerFailure> {
+        let request = self
+            .client
+            .post(format!("{endpoint}{}", protocol::GENERATE))
+            .header(header::CONTENT_TYPE, protocol::MEDIA_TYPE)
+            .body(body);
+        let asked = async {
+            let response = request.send().await.map_err(connection)?;
+            if response.status() != StatusCode::OK {
+                return Err(reported(response).await);
+            }
+            Ok(TextAnswer {
+                response,
+                frames: Frames::default(),
+                timeout: self.timeout,
+            })
         };
         timed(self.timeout, asked).await
     }
@@ -139,6 +158,60 @@ impl WorkerClient {
             }
         };
         timed(LOOKUP, asked).await
+    }
+}
+
+/// An answer in text that is under way. Dropping it lets the worker stop.
+pub(crate) struct TextAnswer {
+    response: Response,
+    frames: Frames,
+    timeout: Duration,
+}
+
+impl TextAnswer {
+    /// The next frame; errors that the worker reports become failures.
+    pub(crate) async fn next(&mut self) -> Result<Frame, WorkerFailure> {
+        let timeout = self.timeout;
+        timed(timeout, self.read_frame()).await
+    }
+
+    async fn read_frame(&mut self) -> Result<Frame, WorkerFailure> {
+        loop {
+            let frame = self.frames.pop();
+            match frame.map_err(|error| WorkerFailure::Protocol(error.to_string()))? {
+                Some(Frame::Error(body)) => return Err(WorkerFailure::Reported(plain(body))),
+                Some(frame) => return Ok(frame),
+                None => {}
+            }
+            match self.response.chunk().await.map_err(connection)? {
+                Some(bytes) => self.frames.push(&bytes),
+                None => {
+                    let cut = "the answer ended before its receipt".to_owned();
+                    return Err(WorkerFailure::Connection(cut));
+                }
+            }
+        }
+    }
+}
+
+async fn reported(response: Response) -> WorkerFailure {
+    let status = response.status();
+    let bytes = match read(response, MAX_JSON_BYTES).await {
+        Ok(bytes) => bytes,
+        Err(failure) => return failure,
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(body) => WorkerFailure::Reported(plain(body)),
+        Err(_) => {
+            WorkerFailure::Protocol(format!("status {status} without an error of the protocol"))
+        }
+    }
+}
+
+fn plain(body: ErrorBody) -> ErrorBody {
+    ErrorBody {
+        message: shorten(body.message),
+        ..body
     }
 }
 

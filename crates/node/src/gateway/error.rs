@@ -79,6 +79,14 @@ pub enum InferError {
         /// Why.
         reason: String,
     },
+    /// The worker failed after the first of its answer had been passed on. What was passed on has no receipt.
+    #[error("worker {worker} failed in the middle of its answer: {reason}; ask again")]
+    Broken {
+        /// The worker.
+        worker: Address,
+        /// What happened.
+        reason: String,
+    },
     /// The gateway's own affairs: ledger or storage.
     #[error(transparent)]
     Gateway(GatewayError),
@@ -104,6 +112,7 @@ impl InferError {
             Self::Busy(_) => "busy",
             Self::NoWorker(_) => "no_worker",
             Self::Refused { .. } => "answer_refused",
+            Self::Broken { .. } => "worker_failed",
             Self::Gateway(_) => "internal",
         }
     }

@@ -7,7 +7,8 @@ use lemma_chain::BlockId;
 use lemma_types::{
     Address, Amount, B256, Digest, Manifest, Mode, ModelName, bundle::Bundle, tensor::TensorData,
 };
-use lemma_verify::{CheckName, Opened, Outcome, Recompute, verify_answer};
+use lemma_verify::{CheckName, Opened, Outcome, verify_answer};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Answer, InferError, InferRequest, Inner, blocking, client::WorkerFailure, index::Served,
@@ -17,11 +18,11 @@ use crate::{
     keys::random_word,
     metrics as names,
     model::{engine, signature},
-    protocol::{ErrorCode, Signed, WorkRequest},
+    protocol::{ErrorCode, Signed, Terms, WorkRequest},
 };
 
 /// Most workers that are asked for one request.
-const MOST_ATTEMPTS: usize = 4;
+pub(super) const MOST_ATTEMPTS: usize = 4;
 /// Unit in which the memory of inputs is counted, bytes.
 const PAGE: usize = 64 << 10;
 /// Inputs of all requests that are under way, in pages: 512 MiB, or as many requests.
@@ -52,8 +53,15 @@ impl Inner {
                 offered: Mode::Signed,
             });
         }
-        let _room = self.room(&request.inputs)?;
+        let bytes = request.inputs.iter().map(|input| input.data().len());
+        let _room = self.room(bytes.sum())?;
         let model = self.resolve(&request.model).await?;
+        if model.manifest.format.is_text() {
+            return Err(InferError::InvalidInput(
+                "the model takes text, not tensors: use /v1/chat/completions, or `lemma run`"
+                    .to_owned(),
+            ));
+        }
         let inputs = arrange(&model.manifest, request.inputs)?;
         let (request_id, _chosen) = match request.request_id {
             None => (random_word(), None),
@@ -75,17 +83,16 @@ impl Inner {
         self.ask_workers(asked).await
     }
 
-    /// Room for the inputs of a request, or an error at once if there is none.
-    fn room(&self, inputs: &[TensorData]) -> Result<tokio::sync::SemaphorePermit<'_>, InferError> {
-        let bytes: usize = inputs.iter().map(|input| input.data().len()).sum();
+    /// Room for a request of so many bytes, or an error at once if there is none.
+    pub(super) fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, InferError> {
         let pages = u32::try_from(bytes / PAGE + 1).unwrap_or(u32::MAX);
-        self.room
-            .try_acquire_many(pages)
+        Arc::clone(&self.room)
+            .try_acquire_many_owned(pages)
             .map_err(|_| InferError::Busy(0))
     }
 
     /// Takes a request id that the client chose, for as long as the guard lives.
-    async fn take_id(self: &Arc<Self>, id: B256) -> Result<ChosenId, InferError> {
+    pub(super) async fn take_id(self: &Arc<Self>, id: B256) -> Result<ChosenId, InferError> {
         let taken = {
             let mut chosen = self.chosen();
             chosen.len() < MOST_CHOSEN && chosen.insert(id)
@@ -170,22 +177,42 @@ impl Inner {
         signed: Signed,
         outputs: Vec<TensorData>,
     ) -> Result<(Signed, Vec<TensorData>), String> {
-        self.check_terms(asked, worker, &signed)?;
+        let opened = Opened {
+            inputs: Some(asked.work.inputs.clone()),
+            outputs: Some(outputs),
+            ..Opened::default()
+        };
+        self.check_signed(
+            &asked.work.terms(),
+            &asked.manifest,
+            worker,
+            &signed,
+            &opened,
+        )?;
+        let outputs = opened.outputs.expect("put there above");
+        Ok((signed, outputs))
+    }
+
+    /// Everything that can be checked of a receipt and what it was signed for, before it is settled. Fails closed.
+    pub(super) fn check_signed(
+        &self,
+        terms: &Terms,
+        manifest: &Manifest,
+        worker: Address,
+        signed: &Signed,
+        opened: &Opened,
+    ) -> Result<(), String> {
+        self.check_terms(terms, worker, signed)?;
         let bundle = Bundle {
             schema: Bundle::SCHEMA.to_owned(),
             chain_id: self.ledger.chain_id(),
             receipt: signed.receipt.clone(),
             engine: signed.engine.clone(),
-            manifest: (*asked.manifest).clone(),
+            manifest: manifest.clone(),
             openings: Some(signed.openings),
             settlement: None,
         };
-        let opened = Opened {
-            inputs: Some(asked.work.inputs.clone()),
-            outputs: Some(outputs),
-            recompute: Recompute::NotAsked,
-        };
-        let report = verify_answer(&bundle, self.ledger.chain_id(), &opened);
+        let report = verify_answer(&bundle, self.ledger.chain_id(), opened);
         for name in REQUIRED {
             match report.checks.iter().find(|check| check.name == name) {
                 Some(check) if check.outcome == Outcome::Ok => {}
@@ -193,13 +220,12 @@ impl Inner {
                 None => return Err(format!("{name} was not checked")),
             }
         }
-        let outputs = opened.outputs.expect("put there above");
-        Ok((signed, outputs))
+        Ok(())
     }
 
     /// The receipt is for this request, by this worker, on terms that were offered.
-    fn check_terms(&self, asked: &Asked, worker: Address, signed: &Signed) -> Result<(), String> {
-        let (receipt, work) = (&signed.receipt.receipt, &asked.work);
+    fn check_terms(&self, work: &Terms, worker: Address, signed: &Signed) -> Result<(), String> {
+        let receipt = &signed.receipt.receipt;
         let own = engine();
         let terms = [
             (
@@ -281,7 +307,7 @@ pub(super) struct Resolved {
     pub(super) manifest: Arc<Manifest>,
 }
 
-struct ChosenId {
+pub(super) struct ChosenId {
     inner: Arc<Inner>,
     id: B256,
 }
@@ -358,7 +384,7 @@ fn arrange(
 
 /// Why an attempt on one worker gave no answer.
 #[derive(Debug, thiserror::Error)]
-enum Attempt {
+pub(super) enum Attempt {
     #[error(transparent)]
     Failed(#[from] WorkerFailure),
     /// It answered, but the answer did not stand up to its checks.
@@ -368,7 +394,7 @@ enum Attempt {
 
 /// What became of the attempts, summed up for the client.
 #[derive(Default)]
-struct Failures {
+pub(super) struct Failures {
     busy: usize,
     others: Vec<String>,
     refused: Option<(Address, String)>,
@@ -384,7 +410,7 @@ fn set_aside(lease: &Lease, reason: &'static str, error: &str) {
 
 impl Failures {
     /// Notes a failure; returns whether asking another worker is pointless.
-    fn note(&mut self, lease: &Lease, failure: Attempt) -> bool {
+    pub(super) fn note(&mut self, lease: &Lease, failure: Attempt) -> bool {
         let worker = lease.address;
         match failure {
             Attempt::Refused(reason) => {
@@ -418,7 +444,7 @@ impl Failures {
         }
     }
 
-    fn into_error(self, request_id: B256) -> InferError {
+    pub(super) fn into_error(self, request_id: B256) -> InferError {
         if let Some(reason) = self.invalid {
             return InferError::InvalidInput(reason);
         }

@@ -5,6 +5,7 @@ mod client;
 mod collect;
 mod error;
 mod follow;
+mod generate;
 mod index;
 mod infer;
 mod pool;
@@ -40,6 +41,7 @@ use crate::{
 };
 
 pub use error::{GatewayError, InferError};
+pub use generate::{GenerateRequest, Generation, GenerationEvent, TextAnswer};
 
 /// Questions to workers about receipts at the same time.
 const LOOKUPS: usize = 32;
@@ -236,7 +238,7 @@ struct Inner {
     /// Request ids that clients chose and that are being worked on.
     chosen: Mutex<HashSet<B256>>,
     /// Bounds the inputs of requests that are under way.
-    room: Semaphore,
+    room: Arc<Semaphore>,
     /// Bounds questions to workers about receipts.
     lookups: Semaphore,
     /// Wakes the collector.
@@ -360,7 +362,7 @@ impl Gateway {
             models: RwLock::default(),
             manifests: Mutex::default(),
             chosen: Mutex::default(),
-            room: Semaphore::new(infer::ROOM),
+            room: Arc::new(Semaphore::new(infer::ROOM)),
             lookups: Semaphore::new(LOOKUPS),
             collect: Notify::new(),
             collected: watch::Sender::new(0),
@@ -507,7 +509,7 @@ impl Gateway {
                 let (path, digest) = (missing.path.clone(), missing.blake3);
                 return Err(GatewayError::MissingFile { path, digest });
             }
-            model::load(&manifest, &store, limit)
+            model::load_any(&manifest, &store, limit)
                 .map_err(|error: LoadError| GatewayError::Refused(error.to_string()))?;
             Ok(store.put_bytes(&bytes)?)
         })
@@ -520,6 +522,15 @@ impl Gateway {
     /// See [`InferError`].
     pub async fn infer(&self, request: InferRequest) -> Result<Answer, InferError> {
         self.inner.infer(request).await
+    }
+
+    /// Lets a language model answer on a worker. Returns when the first of the answer is there, so that until then another
+    /// worker could take over.
+    ///
+    /// # Errors
+    /// See [`InferError`].
+    pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, InferError> {
+        self.inner.generate(request).await
     }
 
     /// The receipt with this id and, once its batch is final, all that proves it.

@@ -4,18 +4,29 @@ use alloy_primitives::U256;
 use alloy_sol_types::SolCall;
 use lemma_graph::{Limits, Model, NoFiles};
 use lemma_ledger::modules::{MODELS, abi::ILemmaModels};
-use lemma_types::{Digest, ModelName, manifest::File};
+use lemma_llm::Compute;
+use lemma_types::{
+    Digest, ModelName,
+    manifest::{File, Format},
+};
 
 use super::{NetworkError, layout::Layout};
-use crate::{Gateway, ledger::Account, model};
+use crate::{
+    Gateway,
+    language::{self, LanguageModel},
+    ledger::Account,
+    model,
+};
 
 /// A model that a new network publishes.
 #[derive(Clone, Debug)]
 pub struct SampleModel {
     /// Its name on the ledger.
     pub name: ModelName,
-    /// The ONNX file.
-    pub onnx: &'static [u8],
+    /// Its format, one whose models are a single file.
+    pub format: Format,
+    /// The file.
+    pub content: &'static [u8],
     /// Description and licences for the manifest.
     pub description: &'static str,
     /// SPDX expression of the model's licence.
@@ -39,14 +50,14 @@ pub(super) async fn publish(
         reason,
     };
     let folder = layout.sample(&sample.name);
-    layout.write_sample(&folder, "model.onnx", sample.onnx)?;
+    layout.write_sample(&folder, file_name(sample.format), sample.content)?;
     for (name, content) in &sample.examples {
         layout.write_sample(&folder, name, content)?;
     }
     let manifest = manifest(sample).map_err(failed)?;
     let store = gateway.store().clone();
-    let onnx = sample.onnx;
-    let stored = tokio::task::spawn_blocking(move || store.put_bytes(onnx)).await;
+    let content = sample.content;
+    let stored = tokio::task::spawn_blocking(move || store.put_bytes(content)).await;
     stored
         .map_err(|error| failed(error.to_string()))?
         .map_err(|error| failed(error.to_string()))?;
@@ -71,13 +82,20 @@ pub(super) async fn publish(
     Ok(())
 }
 
+const fn file_name(format: Format) -> &'static str {
+    match format {
+        Format::Onnx => "model.onnx",
+        Format::Gguf => "model.gguf",
+        Format::Safetensors => "model.safetensors",
+    }
+}
+
 fn manifest(sample: &SampleModel) -> Result<Vec<u8>, String> {
-    let model =
-        Model::load(sample.onnx, &NoFiles, &Limits::small()).map_err(|error| error.to_string())?;
+    let (format, content) = (sample.format, sample.content);
     let file = File {
-        path: "model.onnx".to_owned(),
-        size: sample.onnx.len() as u64,
-        blake3: Digest::of(sample.onnx),
+        path: file_name(format).to_owned(),
+        size: content.len() as u64,
+        blake3: Digest::of(content),
     };
     let terms = model::Terms {
         description: sample.description.to_owned(),
@@ -85,6 +103,15 @@ fn manifest(sample: &SampleModel) -> Result<Vec<u8>, String> {
         output_licence: sample.output_licence.to_owned(),
         ..model::Terms::default()
     };
-    let manifest = model::manifest(&model, vec![file], terms).map_err(|error| error.to_string())?;
-    Ok(manifest.encode())
+    let manifest = if format.is_text() {
+        let files = [(file.path.clone(), content.to_vec())];
+        let language = LanguageModel::load(format, &files, &Compute::new(1))
+            .map_err(|error| error.to_string())?;
+        language::manifest(&language, format, vec![file], terms)
+    } else {
+        let model =
+            Model::load(content, &NoFiles, &Limits::small()).map_err(|error| error.to_string())?;
+        model::manifest(&model, vec![file], terms)
+    };
+    Ok(manifest.map_err(|error| error.to_string())?.encode())
 }

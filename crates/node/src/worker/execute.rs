@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use lemma_graph::{Isa, RunError, RunOptions, compute_units};
+use lemma_graph::{Isa, Model, RunError, RunOptions, compute_units};
 use lemma_types::{
     Address, Amount, B256, Digest, Mode, Receipt,
     commitment::{self, Openings},
@@ -10,7 +10,7 @@ use lemma_types::{
 };
 
 use super::{
-    models::{Loaded, Models},
+    models::{Loaded, Models, Runnable},
     notary::{Notary, NotaryError},
     queue::{Queue, Thread},
 };
@@ -62,14 +62,7 @@ impl Executor {
         &self,
         request: WorkRequest,
     ) -> Result<(Signed, Vec<TensorData>), ErrorBody> {
-        if request.mode != Mode::Signed {
-            let message = format!(
-                "mode `{}` is not offered here: `{}` is",
-                request.mode,
-                Mode::Signed
-            );
-            return Err(error(ErrorCode::ModeNotOffered, message));
-        }
+        self.check_mode(request.mode)?;
         let WorkRequest {
             request_id,
             model_root,
@@ -79,21 +72,16 @@ impl Executor {
             inputs,
             mode,
         } = request;
-        let loaded = self
-            .models
-            .get(model_root)
-            .await
-            .map_err(|reason| error(ErrorCode::ModelUnavailable, reason.to_string()))?;
+        let loaded = self.load(model_root).await?;
         let units = self.compute_units(&loaded, &inputs)?;
         let price = self.price(units, offer)?;
         let thread = self.queue.thread().await?;
         let computed = self.run(thread, loaded, model_root, inputs).await?;
         let anchor = self.ledger.head();
-        let engine = engine();
         let receipt = Receipt {
             request_id,
             model_root,
-            engine: engine.id(),
+            engine: engine().id(),
             request_commitment: computed.request_commitment,
             response_commitment: computed.response_commitment,
             transcript_root: computed.transcript_root,
@@ -112,20 +100,41 @@ impl Executor {
             previous_receipt: B256::ZERO,
             evidence: B256::ZERO,
         };
+        let signed = self.sign(receipt, computed.openings).await?;
+        Ok((signed, computed.outputs))
+    }
+
+    pub(crate) fn check_mode(&self, mode: Mode) -> Result<(), ErrorBody> {
+        if mode == Mode::Signed {
+            return Ok(());
+        }
+        let message = format!("mode `{mode}` is not offered here: `{}` is", Mode::Signed);
+        Err(error(ErrorCode::ModeNotOffered, message))
+    }
+
+    pub(crate) async fn load(&self, model_root: Digest) -> Result<Arc<Loaded>, ErrorBody> {
+        let loaded = self.models.get(model_root).await;
+        loaded.map_err(|reason| error(ErrorCode::ModelUnavailable, reason.to_string()))
+    }
+
+    /// Signs a receipt, complete but for the one before it, and makes it durable.
+    pub(crate) async fn sign(
+        &self,
+        receipt: Receipt,
+        openings: Openings,
+    ) -> Result<Signed, ErrorBody> {
         let receipt = self.notary.sign(receipt).await.map_err(not_signed)?;
-        Ok((
-            Signed {
-                receipt,
-                openings: computed.openings,
-                engine,
-            },
-            computed.outputs,
-        ))
+        Ok(Signed {
+            receipt,
+            openings,
+            engine: engine(),
+        })
     }
 
     /// Work of this request, by the shapes of its inputs; checks them against the signature.
     fn compute_units(&self, loaded: &Loaded, inputs: &[TensorData]) -> Result<u64, ErrorBody> {
         let invalid = |reason: String| error(ErrorCode::InvalidInput, reason);
+        let model = graph(loaded)?;
         let specs = &loaded.manifest.inputs;
         let in_order = specs.len() == inputs.len()
             && specs
@@ -140,14 +149,13 @@ impl Executor {
         }
         let shape = |input: &TensorData| input.shape().iter().map(|dim| *dim as usize).collect();
         let shapes: Vec<Vec<usize>> = inputs.iter().map(shape).collect();
-        let operations = loaded
-            .model
+        let operations = model
             .cost(&shapes)
             .map_err(|reason| invalid(reason.to_string()))?;
         Ok(compute_units(operations))
     }
 
-    fn price(&self, units: u64, offer: Amount) -> Result<Amount, ErrorBody> {
+    pub(crate) fn price(&self, units: u64, offer: Amount) -> Result<Amount, ErrorBody> {
         let price = self
             .price_per_unit
             .checked_mul(units)
@@ -179,18 +187,27 @@ impl Executor {
         let began = Instant::now();
         let run = tokio::task::spawn_blocking(move || {
             let _thread = thread;
-            let outputs = loaded.model.infer(&inputs, &options)?;
-            Ok::<_, RunError>(commit(model_root, &inputs, outputs, openings))
+            let outputs = graph(&loaded)?
+                .infer(&inputs, &options)
+                .map_err(|reason: RunError| error(ErrorCode::InvalidInput, reason.to_string()))?;
+            Ok::<_, ErrorBody>(commit(model_root, &inputs, outputs, openings))
         });
-        let computed = run
-            .await
-            .map_err(|failure| {
-                tracing::error!(model = %model_root.short(), %failure, "an execution did not end");
-                error(ErrorCode::Internal, "the execution did not end")
-            })?
-            .map_err(|reason| error(ErrorCode::InvalidInput, reason.to_string()))?;
+        let computed = run.await.map_err(|failure| {
+            tracing::error!(model = %model_root.short(), %failure, "an execution did not end");
+            error(ErrorCode::Internal, "the execution did not end")
+        })??;
         metrics::histogram!(names::EXECUTION_SECONDS).record(began.elapsed().as_secs_f64());
         Ok(computed)
+    }
+}
+
+fn graph(loaded: &Loaded) -> Result<&Model, ErrorBody> {
+    match &loaded.model {
+        Runnable::Graph(model) => Ok(model),
+        Runnable::Language(_) => Err(error(
+            ErrorCode::InvalidInput,
+            "the model takes text, not tensors: use /v1/chat/completions, or `lemma run`",
+        )),
     }
 }
 

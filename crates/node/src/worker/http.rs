@@ -7,7 +7,7 @@ use std::sync::{
 
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -17,10 +17,13 @@ use lemma_types::{B256, limits};
 
 use super::{
     execute::{Executor, error},
+    generate,
     journal::{Journal, JournalError},
     queue::Place,
 };
-use crate::protocol::{self, ErrorBody, ErrorCode, WorkRequest, encode_answer};
+use crate::protocol::{
+    self, ErrorBody, ErrorCode, ProtocolError, WorkRequest, encode_answer, text::TextWork,
+};
 
 /// What handlers share.
 pub(crate) struct Service {
@@ -32,8 +35,10 @@ pub(crate) struct Service {
 pub(crate) fn routes(service: Arc<Service>) -> Router {
     // The tensors of the largest request, and the fields before them.
     let body = DefaultBodyLimit::max(limits::HTTP_BODY_BYTES + 4096);
+    let text = DefaultBodyLimit::max(limits::TEXT_REQUEST_BYTES + 4096);
     Router::new()
         .route(protocol::INFER, post(infer).layer(body))
+        .route(protocol::GENERATE, post(generate_text).layer(text))
         .route(&format!("{}/{{id}}", protocol::RECEIPTS), get(receipt))
         .route(&format!("{}/{{root}}", protocol::BATCHES), get(batch))
         .route(protocol::HEALTH, get(health))
@@ -51,21 +56,44 @@ async fn infer(
     _place: Place,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ErrorBody> {
+    let request: WorkRequest = accept(&service, body, WorkRequest::decode)?;
+    refuse_duplicate(&service, request.request_id).await?;
+    let (signed, outputs) = service.executor.infer(request).await?;
+    let answer = encode_answer(&signed, &outputs);
+    Ok(([(header::CONTENT_TYPE, protocol::MEDIA_TYPE)], answer).into_response())
+}
+
+async fn generate_text(
+    State(service): State<Arc<Service>>,
+    place: Place,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ErrorBody> {
+    let work: TextWork = accept(&service, body, TextWork::decode)?;
+    refuse_duplicate(&service, work.terms.request_id).await?;
+    let generation = generate::begin(service, place, work).await?;
+    let frames = Body::from_stream(generation.frames());
+    Ok(([(header::CONTENT_TYPE, protocol::MEDIA_TYPE)], frames).into_response())
+}
+
+/// Decodes a body, unless the worker is stopping.
+fn accept<T>(
+    service: &Service,
+    body: Result<Bytes, BytesRejection>,
+    decode: fn(&[u8]) -> Result<T, ProtocolError>,
+) -> Result<T, ErrorBody> {
     if service.stopping.load(Ordering::Relaxed) {
         return Err(error(ErrorCode::Stopping, "the worker is stopping"));
     }
     let body = body.map_err(|rejection| error(ErrorCode::BadRequest, rejection.body_text()))?;
-    let request = WorkRequest::decode(&body)
-        .map_err(|reason| error(ErrorCode::BadRequest, reason.to_string()))?;
-    drop(body);
-    let request_id = request.request_id;
-    if blocking(&service, move |journal| journal.answered(request_id)).await? {
+    decode(&body).map_err(|reason| error(ErrorCode::BadRequest, reason.to_string()))
+}
+
+async fn refuse_duplicate(service: &Service, request_id: B256) -> Result<(), ErrorBody> {
+    if blocking(service, move |journal| journal.answered(request_id)).await? {
         let message = format!("request id {request_id} was answered before by this worker");
         return Err(error(ErrorCode::DuplicateRequest, message));
     }
-    let (signed, outputs) = service.executor.infer(request).await?;
-    let answer = encode_answer(&signed, &outputs);
-    Ok(([(header::CONTENT_TYPE, protocol::MEDIA_TYPE)], answer).into_response())
+    Ok(())
 }
 
 async fn receipt(

@@ -5,6 +5,7 @@
 //! derives the graph root again and refuses a mismatch. What it must not lose is its journal of receipts.
 
 mod execute;
+mod generate;
 mod http;
 mod journal;
 mod models;
@@ -12,6 +13,7 @@ mod notary;
 mod queue;
 mod register;
 mod settle;
+mod text;
 mod wal;
 
 use std::{
@@ -44,6 +46,7 @@ use self::{
     notary::Notary,
     queue::Queue,
     settle::{Batching, Settler},
+    text::EngineLimits,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -86,7 +89,8 @@ pub struct WorkerConfig {
     pub queue: usize,
     /// Bound on one model and on all that are kept in memory, bytes of files.
     pub max_model_bytes: u64,
-    /// Bytes that one execution may hold besides the model and its inputs.
+    /// Bytes that one execution may hold besides the model and its inputs, and that keys and values of all requests to one
+    /// language model may take.
     pub max_execution_bytes: u64,
     /// Operations that one execution may take.
     pub max_operations: u64,
@@ -368,10 +372,22 @@ fn executor(
         ..FetchConfig::default()
     });
     let hosts = config.hosts.iter().map(|base| Source::host(base)).collect();
+    let engines = EngineLimits {
+        threads: config.threads,
+        queue: config.queue,
+        cache_bytes: config.max_execution_bytes,
+    };
     Executor {
         worker,
         ledger: ledger.clone(),
-        models: Models::new(store, fetcher, hosts, config.max_model_bytes, worker),
+        models: Models::new(
+            store,
+            fetcher,
+            hosts,
+            config.max_model_bytes,
+            engines,
+            worker,
+        ),
         notary,
         clock: Arc::clone(&config.clock),
         queue: Queue::new(config.threads, config.queue, worker),

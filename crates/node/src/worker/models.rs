@@ -10,15 +10,24 @@ use lemma_store::{BlobStore, FetchError, Fetcher, Source};
 use lemma_types::{Address, Digest, Manifest, limits, manifest::ManifestError};
 use tokio::sync::OnceCell;
 
+use super::text::{EngineLimits, TextEngine};
 use crate::{
     metrics as names,
-    model::{self, LoadError},
+    model::{self, AnyModel, LoadError},
 };
 
 /// A model that can be run, with its manifest.
 pub(crate) struct Loaded {
     pub(crate) manifest: Manifest,
-    pub(crate) model: Model,
+    pub(crate) model: Runnable,
+}
+
+/// What runs a model.
+pub(crate) enum Runnable {
+    /// Tensors in, tensors out: runs on the thread of a request.
+    Graph(Box<Model>),
+    /// Text in, text out: an engine that requests share.
+    Language(TextEngine),
 }
 
 /// Why a model can not be run here.
@@ -36,6 +45,8 @@ pub(crate) struct Models {
     hosts: Vec<Source>,
     /// Largest model, and bound on all that are kept, bytes of files.
     max_bytes: u64,
+    /// What the engine of each language model may use.
+    engines: EngineLimits,
     /// The worker, for metrics.
     worker: String,
     kept: Mutex<Kept>,
@@ -60,6 +71,7 @@ impl Models {
         fetcher: Fetcher,
         hosts: Vec<Source>,
         max_bytes: u64,
+        engines: EngineLimits,
         worker: Address,
     ) -> Self {
         let worker = worker.to_string();
@@ -68,6 +80,7 @@ impl Models {
             fetcher,
             hosts,
             max_bytes,
+            engines,
             worker,
             kept: Mutex::default(),
         }
@@ -111,10 +124,15 @@ impl Models {
                 .map_err(|error| format!("file `{}`: {error}", file.path))?;
             metrics::counter!(names::BLOB_BYTES_FETCHED).increment(fetched.fetched);
         }
-        let (store, limit) = (self.store.clone(), self.max_bytes);
+        let (store, limit, engines) = (self.store.clone(), self.max_bytes, self.engines);
         let loaded = tokio::task::spawn_blocking(move || {
-            let model = model::load(&manifest, &store, limit)?;
-            Ok::<_, LoadError>(Loaded { manifest, model })
+            let model = match model::load_any(&manifest, &store, limit)? {
+                AnyModel::Graph(model) => Runnable::Graph(model),
+                AnyModel::Language(language) => {
+                    Runnable::Language(TextEngine::start(*language, engines)?)
+                }
+            };
+            Ok::<_, Unloadable>(Loaded { manifest, model })
         });
         match loaded.await {
             Ok(Ok(loaded)) => {
@@ -191,6 +209,14 @@ impl Kept {
 }
 
 #[derive(Debug, thiserror::Error)]
+enum Unloadable {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("its engine's thread can not be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+#[derive(Debug, thiserror::Error)]
 enum ManifestUnavailable {
     #[error("its manifest: {0}")]
     Fetch(#[from] FetchError),
@@ -228,6 +254,12 @@ mod tests {
         }
     }
 
+    const ENGINES: EngineLimits = EngineLimits {
+        threads: 1,
+        queue: 8,
+        cache_bytes: 1 << 20,
+    };
+
     fn models(fixture: &Fixture, max_bytes: u64) -> Models {
         let hosts = vec![Source::host(fixture.host.base())];
         let fetcher = Fetcher::new(FetchConfig::default());
@@ -236,6 +268,7 @@ mod tests {
             fetcher,
             hosts,
             max_bytes,
+            ENGINES,
             Address::ZERO,
         )
     }
@@ -261,6 +294,7 @@ mod tests {
             Fetcher::new(FetchConfig::default()),
             vec![],
             1 << 20,
+            ENGINES,
             Address::ZERO,
         );
         alone.get(digits).await.unwrap();

@@ -15,6 +15,7 @@ use lemma_node::{
 use lemma_types::{
     B256, Mode,
     bundle::Bundle,
+    manifest::Format,
     tensor::{DType, TensorData},
 };
 use lemma_verify::{Opened, Report, Verifier};
@@ -40,7 +41,8 @@ pub(crate) fn log() {
 pub(crate) fn digits() -> SampleModel {
     SampleModel {
         name: DIGITS.parse().unwrap(),
-        onnx: include_bytes!("../../../../models/digits/model.onnx"),
+        format: Format::Onnx,
+        content: include_bytes!("../../../../models/digits/model.onnx"),
         description: "digits",
         licence: "MIT OR Apache-2.0",
         output_licence: "CC0-1.0",

@@ -15,6 +15,7 @@ use lemma_types::{
     merkle, receipt,
     settlement::{BatchRecord, history_leaf, receipt_leaf},
     tensor::{self, DType, Dim, TensorData, TensorSpec},
+    text::{Finish, Message, Prompt, Role, Sampling, TextRequest, TextResponse},
     to_canonical_json,
 };
 use serde_json::{Value, json};
@@ -34,6 +35,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("receipt.json", signed(typical_receipt(), 8402)),
         ("receipt_extremes.json", signed(extreme_receipt(), u64::MAX)),
         ("tensors.json", tensors()),
+        ("text.json", texts()),
     ]
 }
 
@@ -485,4 +487,91 @@ fn header() -> Value {
         })
     });
     json!(cases)
+}
+
+pub fn text_model() -> Manifest {
+    Manifest {
+        format: Format::Gguf,
+        files: vec![File {
+            path: "model.gguf".to_owned(),
+            size: 1_000_000,
+            blake3: Digest::of(b"gguf"),
+        }],
+        inputs: vec![],
+        outputs: vec![],
+        ..full_manifest()
+    }
+}
+
+pub fn text_requests() -> [TextRequest; 3] {
+    let message = |role, content: &str| Message {
+        role,
+        content: content.to_owned(),
+    };
+    let request = |prompt, sampling, stop: &[&str]| TextRequest {
+        schema: TextRequest::SCHEMA.to_owned(),
+        prompt,
+        sampling,
+        max_tokens: 256,
+        stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
+    };
+    let conversation = vec![
+        message(Role::System, "Answer in one word.\n"),
+        message(Role::User, "Schöne Grüße, \u{1f600}"),
+        message(Role::Assistant, "Hallo"),
+        message(Role::User, ""),
+    ];
+    let sampling = Sampling {
+        seed: u64::MAX,
+        temperature: 0.7,
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 1e-7,
+        repetition_penalty: 1.1,
+        presence_penalty: -2.0,
+        frequency_penalty: 0.5,
+        bias: [(7, -100.0), (50_256, 1.5)].into(),
+    };
+    [
+        request(Prompt::Messages(conversation), sampling, &["\n\n", "END"]),
+        request(Prompt::Text("Once".to_owned()), Sampling::default(), &[]),
+        request(
+            Prompt::Tokens(vec![0, 1, u32::MAX]),
+            Sampling::default(),
+            &[],
+        ),
+    ]
+}
+
+pub fn text_responses() -> [TextResponse; 3] {
+    let response = |tokens: Vec<u32>, text: &str, finish| TextResponse {
+        schema: TextResponse::SCHEMA.to_owned(),
+        tokens,
+        text: text.to_owned(),
+        finish,
+        prompt_tokens: 3,
+    };
+    [
+        response(vec![5, 2], "Hallo", Finish::Token),
+        response((0..130).collect(), "\u{fffd}", Finish::Text(1)),
+        response(vec![u32::MAX], "", Finish::Length),
+    ]
+}
+
+fn texts() -> Value {
+    let salt = B256::repeat_byte;
+    let model = text_model();
+    let prompt = [1, 2, 3];
+    let mut cases = Vec::new();
+    for (request, response) in text_requests().iter().zip(&text_responses()) {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        cases.push(json!({
+            "request": text(request.encode()),
+            "response": text(response.encode()),
+            "request_commitment": commitment::text_request(salt(1), model.root(), request),
+            "response_commitment": commitment::text_response(salt(2), response),
+            "transcript": commitment::text_transcript(salt(3), request, &prompt, response),
+        }));
+    }
+    json!({ "model": text_model(), "root": model.root(), "prompt": prompt, "cases": cases })
 }

@@ -313,6 +313,8 @@ impl Case {
     /// What an owner opens who also ran the model again.
     pub fn opened(&self) -> Opened {
         Opened {
+            text: None,
+            text: None,
             inputs: Some(self.inputs.clone()),
             outputs: Some(self.outputs.clone()),
             recompute: Recompute::Done(self.recomputed()),

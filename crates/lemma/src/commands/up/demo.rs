@@ -171,6 +171,7 @@ fn check(places: &Places, shell: &mut Shell) -> CommandResult {
     let title = "Check it with no network, and run the model again";
     step(3, title, &command, shell)?;
     let arguments = Verify {
+        transcript: None,
         bundle: places.bundle.clone(),
         trusted_root: places.trusted_root.clone(),
         input: vec![places.example.display().to_string()],

@@ -1,0 +1,125 @@
+//! Language models on this machine's disk: told apart, described, replayed.
+
+use std::{fs, path::Path, thread};
+
+use lemma_graph::NUMERIC_SPEC_VERSION;
+use lemma_llm::Compute;
+use lemma_node::{
+    language::{LanguageModel, manifest},
+    model::Terms as ManifestTerms,
+};
+use lemma_types::{Manifest, manifest::Format, text::Transcript};
+use lemma_verify::{Recompute, Replayed};
+
+use super::push::{Terms, describe_file};
+use crate::{
+    error::{CommandError, CommandResult, Context as _},
+    exit::ExitCode,
+    text::harmless,
+};
+
+/// Files of a model folder beside its weights.
+const FOLDER: [&str; 4] = [
+    "chat_template.jinja",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+/// The format of the language model at `path`; `None` if it is none.
+pub(super) fn format_of(path: &Path) -> Option<Format> {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    if extension.is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        return Some(Format::Gguf);
+    }
+    path.join("config.json")
+        .is_file()
+        .then_some(Format::Safetensors)
+}
+
+/// The names of its files within their folder, sorted.
+fn names(path: &Path, format: Format) -> CommandResult<Vec<String>> {
+    let cannot = || format!("can not read {}", path.display());
+    let not_utf8 = || CommandError::failed(cannot()).cause("a name is not UTF-8");
+    if format == Format::Gguf {
+        let name = path.file_name().and_then(|name| name.to_str());
+        return Ok(vec![name.ok_or_else(not_utf8)?.to_owned()]);
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).context(ExitCode::NotFound, cannot)? {
+        let name = entry.context(ExitCode::Failed, cannot)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if FOLDER.contains(&name) || name.ends_with(".safetensors") {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn folder(path: &Path, format: Format) -> &Path {
+    match format {
+        Format::Gguf | Format::Onnx => path.parent().unwrap_or(Path::new("")),
+        Format::Safetensors => path,
+    }
+}
+
+/// All cores: how many changes no bit.
+fn compute() -> Compute {
+    Compute::new(thread::available_parallelism().map_or(1, usize::from))
+}
+
+fn load(path: &Path, format: Format, compute: &Compute) -> CommandResult<LanguageModel> {
+    let folder = folder(path, format);
+    let mut files = Vec::new();
+    for name in names(path, format)? {
+        let file = folder.join(&name);
+        let bytes = fs::read(&file).context(ExitCode::NotFound, || {
+            format!("can not read {}", file.display())
+        })?;
+        files.push((name, bytes));
+    }
+    LanguageModel::load(format, &files, compute).map_err(|error| {
+        CommandError::failed(format!("can not import {}", path.display()))
+            .cause(harmless(&error.to_string()))
+    })
+}
+
+/// Loads a language model and describes it.
+pub(super) fn derive(path: &Path, format: Format, terms: &Terms) -> CommandResult<Manifest> {
+    let language = load(path, format, &compute())?;
+    let folder = folder(path, format);
+    let files = names(path, format)?
+        .iter()
+        .map(|name| describe_file(folder, name))
+        .collect::<CommandResult<_>>()?;
+    let terms = ManifestTerms {
+        description: terms.description.clone(),
+        licence: terms.licence.clone(),
+        output_licence: terms.output_licence.clone(),
+        ..ManifestTerms::default()
+    };
+    manifest(&language, format, files, terms).context(ExitCode::Failed, || {
+        format!("can not import {}", path.display())
+    })
+}
+
+/// Replays a transcript with the model at `path`. Whether it is the receipt's model is for the verifier to say.
+pub(super) fn replay(path: &Path, transcript: &Transcript) -> CommandResult<Recompute> {
+    let Some(format) = format_of(path) else {
+        return Ok(Recompute::Unable(format!(
+            "{} is no language model: expected a GGUF file, or a folder with config.json",
+            path.display()
+        )));
+    };
+    let compute = compute();
+    let language = load(path, format, &compute)?;
+    Ok(match language.replay(transcript, &compute) {
+        Ok(difference) => Recompute::Replayed(Replayed {
+            graph_root: language.root(),
+            numeric_spec: NUMERIC_SPEC_VERSION,
+            difference,
+        }),
+        Err(reason) => Recompute::Unable(harmless(&reason)),
+    })
+}

@@ -1,0 +1,66 @@
+//! Whether a transcript of text is what a receipt commits to.
+
+use lemma_types::{
+    Receipt,
+    commitment::{self, Openings},
+    text::Transcript,
+};
+
+use crate::{
+    Opened,
+    report::{Finding, Problem},
+    verifier::opens,
+};
+
+pub(crate) fn supplied(opened: &Opened) -> Result<&Transcript, Problem> {
+    let transcript = opened.text.as_ref().ok_or_else(|| {
+        Problem::NotAsked("no transcript of request and answer was supplied".to_owned())
+    })?;
+    transcript.check().map_err(Problem::failed)?;
+    Ok(transcript)
+}
+
+pub(crate) fn request(receipt: &Receipt, transcript: &Transcript, openings: &Openings) -> Finding {
+    same_usage("prompt", transcript.prompt.len(), receipt.usage_in)?;
+    let (salt, request) = (openings.request, &transcript.request);
+    let commitment = commitment::text_request(salt, receipt.model_root, request);
+    opens(
+        "request and sampling",
+        commitment,
+        receipt.request_commitment,
+    )
+}
+
+pub(crate) fn response(receipt: &Receipt, transcript: &Transcript, openings: &Openings) -> Finding {
+    let response = &transcript.response;
+    same_usage("answer", response.tokens.len(), receipt.usage_out)?;
+    let commitment = commitment::text_response(openings.response, response);
+    opens(
+        "answer and its ending",
+        commitment,
+        receipt.response_commitment,
+    )
+}
+
+pub(crate) fn transcript(
+    receipt: &Receipt,
+    transcript: &Transcript,
+    openings: &Openings,
+) -> Finding {
+    let Transcript {
+        request,
+        prompt,
+        response,
+    } = transcript;
+    let root = commitment::text_transcript(openings.transcript, request, prompt, response);
+    opens("tokens of prompt and answer", root, receipt.transcript_root)
+}
+
+fn same_usage(what: &str, tokens: usize, usage: u64) -> Result<(), Problem> {
+    if tokens as u64 == usage {
+        return Ok(());
+    }
+    Err(Problem::Failed(format!(
+        "the {what} has {tokens} tokens, the receipt counts {usage}"
+    )))
+}

@@ -1,0 +1,104 @@
+// Checks OpenAI's API with OpenAI's JavaScript client, unmodified.
+//
+//     node scripts/check_openai.mjs MODULES http://127.0.0.1:8402 owner/model
+//
+// MODULES is the folder into which `npm install openai` was done.
+
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+
+const [modules, api, model] = process.argv.slice(2);
+const { default: OpenAI } = await import(
+  pathToFileURL(createRequire(`${modules}/`).resolve("openai")).href
+);
+const client = new OpenAI({ baseURL: `${api}/v1`, apiKey: "none", maxRetries: 0, timeout: 60_000 });
+
+let checked = 0;
+let failed = 0;
+async function check(what, work) {
+  checked += 1;
+  try {
+    await work();
+    console.log(`ok    ${what}`);
+  } catch (error) {
+    failed += 1;
+    console.log(`FAIL  ${what}: ${error.stack}`);
+  }
+}
+
+// The test model ends an answer when it likes; answers that are compared shall be of full length.
+const ask = (options = {}, text = "Hi", request = {}) =>
+  client.chat.completions.create(
+    {
+      model,
+      messages: [{ role: "user", content: text }],
+      max_tokens: 24,
+      logit_bias: { 257: -100 },
+      ...options,
+    },
+    request,
+  );
+
+await check("models are listed", async () => {
+  const list = await client.models.list();
+  assert(list.data.some((entry) => entry.id === model));
+});
+
+await check("a chat is answered, with its receipt", async () => {
+  const answer = await ask({ seed: 7 });
+  assert.equal(answer.choices[0].finish_reason, "length");
+  assert.equal(answer.usage.completion_tokens, 24);
+  assert.equal(answer.lemma.transcript.response.text, answer.choices[0].message.content);
+});
+
+await check("a stream says the same piece by piece, with usage and receipt at its end", async () => {
+  const whole = await ask({ seed: 7 });
+  const stream = await ask({ seed: 7, stream: true, stream_options: { include_usage: true } });
+  let text = "";
+  let last;
+  for await (const chunk of stream) {
+    text += chunk.choices[0]?.delta?.content ?? "";
+    last = chunk;
+  }
+  assert.equal(text, whole.choices[0].message.content);
+  assert.deepEqual(last.usage, whole.usage);
+  assert(last.lemma.receipt);
+});
+
+await check("the client's own helper collects a stream", async () => {
+  const whole = await ask({ seed: 7 });
+  const runner = client.chat.completions.stream({
+    model,
+    messages: [{ role: "user", content: "Hi" }],
+    max_tokens: 24,
+    logit_bias: { 257: -100 },
+    seed: 7,
+  });
+  assert.equal(await runner.finalContent(), whole.choices[0].message.content);
+});
+
+await check("a client may abort in the middle; the next is served", async () => {
+  for (let i = 0; i < 3; i += 1) {
+    const stream = await ask({ max_tokens: 400, stream: true });
+    for await (const _ of stream) {
+      stream.controller.abort();
+      break;
+    }
+  }
+  await ask();
+});
+
+await check("refusals are raised as what they are", async () => {
+  await assert.rejects(ask({ model: "nobody/nothing" }), OpenAI.NotFoundError);
+  await assert.rejects(ask({ temperature: 1000 }), (error) => {
+    assert(error instanceof OpenAI.BadRequestError);
+    assert.equal(error.param, "temperature");
+    return true;
+  });
+  await assert.rejects(ask({}, "x".repeat(600)), OpenAI.BadRequestError);
+  await assert.rejects(ask({ stream: true }, "x".repeat(600)), OpenAI.BadRequestError);
+});
+
+console.log(`${checked - failed} of ${checked} checks passed`);
+process.exit(failed === 0 ? 0 : 1);

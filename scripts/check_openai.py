@@ -1,0 +1,123 @@
+"""Checks OpenAI's API with OpenAI's Python client, unmodified, on a language model that the gateway has.
+
+    python scripts/check_openai.py http://127.0.0.1:8402 owner/model
+"""
+
+import argparse
+import json
+import urllib.request
+
+import openai
+from report import Report, equal, refused
+
+# The test model ends an answer when it likes; answers that are compared shall be of full length.
+ENDLESS = {"257": -100}
+
+
+def ask(client, model, text="Hi", **options):
+    options.setdefault("max_tokens", 24)
+    options.setdefault("logit_bias", ENDLESS)
+    return client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}], **options)
+
+
+def check_models(report, client, model):
+    with report.check("models are listed"):
+        assert model in [entry.id for entry in client.models.list()]
+    with report.check("a model is retrieved") as say:
+        entry = client.models.retrieve(model)
+        equal((entry.id, entry.object), (model, "model"))
+        say(entry.owned_by)
+
+
+def check_chat(report, client, model):
+    with report.check("a chat is answered, with its receipt") as say:
+        answer = ask(client, model, seed=7)
+        choice = answer.choices[0]
+        equal((choice.message.role, choice.finish_reason), ("assistant", "length"))
+        equal(answer.usage.completion_tokens, 24)
+        equal(answer.usage.total_tokens, answer.usage.prompt_tokens + 24)
+        lemma = answer.model_extra["lemma"]
+        equal(lemma["transcript"]["response"]["text"], choice.message.content)
+        equal(lemma["transcript"]["request"]["sampling"]["seed"], "7")
+        say(lemma["mode"], lemma["receipt_id"])
+    with report.check("equal seeds give equal answers, others do not"):
+        one, two, other = (ask(client, model, seed=seed).choices[0].message.content for seed in (7, 7, 8))
+        equal(one, two)
+        assert one != other
+    with report.check("a stop text ends an answer before it"):
+        whole = ask(client, model, seed=7).choices[0].message.content
+        stop = whole[5:8]
+        answer = ask(client, model, seed=7, stop=stop).choices[0]
+        equal((answer.message.content, answer.finish_reason), (whole[: whole.find(stop)], "stop"))
+    with report.check("a conversation goes on with the message that was answered"):
+        first = ask(client, model, seed=7).choices[0].message
+        messages = [{"role": "user", "content": "Hi"}, first, {"role": "user", "content": "And?"}]
+        client.chat.completions.create(model=model, messages=messages, max_tokens=4)
+    with report.check("a completion goes on from a text"):
+        answer = client.completions.create(model=model, prompt="Once", max_tokens=8, logit_bias=ENDLESS)
+        equal((answer.object, answer.usage.completion_tokens), ("text_completion", 8))
+
+
+def check_streams(report, client, model):
+    with report.check("a stream says the same piece by piece, with usage and receipt at its end") as say:
+        whole = ask(client, model, seed=7)
+        stream = ask(client, model, seed=7, stream=True, stream_options={"include_usage": True})
+        chunks = list(stream)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        equal(text, whole.choices[0].message.content)
+        equal(chunks[-1].usage.total_tokens, whole.usage.total_tokens)
+        equal([chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1], "length")
+        assert "receipt" in chunks[-1].model_extra["lemma"]
+        say(len(chunks), "chunks")
+    with report.check("a client may go away in the middle; the next is served"):
+        for _ in range(3):
+            stream = ask(client, model, max_tokens=400, stream=True)
+            next(iter(stream))
+            stream.close()
+        ask(client, model)
+
+
+def check_refusals(report, client, model):
+    with report.check("an unknown model"):
+        equal(refused(lambda: ask(client, "nobody/nothing"), openai.NotFoundError).code, "model_not_found")
+    for what, options, param in [
+        ("a temperature that can not be", {"temperature": 1000}, "temperature"),
+        ("several answers at once", {"n": 2}, "n"),
+        ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ("a parameter that there is not", {"extra_body": {"temprature": 1}}, "temprature"),
+    ]:
+        with report.check(f"{what}: refused by name"):
+            error = refused(lambda options=options: ask(client, model, **options), openai.BadRequestError)
+            equal(error.param, param)
+    with report.check("a prompt longer than the context, whole and streamed"):
+        for stream in (False, True):
+            error = refused(lambda stream=stream: ask(client, model, "x" * 600, stream=stream), openai.BadRequestError)
+            assert "context" in error.message, error.message
+    with report.check("embeddings are not there yet, and say so"):
+        refused(lambda: client.embeddings.create(model=model, input="x"), openai.NotFoundError)
+
+
+def check_receipts(report, client, api, model):
+    with report.check("the receipt of an answer is known at the gateway"):
+        receipt = ask(client, model).model_extra["lemma"]["receipt_id"]
+        with urllib.request.urlopen(f"{api}/v1/receipts/{receipt}") as response:
+            assert json.load(response)["status"] in ("pending", "final")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("api", help="base URL of a gateway")
+    parser.add_argument("model", help="name of a language model with a context of 512")
+    arguments = parser.parse_args()
+    client = openai.OpenAI(base_url=f"{arguments.api}/v1", api_key="none", max_retries=0, timeout=60)
+    report = Report()
+    check_models(report, client, arguments.model)
+    check_chat(report, client, arguments.model)
+    check_streams(report, client, arguments.model)
+    check_refusals(report, client, arguments.model)
+    check_receipts(report, client, arguments.api, arguments.model)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

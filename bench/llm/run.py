@@ -3,7 +3,7 @@
     python bench/llm/run.py FOLDER_OF_MODELS [--threads 1] [--prompt 128] [--answer 64] [NAME ...]
 
 Both are built for this machine: llama.cpp with native flags (requirements.txt says how), ours with
-`cargo build --release -p lemma-llm --example speed`. Figures are tokens per second, best of several runs: by the clock,
+`cargo build --release -p lemma-llm --example llm_speed`. Figures are tokens per second, best of several runs: by the clock,
 and (with one thread) by processor time, which a busy machine disturbs less. Memory is what the process has in use after
 its forward passes.
 """
@@ -111,7 +111,7 @@ def peer(path: str, threads: int, prompt: int, answer: int) -> dict:
 
 
 def ours(path: str, threads: int, prompt: int, answer: int) -> dict:
-    binary = ROOT / "target/release/examples/speed"
+    binary = ROOT / "target/release/examples/llm_speed"
     args = [str(binary), path, str(threads), str(prompt), str(answer)]
     return json.loads(subprocess.run(args, check=True, capture_output=True, text=True).stdout)
 

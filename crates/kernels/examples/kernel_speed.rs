@@ -1,7 +1,7 @@
 //! Prints the speed of the kernels, one thread, for each instruction set of this machine (which
 //! should do nothing else meanwhile).
 //!
-//! `cargo run --release -p lemma-kernels --example speed [FILTER]`
+//! `cargo run --release -p lemma-kernels --example kernel_speed [FILTER]`
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,

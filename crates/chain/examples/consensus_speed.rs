@@ -1,6 +1,6 @@
 //! Measures a local network of four validators in one process: start, idle cost, finality, throughput.
 //!
-//! `cargo run --release -p lemma-chain --example measure`
+//! `cargo run --release -p lemma-chain --example consensus_speed`
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,

@@ -1,7 +1,7 @@
 //! Prints how long the golden bundle takes to decode and to verify.
 //!
 //! ```sh
-//! cargo run --release -p lemma-verify --example speed
+//! cargo run --release -p lemma-verify --example verify_speed
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]

@@ -157,7 +157,8 @@ through_f64! {
     cosh = |x| 0.5 * exp(x) + 0.5 * exp(-x);
     /// Inverse of [`sinh`].
     asinh = |x| if x.abs() < SMALL {
-        x - x * x * x / 6.0
+        // Of −0 the difference is +0.
+        (x - x * x * x / 6.0).copysign(x)
     } else {
         log(x.abs() + (x * x + 1.0).sqrt()).copysign(x)
     };

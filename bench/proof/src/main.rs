@@ -1,7 +1,7 @@
 //! Quantises ONNX models, registers them, proves and verifies one inference each, and prints one
 //! JSON line for each model. `run.py` beside it runs EZKL on the same models and prints the table.
 //!
-//! usage: proof [--samples N] [--holder] [--bits128] MODEL.onnx...
+//! usage: proof [--samples N] [--holder] [--bits112] MODEL.onnx...
 //!
 //! Times are CPU time of all threads; set RAYON_NUM_THREADS=1 for one core.
 
@@ -154,7 +154,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     .parse()?
             }
             "--holder" => profile.weights = Weights::Holder,
-            "--bits128" => profile.security = Security::Bits128,
+            "--bits112" => profile.security = Security::Bits112,
             path => measure(path, count, profile)?,
         }
     }

@@ -86,12 +86,8 @@ fn a_batch_is_its_samples_one_by_one() {
 #[test]
 fn an_operator_without_an_integer_form_is_named() {
     let model = sample_model("iris");
-    let sample = vec![(
-        "measurements".to_owned(),
-        Tensor::new(&[1, 4], noise(1, 4)).unwrap(),
-    )];
     let name = model.inputs()[0].name.clone();
-    let sample = vec![(name, sample[0].1.clone())];
+    let sample = vec![(name, Tensor::new(&[1, 4], noise(1, 4)).unwrap())];
     let error = quantise(&model, &[sample], &[], &Options::default()).unwrap_err();
     assert!(
         matches!(&error, QuantiseError::Unsupported { op, .. } if op == "ArgMax/1"),

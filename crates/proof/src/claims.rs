@@ -218,7 +218,7 @@ impl Weight {
                 .enumerate()
             {
                 let at = block.start + i;
-                stack[at / LANES].add_assign_lane(at % LANES, scale * h * l);
+                stack[at / LANES].add_assign_lane(crate::field::lane(at), scale * h * l);
             }
             return;
         }

@@ -71,6 +71,11 @@ pub(crate) fn ext_from_fn(f: impl FnMut(usize) -> Base) -> Ext {
     Ext::from_basis_coefficients_fn(f)
 }
 
+/// The lane of an index.
+pub(crate) fn lane(index: usize) -> usize {
+    index.rem_euclid(LANES)
+}
+
 /// Packs elements; their number is a multiple of [`LANES`].
 pub(crate) fn pack(values: &[Ext]) -> Vec<PackedExt> {
     values

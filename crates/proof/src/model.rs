@@ -199,7 +199,7 @@ pub(crate) fn shared_pcs(variables: usize, security: Security) -> Result<&'stati
         [const { [const { OnceLock::new() }; 2] }; SIZES];
     let level = match security {
         Security::Bits100 => 0,
-        Security::Bits128 => 1,
+        Security::Bits112 => 1,
     };
     let Some(place) = SCHEMES.get(variables) else {
         return Err(ProveError::Parameters(format!(

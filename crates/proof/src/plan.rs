@@ -100,7 +100,7 @@ pub(crate) struct Plan {
 }
 
 /// Where the constants of a model are: most in a committed stack; small ones that would double the
-/// stack, if they are a sixteenth of it at most, in the verifying key.
+/// stack, if they are an eighth of it at most, in the verifying key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConstantLayout {
     pub(crate) stack: Stack,
@@ -123,7 +123,7 @@ impl ConstantLayout {
         let mut removed = 0u64;
         for i in ascending {
             removed += 1 << sizes[i];
-            if removed > total / 16 {
+            if removed > total / 8 {
                 break;
             }
             keyed[i] = true;

@@ -209,7 +209,8 @@ pub(crate) fn fractions(
         } else {
             for i in 0..length {
                 let (n, d) = part.fraction(i, alpha, beta);
-                let (at, lane) = ((block.start + i) / LANES, (block.start + i) % LANES);
+                let place = block.start + i;
+                let (at, lane) = (place / LANES, crate::field::lane(place));
                 numerators[at].add_assign_lane(lane, n);
                 denominators[at].add_assign_lane(lane, d - Ext::ONE);
             }

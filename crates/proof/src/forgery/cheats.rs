@@ -104,7 +104,7 @@ fn header() -> Outcome {
     let case = Case::small(Weights::Holder);
     let proof = case.prove();
     let demanded = Profile {
-        security: Security::Bits128,
+        security: Security::Bits112,
         weights: Weights::Holder,
     };
     let weights = HeldWeights::new(&case.model);

@@ -30,7 +30,7 @@ fn honest_proofs_are_accepted() {
         (&[31, 40, 10], 2),
         (&[31, 256, 1], 1),
     ] {
-        for security in [Security::Bits100, Security::Bits128] {
+        for security in [Security::Bits100, Security::Bits112] {
             for weights in [Weights::Succinct, Weights::Holder] {
                 accepted(widths, samples, Profile { security, weights });
             }

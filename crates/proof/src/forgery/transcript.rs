@@ -73,7 +73,7 @@ fn every_public_value_changes_every_challenge() {
     forged.witness_root[0] ^= 1;
     all_differ("witness root", case.challenges(&case.statement, &forged));
     forged = proof.clone();
-    forged.profile.security = crate::Security::Bits128;
+    forged.profile.security = crate::Security::Bits112;
     all_differ("profile", case.challenges(&case.statement, &forged));
 }
 

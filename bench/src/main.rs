@@ -143,10 +143,7 @@ fn verification(network: &Network, bundle: &str) -> Result<()> {
 /// Ledger bytes for each receipt, in batches of growing size, each settled by one transaction.
 async fn settlement() -> Result<()> {
     // Few receipts settle when their time is up, 10,000 at once.
-    for (interval, counts) in [
-        ("5s", [1, 10, 100, 1_000].as_slice()),
-        ("10m", &[10_000]),
-    ] {
+    for (interval, counts) in [("5s", [1, 10, 100, 1_000].as_slice()), ("10m", &[10_000])] {
         let network = Network::start(&["--workers", "1", "--settle-interval", interval])?;
         for count in counts {
             settle(&network, *count).await?;

@@ -314,7 +314,6 @@ impl Case {
     pub fn opened(&self) -> Opened {
         Opened {
             text: None,
-            text: None,
             inputs: Some(self.inputs.clone()),
             outputs: Some(self.outputs.clone()),
             recompute: Recompute::Done(self.recomputed()),

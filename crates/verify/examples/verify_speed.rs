@@ -21,6 +21,7 @@ fn main() {
         tensor::decode(&bytes).unwrap()
     };
     let opened = Opened {
+        text: None,
         inputs: Some(tensors(include_bytes!("../tests/vectors/inputs.json"))),
         outputs: Some(tensors(include_bytes!("../tests/vectors/outputs.json"))),
         recompute: Recompute::NotAsked,

@@ -214,3 +214,19 @@ fn convolutions() {
 fn s_weights(name: &str, k: i64) -> Field {
     Source(3).weights(name, &[k, 3])
 }
+
+/// Where both layouts of a convolution's output are one, its shape is still that of the graph.
+#[test]
+fn convolutions_to_one_place() {
+    let mut s = Source(3);
+    let graph = vec![
+        s.weights("w", &[4, 3, 2]),
+        s.weights("b", &[4]),
+        node("Conv", &["x", "w", "b"], "y", &[("kernel_shape", &[2])]),
+        node("Relu", &["y"], "z", &[]),
+        value(11, "x", &[-1, 3, 2]),
+        value(12, "y", &[-1, 4, 1]),
+        value(12, "z", &[-1, 4, 1]),
+    ];
+    check(&graph, &[3, 2]);
+}

@@ -359,7 +359,15 @@ impl<'a> Builder<'a> {
 
     /// Notes where the output of an operator is that a step with some of its followers made.
     pub(super) fn finish(&mut self, end: usize, at: At, lies_last: bool) {
-        let agree = layouts_agree(&self.planned[end].outputs[0].shape);
+        let shape = &self.planned[end].outputs[0].shape;
+        let agree = layouts_agree(shape);
+        if lies_last
+            && agree
+            && let Some(step) = self.steps.last_mut()
+        {
+            // Others may read it in the layout of the graph, so it has the graph's shape.
+            step.shape.clone_from(shape);
+        }
         self.made[end] = Some(Made {
             first: (!lies_last || agree).then(|| vec![at]),
             last: (lies_last || agree).then_some(at),

@@ -535,14 +535,24 @@ async fn a_worker_speaks_its_protocol_to_strangers() {
     assert_eq!(get(protocol::HEALTH.to_owned()).await.status(), 200);
     let bundle = final_bundle(&network, answer.receipt_id()).await;
     let path = format!("{}/{}", protocol::RECEIPTS, answer.receipt_id());
-    let state: protocol::ReceiptState =
-        serde_json::from_slice(&get(path).await.bytes().await.unwrap()).unwrap();
     let settled = bundle.settlement.unwrap().batch;
-    assert!(
-        matches!(&state.stage, protocol::Stage::Settled { batch_index, position, .. } if *batch_index == settled.index && position.batch_root == settled.root),
-        "{:?}",
-        state.stage
-    );
+    // The gateway follows the ledger, and so does the worker: either may be the first to know.
+    let known = async {
+        loop {
+            let state: protocol::ReceiptState =
+                serde_json::from_slice(&get(path.clone()).await.bytes().await.unwrap()).unwrap();
+            match state.stage {
+                protocol::Stage::Settled {
+                    batch_index,
+                    position,
+                    ..
+                } => return (batch_index, position.batch_root),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let known = tokio::time::timeout(support::PATIENCE, known).await;
+    assert_eq!(known.unwrap(), (settled.index, settled.root));
 
     // A request by root, of a model that no name points to: what is not in any store is not known.
     let unknown = InferRequest {

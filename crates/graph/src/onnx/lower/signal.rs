@@ -243,6 +243,9 @@ fn labels(term: &str, rank: Option<usize>) -> Result<Vec<usize>, OpError> {
         labels.push(c as usize);
         rest = &rest[1..];
     }
+    if rank.is_some_and(|r| r != labels.len()) {
+        return Err(wrong("names another number of dimensions than there are"));
+    }
     Ok(labels)
 }
 
@@ -270,8 +273,9 @@ fn einsum(cx: &mut Context<'_, '_>) -> Lowered {
         .map_or(0, |m| m - 255);
     let output: Vec<usize> = match right {
         Some(right) => {
-            let named = right.len() - if right.contains("...") { 3 } else { 0 };
-            labels(right, Some(named + dots))?
+            // What the output does not name is summed over, an ellipsis too.
+            let rank = right.contains("...").then(|| right.len() - 3 + dots);
+            labels(right, rank)?
         }
         None => {
             // The ellipsis, then what occurs once, in the order of the alphabet.

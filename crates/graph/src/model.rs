@@ -413,7 +413,7 @@ impl Model {
 
     /// A run whose shapes depend on data.
     fn run_dynamic(&self, inputs: &[&Tensor], options: &RunOptions) -> Result<Run, RunError> {
-        let threads = options.threads.max(1);
+        let threads = self.threads(options.threads.max(1));
         let mut machine = Machine::new(options.isa, threads, options.memory, options.cost);
         let mut trace = options.trace.then(Vec::new);
         let loaded = Loaded {
@@ -468,6 +468,7 @@ impl Model {
         inputs: &[&Tensor],
         options: &RunOptions,
     ) -> Result<Run, RunError> {
+        let threads = self.threads(options.threads.max(1));
         let mut values: Vec<Vec<Tensor>> = Vec::with_capacity(plan.steps.len());
         let mut trace = options.trace.then(Vec::new);
         for (index, (node, step)) in self.graph.nodes.iter().zip(&plan.steps).enumerate() {
@@ -481,7 +482,7 @@ impl Model {
                         .collect();
                     let eval = Eval {
                         isa: options.isa,
-                        threads: options.threads.max(1),
+                        threads: &threads,
                         inputs: Operands(&operands),
                         outputs: &step.outputs,
                         prepared: self.prepared[index].as_ref(),

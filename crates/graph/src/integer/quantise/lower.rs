@@ -469,7 +469,7 @@ impl Lowering<'_> {
             .collect();
         Ok(self.op.eval(&Eval {
             isa: Isa::PORTABLE,
-            threads: 1,
+            threads: &lemma_kernels::Threads::single(),
             inputs: Operands(&borrowed),
             outputs: &outputs,
             prepared: None,
@@ -507,7 +507,7 @@ fn unary(op: Arc<dyn crate::operator::Operator>) -> Function {
         }];
         let result = op.eval(&Eval {
             isa: Isa::PORTABLE,
-            threads: 1,
+            threads: &lemma_kernels::Threads::single(),
             inputs: Operands(&[Some(&tensor)]),
             outputs: &outputs,
             prepared: None,

@@ -18,7 +18,7 @@ use crate::{
     keys::random_word,
     metrics as names,
     model::{engine, signature},
-    protocol::{ErrorCode, Signed, Terms, WorkRequest},
+    protocol::{ErrorCode, Signed, Terms, WorkAnswer, WorkRequest},
 };
 
 /// Most workers that are asked for one request.
@@ -122,7 +122,11 @@ impl Inner {
             };
             tried.push(lease.address);
             match self.attempt(&lease, &asked, body.clone()).await {
-                Ok((signed, outputs)) => {
+                Ok(WorkAnswer {
+                    signed,
+                    evidence,
+                    outputs,
+                }) => {
                     lease.succeeded();
                     let served = Served {
                         receipt: signed.receipt.clone(),
@@ -135,6 +139,7 @@ impl Inner {
                         receipt: signed.receipt,
                         engine: signed.engine,
                         openings: signed.openings,
+                        evidence,
                         worker: lease.address,
                         failovers: tried.len() as u32 - 1,
                     });
@@ -156,13 +161,12 @@ impl Inner {
         lease: &Lease,
         asked: &Arc<Asked>,
         body: Bytes,
-    ) -> Result<(Signed, Vec<TensorData>), Attempt> {
-        let (signed, outputs) = self.client.infer(&lease.endpoint, body).await?;
+    ) -> Result<WorkAnswer, Attempt> {
+        let answer = self.client.infer(&lease.endpoint, body).await?;
         let (inner, asked, worker) = (Arc::clone(self), Arc::clone(asked), lease.address);
-        // Hashes and a signature: short, but not for the async threads.
-        let checked = tokio::task::spawn_blocking(move || {
-            inner.check_answer(&asked, worker, signed, outputs)
-        });
+        // Hashes, a signature, a proof: short, but not for the async threads.
+        let checked =
+            tokio::task::spawn_blocking(move || inner.check_answer(&asked, worker, answer));
         match checked.await {
             Ok(result) => result.map_err(Attempt::Refused),
             Err(_) => Err(Attempt::Refused("the check did not end".to_owned())),
@@ -174,9 +178,16 @@ impl Inner {
         &self,
         asked: &Asked,
         worker: Address,
-        signed: Signed,
-        outputs: Vec<TensorData>,
-    ) -> Result<(Signed, Vec<TensorData>), String> {
+        answer: WorkAnswer,
+    ) -> Result<WorkAnswer, String> {
+        let WorkAnswer {
+            signed,
+            evidence,
+            outputs,
+        } = answer;
+        if asked.work.mode != Mode::Proved && evidence.is_some() {
+            return Err("evidence that nobody asked for".to_owned());
+        }
         let opened = Opened {
             inputs: Some(asked.work.inputs.clone()),
             outputs: Some(outputs),
@@ -187,10 +198,15 @@ impl Inner {
             &asked.manifest,
             worker,
             &signed,
+            evidence.as_ref(),
             &opened,
         )?;
         let outputs = opened.outputs.expect("put there above");
-        Ok((signed, outputs))
+        Ok(WorkAnswer {
+            signed,
+            evidence,
+            outputs,
+        })
     }
 
     /// Everything that can be checked of a receipt and what it was signed for, before it is settled. Fails closed.
@@ -200,6 +216,7 @@ impl Inner {
         manifest: &Manifest,
         worker: Address,
         signed: &Signed,
+        evidence: Option<&lemma_types::Bytes>,
         opened: &Opened,
     ) -> Result<(), String> {
         self.check_terms(terms, worker, signed)?;
@@ -211,9 +228,11 @@ impl Inner {
             manifest: manifest.clone(),
             openings: Some(signed.openings),
             settlement: None,
+            proof: evidence.cloned(),
         };
         let report = verify_answer(&bundle, self.ledger.chain_id(), opened);
-        for name in REQUIRED {
+        let proof = (terms.mode == Mode::Proved).then_some(CheckName::Proof);
+        for name in REQUIRED.into_iter().chain(proof) {
             match report.checks.iter().find(|check| check.name == name) {
                 Some(check) if check.outcome == Outcome::Ok => {}
                 Some(check) => return Err(format!("{name}: {}", check.detail)),

@@ -126,6 +126,8 @@ pub struct Answer {
     pub engine: Engine,
     /// The salts of its commitments: secret between worker, gateway and client. The gateway keeps no copy.
     pub openings: Openings,
+    /// The proof, in mode `proved`. The gateway keeps no copy of it either.
+    pub evidence: Option<lemma_types::Bytes>,
     /// The account of the worker that ran it.
     pub worker: Address,
     /// How many workers were tried before this one.

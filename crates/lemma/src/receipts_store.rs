@@ -270,7 +270,7 @@ mod tests {
         store.put(&new).unwrap();
         assert_eq!(store.proof(new.id()).unwrap(), None);
         store.put_proof(new.id(), b"proof").unwrap();
-        assert_eq!(store.proof(new.id()).unwrap().unwrap(), b"proof".as_slice());
+        assert_eq!(store.proof(new.id()).unwrap().unwrap()[..], b"proof"[..]);
         fs::write(store.0.join("notes.txt"), "x").unwrap();
         assert_eq!(store.list().unwrap(), [new, old.clone()]);
         assert_eq!(store.get(old.id()).unwrap(), Some(old));

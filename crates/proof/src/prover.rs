@@ -75,7 +75,14 @@ fn execute_and_prove(
         outputs: trace.outputs.clone(),
     };
     let witness = Witness::new(&plan, trace);
-    let proof = prove_witness(model, &plan, &statement, &witness, profile, &mut Watched(watch))?;
+    let proof = prove_witness(
+        model,
+        &plan,
+        &statement,
+        &witness,
+        profile,
+        &mut Watched(watch),
+    )?;
     Ok((statement, proof))
 }
 

@@ -225,7 +225,10 @@ impl Report {
         };
         match (self.verdict, self.mode) {
             (Verdict::Verified, Some(mode)) if self.raised() => {
-                format!("Verified in mode `{mode}`, raised to `{}` by a later proof.", Mode::Proved)
+                format!(
+                    "Verified in mode `{mode}`, raised to `{}` by a later proof.",
+                    Mode::Proved
+                )
             }
             (Verdict::Verified, Some(mode)) => format!("Verified in mode `{mode}`."),
             // A bundle that cannot be read has no mode, and is wrong.

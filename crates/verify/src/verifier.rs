@@ -14,8 +14,8 @@ use crate::{
     certificate::{NetworkKey, NetworkKeyError},
     contents::{Symbols, elements},
     format::{check_schema, decode_bundle},
-    report::{CheckName, Checks, Final, Finding, Outcome, Problem, Report},
     proved::{self, Proved, Weight},
+    report::{CheckName, Checks, Final, Finding, Outcome, Problem, Report},
     settlement, text,
 };
 

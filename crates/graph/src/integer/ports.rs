@@ -268,7 +268,10 @@ mod tests {
             vec![tensor("x", &[0, 2], &[])],
             vec![tensor("x", &[1, 2], &[0.0, f32::NAN])],
             vec![TensorData::new("x", DType::U8, vec![1, 2], vec![0; 2]).unwrap()],
-            vec![tensor("x", &[1, 2], &[0.0; 2]), tensor("x", &[1, 2], &[0.0; 2])],
+            vec![
+                tensor("x", &[1, 2], &[0.0; 2]),
+                tensor("x", &[1, 2], &[0.0; 2]),
+            ],
         ] {
             assert!(graph.infer(&bad).is_err(), "{bad:?}");
         }

@@ -4,7 +4,9 @@ use lemma_api::oip::{
     Body, HEADER_LENGTH, Request, Response,
     parameters::{self, Evidence},
 };
-use lemma_types::{B256, Bytes, Engine, Mode, SignedReceipt, commitment::Openings, tensor::TensorData};
+use lemma_types::{
+    B256, Bytes, Engine, Mode, SignedReceipt, commitment::Openings, tensor::TensorData,
+};
 use serde_json::{Map, Value, json};
 
 use super::Client;

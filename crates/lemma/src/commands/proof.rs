@@ -57,9 +57,9 @@ fn prove(arguments: &Prove, shell: &mut Shell) -> CommandResult {
         },
     };
     let cannot = || format!("can not prove {} on this input", arguments.model.display());
-    let rounded = skeleton.round(&inputs).map_err(|error| {
-        CommandError::failed(cannot()).cause(harmless(&error.to_string()))
-    })?;
+    let rounded = skeleton
+        .round(&inputs)
+        .map_err(|error| CommandError::failed(cannot()).cause(harmless(&error.to_string())))?;
     let bar = progress::steps("proving", shell);
     let shown = shell.shows_progress();
     let proved = prove_inference_watched(&model, rounded.inputs, rounded.samples, profile, &|p| {
@@ -188,7 +188,10 @@ fn verify(arguments: &VerifyProof, shell: &mut Shell) -> CommandResult {
     let wrong = |cause: String| {
         CommandError::new(
             ExitCode::VerificationFailed,
-            format!("{} does not hold: do not rely on it", arguments.path.display()),
+            format!(
+                "{} does not hold: do not rely on it",
+                arguments.path.display()
+            ),
         )
         .cause(cause)
     };
@@ -285,14 +288,26 @@ fn show(path: &Path, shell: &mut Shell) -> CommandResult {
         Weights::Succinct => "everyone who has the model root",
         Weights::Holder => "whoever holds the model",
     };
-    shell.line(paint(styles::HEADING, "Statement (not checked: `lemma proof verify` does)"))?;
-    shell.line(format_args!("  model root  {}", Digest::new(evidence.model_root())))?;
+    shell.line(paint(
+        styles::HEADING,
+        "Statement (not checked: `lemma proof verify` does)",
+    ))?;
+    shell.line(format_args!(
+        "  model root  {}",
+        Digest::new(evidence.model_root())
+    ))?;
     shell.line(format_args!("  samples     {}", statement.samples))?;
     for spec in skeleton.input_specs() {
-        shell.line(format_args!("  input       {}", super::models::describe_spec(&spec)))?;
+        shell.line(format_args!(
+            "  input       {}",
+            super::models::describe_spec(&spec)
+        ))?;
     }
     for spec in skeleton.output_specs() {
-        shell.line(format_args!("  output      {}", super::models::describe_spec(&spec)))?;
+        shell.line(format_args!(
+            "  output      {}",
+            super::models::describe_spec(&spec)
+        ))?;
     }
     shell.line(format_args!("  for         {weights}"))?;
     shell.line(paint(styles::HEADING, "Soundness, bits"))?;
@@ -305,7 +320,11 @@ fn show(path: &Path, shell: &mut Shell) -> CommandResult {
         shell.line(format_args!("  {name:<24}{}", size(bytes as u64)))?;
     }
     shell.line(format_args!("  {:<24}{}", "proof", size(proof as u64)))?;
-    shell.line(format_args!("  {:<24}{}", "verifying key", size(key as u64)))?;
+    shell.line(format_args!(
+        "  {:<24}{}",
+        "verifying key",
+        size(key as u64)
+    ))?;
     shell.line(format_args!("  {:<24}{}", "file", size(whole as u64)))?;
     shell.note(paint(styles::DIM, NOT_COVERED));
     Ok(())

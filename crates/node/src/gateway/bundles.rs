@@ -173,9 +173,8 @@ impl Inner {
             return Ok(());
         }
         // A proof tells what was asked and answered: whoever asked has it, and nobody else.
-        let theirs = |check: &&Check| {
-            check.name == CheckName::Proof && check.outcome == Outcome::Missing
-        };
+        let theirs =
+            |check: &&Check| check.name == CheckName::Proof && check.outcome == Outcome::Missing;
         let mut wanting = report
             .checks
             .iter()

@@ -5,7 +5,8 @@ use std::{collections::HashSet, sync::Arc, time::Instant};
 use bytes::Bytes;
 use lemma_chain::BlockId;
 use lemma_types::{
-    Address, Amount, B256, Digest, Manifest, Mode, ModelName, bundle::Bundle, tensor::TensorData,
+    Address, Amount, B256, Digest, Manifest, Mode, ModelName, bundle::Bundle, manifest::Format,
+    tensor::TensorData,
 };
 use lemma_verify::{CheckName, Opened, Outcome, verify_answer};
 use tokio::sync::OwnedSemaphorePermit;
@@ -47,7 +48,7 @@ impl Inner {
     }
 
     async fn infer_inner(self: &Arc<Self>, request: InferRequest) -> Result<Answer, InferError> {
-        if request.mode != Mode::Signed {
+        if !matches!(request.mode, Mode::Signed | Mode::Proved) {
             return Err(InferError::ModeNotOffered {
                 asked: request.mode,
                 offered: Mode::Signed,
@@ -61,6 +62,9 @@ impl Inner {
                 "the model takes text, not tensors: use /v1/chat/completions, or `lemma run`"
                     .to_owned(),
             ));
+        }
+        if request.mode == Mode::Proved && model.manifest.format != Format::Integer {
+            return Err(InferError::NotProvable);
         }
         let inputs = arrange(&model.manifest, request.inputs)?;
         let (request_id, _chosen) = match request.request_id {

@@ -107,7 +107,8 @@ pub struct InferRequest {
     pub model: ModelRef,
     /// Its inputs by name, in any order. They are put into the order of the model's signature.
     pub inputs: Vec<TensorData>,
-    /// What shall back the result. Only [`Mode::Signed`] is offered now.
+    /// What shall back the result. [`Mode::Signed`], and of quantised models
+    /// [`Mode::Proved`].
     pub mode: Mode,
     /// The request's id, never used before; `None` draws one.
     pub request_id: Option<B256>,

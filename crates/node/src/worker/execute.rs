@@ -66,10 +66,7 @@ const PROVER_BYTES: u64 = 512;
 
 impl Executor {
     /// Answers a request. Dropping the future gives up what has not begun.
-    pub(crate) async fn infer(
-        &self,
-        request: WorkRequest,
-    ) -> Result<WorkAnswer, ErrorBody> {
+    pub(crate) async fn infer(&self, request: WorkRequest) -> Result<WorkAnswer, ErrorBody> {
         let WorkRequest {
             request_id,
             model_root,
@@ -84,7 +81,8 @@ impl Executor {
         }
         let loaded = self.load(model_root).await?;
         if mode == Mode::Proved && !matches!(loaded.model, Runnable::Integer(_)) {
-            let message = "mode `proved` needs a quantised model: `lemma models quantize` makes one of an ONNX model";
+            let message =
+                "mode `proved` is not offered for this model: only a quantised one can be proved";
             return Err(error(ErrorCode::ModeNotOffered, message));
         }
         let units = self.compute_units(&loaded, &inputs)?;
@@ -176,15 +174,21 @@ impl Executor {
             Runnable::Integer(model) => {
                 let skeleton = model.graph().skeleton();
                 let rounded = skeleton.round(inputs);
-                let samples = rounded.map_err(|reason| invalid(reason.to_string()))?.samples as u64;
+                let samples = rounded
+                    .map_err(|reason| invalid(reason.to_string()))?
+                    .samples as u64;
                 let elements = skeleton.nodes.iter().fold(0u64, |sum, node| {
                     let size = node.expression.shape.iter().product::<usize>() as u64;
                     sum.saturating_add(size)
                 });
-                let memory = elements.saturating_mul(samples).saturating_mul(PROVER_BYTES);
+                let memory = elements
+                    .saturating_mul(samples)
+                    .saturating_mul(PROVER_BYTES);
                 let operations = skeleton.operations().saturating_mul(samples);
                 if memory > self.limits.memory || operations > self.limits.operations {
-                    return Err(invalid(format!("{samples} samples at once are too many here")));
+                    return Err(invalid(format!(
+                        "{samples} samples at once are too many here"
+                    )));
                 }
                 operations
             }

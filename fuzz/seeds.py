@@ -371,7 +371,8 @@ def seeds():
         "openings": vector(TYPES, "commitments.json")["openings"],
         "engine": vector(TYPES, "engine.json")["engine"],
     }
-    yield "work_answer", "two_tensors", b"LWAN" + sized(json.dumps(answer).encode(), 4) + few
+    yield "work_answer", "two_tensors", b"LWAN" + sized(json.dumps(answer).encode(), 4) + bytes(4) + few
+    yield "work_answer", "with_evidence", b"LWAN" + sized(json.dumps(answer).encode(), 4) + sized(b"proof", 4) + few
     texts = vector(TYPES, "text.json")["cases"]
     for index, case in enumerate(texts):
         yield "text_request", f"{index}", case["request"].encode()
@@ -416,6 +417,7 @@ def seeds():
     # Places in a proof, in four bytes, and what is added there; one byte cuts it.
     for name, changes in [("honest", ""), ("nothing", "0000000000"), ("two_places", "40000000010010000080"), ("cut", "07")]:
         yield "proof", name, bytes.fromhex(changes)
+        yield "evidence", name, bytes.fromhex(changes)
     # The networks, an operator of each family, and a few of the models that must be refused; each is small.
     names = [f"valid/{case.name}" for case in sorted((ONNX / "valid").glob("network_*"))]
     names += [f"valid/{name}" for name in OPERATORS]

@@ -241,11 +241,6 @@ impl Model {
         &self.graph
     }
 
-    /// Outputs of the operators that were computed when the model was loaded.
-    pub(crate) fn folded(&self) -> &Folded {
-        &self.folded
-    }
-
     /// Puts the inputs into the order of the signature.
     pub(crate) fn arrange<'t>(
         &self,
@@ -355,7 +350,7 @@ impl Model {
     }
 
     /// The plan for these shapes, made once.
-    fn plan(&self, shapes: &[&[usize]]) -> Result<Arc<Plan>, RunError> {
+    pub(crate) fn plan(&self, shapes: &[&[usize]]) -> Result<Arc<Plan>, RunError> {
         let key: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
         let plans = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = plans().get(&key) {

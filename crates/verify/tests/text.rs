@@ -124,6 +124,7 @@ impl Case {
             manifest: self.manifest.clone(),
             openings: Some(openings),
             settlement: None,
+            proof: None,
         }
     }
 

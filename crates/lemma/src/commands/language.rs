@@ -59,7 +59,7 @@ fn names(path: &Path, format: Format) -> CommandResult<Vec<String>> {
 
 fn folder(path: &Path, format: Format) -> &Path {
     match format {
-        Format::Gguf | Format::Onnx => path.parent().unwrap_or(Path::new("")),
+        Format::Gguf | Format::Onnx | Format::Integer => path.parent().unwrap_or(Path::new("")),
         Format::Safetensors => path,
     }
 }

@@ -9,7 +9,9 @@ mod infer;
 mod language;
 mod local;
 mod models;
+mod proof;
 mod push;
+mod quantized;
 mod receipts;
 mod run;
 mod status;
@@ -52,6 +54,8 @@ pub(crate) fn run(
         Command::Doctor(_) => return doctor::run(config, shell),
         Command::Receipts(arguments) => return receipts::run(arguments, config, shell),
         Command::Up(arguments) => return up::run(&arguments, config, shell),
+        Command::Models(Models::Quantize(arguments)) => quantized::quantize(&arguments, shell),
+        Command::Proof(arguments) => proof::run(&arguments, shell),
         Command::Models(Models::Push(arguments)) => push::run(&arguments, config, shell),
         Command::Models(arguments) => models::run(&arguments, config, shell),
         Command::Infer(arguments) => infer::run(&arguments, config, shell),

@@ -12,7 +12,7 @@ use lemma_types::{
 
 use super::{NetworkError, layout::Layout};
 use crate::{
-    Gateway,
+    Gateway, integer,
     language::{self, LanguageModel},
     ledger::Account,
     model,
@@ -93,6 +93,7 @@ pub(super) async fn publish(
 const fn file_name(format: Format) -> &'static str {
     match format {
         Format::Onnx => "model.onnx",
+        Format::Integer => "model.integer",
         Format::Gguf => "model.gguf",
         Format::Safetensors => "model.safetensors",
     }
@@ -116,6 +117,9 @@ fn manifest(sample: &SampleModel) -> Result<Vec<u8>, String> {
         let language = LanguageModel::load(format, &files, &Compute::new(1))
             .map_err(|error| error.to_string())?;
         language::manifest(&language, format, vec![file], terms)
+    } else if format == Format::Integer {
+        let model = integer::register(content).map_err(|error| error.to_string())?;
+        integer::manifest(&model, vec![file], terms)
     } else {
         let model =
             Model::load(content, &NoFiles, &Limits::small()).map_err(|error| error.to_string())?;

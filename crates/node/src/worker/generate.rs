@@ -86,7 +86,7 @@ pub(crate) async fn begin(
 fn text_engine(loaded: &Loaded) -> Result<&TextEngine, ErrorBody> {
     match &loaded.model {
         Runnable::Language(engine) => Ok(engine),
-        Runnable::Graph(_) => Err(error(
+        Runnable::Graph(_) | Runnable::Integer(_) => Err(error(
             ErrorCode::InvalidInput,
             "the model takes tensors, not text: ask for an inference with its inputs",
         )),

@@ -107,7 +107,7 @@ pub(super) fn lower(
 ) -> Result<IntegerGraph, QuantiseError> {
     let graph = model.graph();
     let borrowed: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
-    let plan = crate::plan::Plan::new(graph, model.folded(), &[], &borrowed)?;
+    let plan = model.plan(&borrowed)?;
     let wide = wide_values(graph);
     let shared = shared_values(graph);
     let width = |w: bool| if w { Width(options.wide) } else { NARROW };

@@ -287,7 +287,10 @@ fn push_and_look(user: &User) -> Value {
         .iter()
         .map(|m| m["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["acme/x", "lemma/digits", "lemma/iris"]);
+    assert_eq!(
+        names,
+        ["acme/x", "lemma/digits", "lemma/iris", "lemma/nano"]
+    );
     let table = user.run(&["models", "ls"]).ok().out;
     assert!(
         table.starts_with("name\troot\tauthor\nacme/x\t"),

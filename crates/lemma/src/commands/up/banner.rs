@@ -121,6 +121,7 @@ impl Endpoints {
                 samples::DIGITS,
                 example.display()
             ),
+            format!("lemma run {} 'What is 7 + 18?'{flag}", samples::NANO),
             format!("lemma receipts get RECEIPT_ID --output receipt.json --wait{flag}"),
             format!("lemma verify receipt.json --trusted-root {trusted_root}"),
         ];

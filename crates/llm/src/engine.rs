@@ -12,9 +12,7 @@ use crate::cache::{Cache, PageId};
 use crate::forward::{Chunk, Compute, Scratch};
 use crate::model::Model;
 use crate::pages::{Held, Pages};
-use crate::sampling::{
-    Choice, Constraint, History, NoToken, Sampling, SamplingError, logprobs, sample,
-};
+use crate::sampling::{Choice, Constraint, History, NoToken, Sampling, SamplingError, sample};
 use crate::stream::{TextStream, TokenBytes};
 
 /// How much an engine takes on.
@@ -509,13 +507,7 @@ impl Sequence {
         if let Some(constraint) = &mut self.constraint {
             constraint.push(token);
         }
-        let (logprob, top) = match self.request.logprobs {
-            Some(count) => {
-                let (own, top) = logprobs(compute.isa, logits, token, count);
-                (Some(own), top)
-            }
-            None => (None, Vec::new()),
-        };
+        let choice = Choice::of(compute.isa, logits, token, self.request.logprobs);
         let stops = self.request.stop_tokens.contains(&token);
         let mut text = String::new();
         let mut stopped = None;
@@ -527,11 +519,6 @@ impl Sequence {
             text = piece.text;
             stopped = piece.stopped;
         }
-        let choice = Choice {
-            token,
-            logprob,
-            top,
-        };
         events.push(Event::Token { id, choice, text });
         let answer = self.tokens.len() - self.request.prompt.len();
         let reason = match stopped {

@@ -10,7 +10,8 @@ use lemma_kernels::{
 
 use crate::cache::{Cache, PageId};
 use crate::config::Experts;
-use crate::model::{FeedForward, LayerWeights, Linear, Model, Unit};
+use crate::model::{FeedForward, LayerWeights, Model, Unit};
+use crate::weights::Linear;
 
 /// What computes: an instruction set and threads. Neither changes a bit.
 #[derive(Debug)]
@@ -63,8 +64,8 @@ pub struct Scratch {
 
 /// Rows that enter products: as they are, and quantised once it is asked for.
 #[derive(Default)]
-struct Rows {
-    values: Vec<f32>,
+pub(crate) struct Rows {
+    pub(crate) values: Vec<f32>,
     quantised: QuantRows,
     fresh: bool,
 }
@@ -77,7 +78,7 @@ impl std::fmt::Debug for Rows {
 
 impl Rows {
     /// The values, about to be written.
-    fn write(&mut self, len: usize) -> &mut Vec<f32> {
+    pub(crate) fn write(&mut self, len: usize) -> &mut Vec<f32> {
         self.fresh = false;
         self.values.resize(len, 0.0);
         &mut self.values
@@ -96,7 +97,7 @@ impl Rows {
     }
 
     /// `out = rows · weightsᵀ + bias`.
-    fn multiply(&mut self, c: &Compute, linear: &Linear, out: &mut Vec<f32>) {
+    pub(crate) fn multiply(&mut self, c: &Compute, linear: &Linear, out: &mut Vec<f32>) {
         self.product(c, &linear.weights, out);
         if let Some(bias) = &linear.bias {
             add_in_place(c.isa, out, bias);
@@ -112,7 +113,7 @@ impl Rows {
 }
 
 /// Rows that one task handles where a kernel works on rows.
-const ROWS: usize = 8;
+pub(crate) const ROWS: usize = 8;
 
 /// Normalises rows of `scale.len()` values each.
 fn norm(c: &Compute, epsilon: f32, scale: &[f32], x: &[f32], y: &mut [f32]) {

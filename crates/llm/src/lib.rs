@@ -10,11 +10,13 @@
 //! | [`gguf`], [`safetensors`], [`tensors`] | files: bounded, checked, never copied whole |
 //! | [`config`] | what kind of transformer it is |
 //! | [`Model`] | weights, arranged for products; [`Model::forward`] runs chunks of sequences |
+//! | [`embedding`] | BERT models: a text as a vector |
 //! | [`engine`] | continuous batching over a paged cache: [`submit`](engine::Engine::submit), [`step`](engine::Engine::step), [`cancel`](engine::Engine::cancel) |
 //! | [`sampling`] | the next token, as a function of logits, history and parameters |
+//! | [`grammar`] | answers that keep to a JSON schema or call a tool |
 //! | [`stream`] | text piece by piece, and stop strings |
 //! | [`mod@replay`] | a teacher-forced prefill that says where an answer first differs |
-//! | [`text`] | vocabularies and chat templates |
+//! | [`text`] | vocabularies, chat templates, tools |
 //!
 //! Nothing here knows of files, sockets, clocks or an async runtime: a worker hands over bytes and
 //! calls [`step`](engine::Engine::step) from a thread of its own.
@@ -52,19 +54,23 @@
 
 mod cache;
 pub mod config;
+pub mod embedding;
 pub mod engine;
 mod forward;
 pub mod gguf;
+pub mod grammar;
 mod model;
 mod names;
 mod pages;
 pub mod replay;
+mod root;
 mod rope;
 pub mod safetensors;
 pub mod sampling;
 pub mod stream;
 pub mod tensors;
 pub mod text;
+mod weights;
 
 /// Version of the numeric specification for language models that this crate implements.
 pub const LLM_NUMERIC_SPEC_VERSION: u32 = 1;
@@ -74,3 +80,4 @@ pub use config::Config;
 pub use forward::{Chunk, Compute, Scratch};
 pub use lemma_kernels::{Isa, Threads};
 pub use model::{LoadError, Model};
+pub use root::{ROOT_VERSION, Root};

@@ -5,9 +5,11 @@ use lemma_kernels::{Attention, PackedMatrix, Threads};
 use crate::config::{Config, ConfigError, QkNorm};
 use crate::gguf::{Gguf, GgufError};
 use crate::names::{Names, Part};
+use crate::root::{Root, root};
 use crate::rope::Frequencies;
 use crate::safetensors::{self, SafetensorsError};
 use crate::tensors::{Tensor, TensorError, Tensors};
+use crate::weights::{Linear, Weights, check_shape};
 
 /// Why files are no model that can be run.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +38,7 @@ pub struct Model {
     pub(crate) layers: Vec<LayerWeights>,
     pub(crate) norm: Vec<f32>,
     pub(crate) ropes: Vec<Frequencies>,
-}
-
-/// A matrix and what is added to its products.
-#[derive(Debug)]
-pub(crate) struct Linear {
-    pub(crate) weights: PackedMatrix,
-    pub(crate) bias: Option<Vec<f32>>,
+    root: Root,
 }
 
 #[derive(Debug)]
@@ -118,6 +114,12 @@ impl Model {
         &self.config
     }
 
+    /// Identity of the model: of its configuration and tensors, however files are cut or arranged.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.root
+    }
+
     /// Bytes of memory that the weights take.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -141,29 +143,29 @@ impl Model {
 }
 
 struct Loader<'a> {
-    threads: &'a Threads,
+    weights: Weights<'a>,
     config: Config,
-    tensors: &'a Tensors<'a>,
     names: Names,
 }
 
 impl<'a> Loader<'a> {
     fn new(threads: &'a Threads, config: Config, tensors: &'a Tensors<'a>, names: Names) -> Self {
         Loader {
-            threads,
+            weights: Weights { threads, tensors },
             config,
-            tensors,
             names,
         }
     }
 
     fn model(self) -> Result<Model, LoadError> {
+        let Weights { threads, tensors } = self.weights;
+        let root = root(threads, &self.config.canonical(), tensors);
         let (vocab, dim) = (self.config.vocab, self.config.dim);
-        let embedding = self.matrix(&self.names.embedding(), vocab, dim)?;
+        let embedding = self.weights.matrix(&self.names.embedding(), vocab, dim)?;
         let head = if self.config.tied {
             None
         } else {
-            Some(self.matrix(&self.names.head(), vocab, dim)?)
+            Some(self.weights.matrix(&self.names.head(), vocab, dim)?)
         };
         let norm = self.norm(&self.names.final_norm(), dim)?;
         let layers = (0..self.config.layers.len())
@@ -183,59 +185,12 @@ impl<'a> Loader<'a> {
             layers,
             norm,
             ropes,
+            root,
         })
     }
 
-    fn tensor(&self, name: &str) -> Result<&Tensor<'a>, TensorError> {
-        self.tensors
-            .get(name)
-            .ok_or_else(|| TensorError::Missing(name.to_owned()))
-    }
-
-    fn matrix(&self, name: &str, n: usize, k: usize) -> Result<PackedMatrix, TensorError> {
-        let tensor = self.tensor(name)?;
-        check_shape(name, tensor, &[n, k])?;
-        self.pack(name, tensor, n, k)
-    }
-
-    fn pack(
-        &self,
-        name: &str,
-        tensor: &Tensor<'_>,
-        n: usize,
-        k: usize,
-    ) -> Result<PackedMatrix, TensorError> {
-        PackedMatrix::pack(self.threads, tensor.format, n, k, tensor.data)
-            .map_err(|_| TensorError::size(name))
-    }
-
-    /// A matrix with its bias, if the files have one.
-    fn linear(&self, name: &str, n: usize, k: usize) -> Result<Linear, TensorError> {
-        let bias = self.names.bias_of(name);
-        let bias = match self.tensors.get(&bias) {
-            Some(_) => Some(self.vector(&bias, n)?),
-            None => None,
-        };
-        let weights = self.matrix(name, n, k)?;
-        Ok(Linear { weights, bias })
-    }
-
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, TensorError> {
-        let tensor = self.tensor(name)?;
-        check_shape(name, tensor, &[len])?;
-        if tensor.format.is_quantised() {
-            return Err(TensorError::Dense(name.to_owned()));
-        }
-        // One row of a matrix is read as its format says.
-        let row = PackedMatrix::pack(&Threads::single(), tensor.format, 1, len, tensor.data)
-            .map_err(|_| TensorError::size(name))?;
-        let mut out = vec![0.0; len];
-        row.row(0, &mut out);
-        Ok(out)
-    }
-
     fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>, TensorError> {
-        let mut scale = self.vector(name, len)?;
+        let mut scale = self.weights.vector(name, len)?;
         if self.config.norm_offset != 0.0 {
             scale.iter_mut().for_each(|g| *g += self.config.norm_offset);
         }
@@ -274,7 +229,9 @@ impl<'a> Loader<'a> {
             q,
             k,
             v,
-            o: self.linear(&self.names.output(i), c.dim, c.q_dim())?,
+            o: self
+                .weights
+                .linear(&self.names.output(i), c.dim, c.q_dim())?,
             q_norm: head_norm(Part::QueryNorm, q_len)?,
             k_norm: head_norm(Part::KeyNorm, k_len)?,
             after_attention: norm(Part::AfterAttention)?,
@@ -289,15 +246,15 @@ impl<'a> Loader<'a> {
         let c = &self.config;
         let sizes = [c.q_dim(), c.kv_dim(), c.kv_dim()];
         let fused = self.names.fused_qkv(i);
-        if let Some(tensor) = self.tensors.get(&fused) {
+        if let Some(tensor) = self.weights.tensors.get(&fused) {
             let [q, k, v] = self.parts(&fused, tensor, sizes, c.dim)?;
             return Ok([q, k, v]);
         }
         let [q, k, v] = self.names.qkv(i);
         Ok([
-            self.linear(&q, sizes[0], c.dim)?,
-            self.linear(&k, sizes[1], c.dim)?,
-            self.linear(&v, sizes[2], c.dim)?,
+            self.weights.linear(&q, sizes[0], c.dim)?,
+            self.weights.linear(&k, sizes[1], c.dim)?,
+            self.weights.linear(&v, sizes[2], c.dim)?,
         ])
     }
 
@@ -314,7 +271,7 @@ impl<'a> Loader<'a> {
         let mut linear = |n: usize| -> Result<Linear, TensorError> {
             let part = tensor.rows(name, first, n)?;
             first += n;
-            let weights = self.pack(name, &part, n, k)?;
+            let weights = self.weights.pack(name, &part, n, k)?;
             Ok(Linear {
                 weights,
                 bias: None,
@@ -332,20 +289,20 @@ impl<'a> Loader<'a> {
         let Some(experts) = c.experts else {
             let fused = self.names.fused_gate_up(i);
             if c.architecture == "phi3"
-                && let Some(tensor) = self.tensors.get(&fused)
+                && let Some(tensor) = self.weights.tensors.get(&fused)
             {
                 let [gate, up] = self.parts(&fused, tensor, [c.ffn_dim; 2], c.dim)?;
-                let down = self.linear(&self.names.down(i), c.dim, c.ffn_dim)?;
+                let down = self.weights.linear(&self.names.down(i), c.dim, c.ffn_dim)?;
                 return Ok(FeedForward::Dense(Unit { gate, up, down }));
             }
             return Ok(FeedForward::Dense(Unit {
-                gate: self.linear(&self.names.gate(i), c.ffn_dim, c.dim)?,
-                up: self.linear(&self.names.up(i), c.ffn_dim, c.dim)?,
-                down: self.linear(&self.names.down(i), c.dim, c.ffn_dim)?,
+                gate: self.weights.linear(&self.names.gate(i), c.ffn_dim, c.dim)?,
+                up: self.weights.linear(&self.names.up(i), c.ffn_dim, c.dim)?,
+                down: self.weights.linear(&self.names.down(i), c.dim, c.ffn_dim)?,
             }));
         };
         let router = self.names.router(i, &c.architecture);
-        let router = self.linear(&router, experts.count, c.dim)?;
+        let router = self.weights.linear(&router, experts.count, c.dim)?;
         let unit = |e: usize| -> Result<Unit, TensorError> {
             let [gate, up, down] = self.names.expert(i, e, &c.architecture);
             let (f, d) = (experts.ffn_dim, c.dim);
@@ -361,28 +318,17 @@ impl<'a> Loader<'a> {
 
     /// One expert's matrix: by itself, or one of all in a tensor of three dimensions.
     fn expert(&self, name: &str, e: usize, n: usize, k: usize) -> Result<Linear, TensorError> {
-        let tensor = self.tensor(name)?;
+        let tensor = self.weights.tensor(name)?;
         if tensor.shape.len() != 3 {
-            return self.linear(name, n, k);
+            return self.weights.linear(name, n, k);
         }
         let count = self.config.experts.map_or(0, |experts| experts.count);
         check_shape(name, tensor, &[count, n, k])?;
         let part = tensor.rows(name, e, 1)?;
-        let weights = self.pack(name, &part, n, k)?;
+        let weights = self.weights.pack(name, &part, n, k)?;
         Ok(Linear {
             weights,
             bias: None,
         })
     }
-}
-
-fn check_shape(name: &str, tensor: &Tensor<'_>, expected: &[usize]) -> Result<(), TensorError> {
-    if tensor.shape != expected {
-        return Err(TensorError::Shape {
-            name: name.to_owned(),
-            found: tensor.shape.clone(),
-            expected: expected.to_vec(),
-        });
-    }
-    Ok(())
 }

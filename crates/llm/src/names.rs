@@ -47,11 +47,6 @@ impl Names {
         self.outer("output_norm", "model.norm")
     }
 
-    /// The bias that belongs to a matrix.
-    pub(crate) fn bias_of(self, weight: &str) -> String {
-        format!("{}.bias", weight.strip_suffix(".weight").unwrap_or(weight))
-    }
-
     /// A norm, if the architecture has it.
     pub(crate) fn layer(self, i: usize, part: Part, architecture: &str) -> Option<String> {
         let gemma = architecture.starts_with("gemma");

@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::engine::{Finish, Request};
 use crate::forward::{Chunk, Compute, Scratch};
 use crate::model::Model;
-use crate::sampling::{Constraint, History, NoToken, sample};
+use crate::sampling::{Choice, Constraint, History, NoToken, sample};
 use crate::stream::{TextStream, TokenBytes};
 
 /// What a replay found.
@@ -64,9 +64,31 @@ pub fn replay(
     compute: &Compute,
     vocabulary: Option<&TokenBytes>,
     request: &Request,
+    constraint: Option<Box<dyn Constraint>>,
+    answer: &[u32],
+    finish: Finish,
+) -> Result<Verdict, ReplayError> {
+    let confirm = &mut |_| {};
+    replay_each(
+        model, compute, vocabulary, request, constraint, answer, finish, confirm,
+    )
+}
+
+/// As [`replay`], and hands each token that is right to `confirm`, with the log probabilities that
+/// the request asks for: to the same bits as when the answer was written.
+///
+/// # Errors
+/// As [`replay`].
+#[allow(clippy::too_many_arguments)]
+pub fn replay_each(
+    model: &Model,
+    compute: &Compute,
+    vocabulary: Option<&TokenBytes>,
+    request: &Request,
     mut constraint: Option<Box<dyn Constraint>>,
     answer: &[u32],
     finish: Finish,
+    confirm: &mut dyn FnMut(Choice),
 ) -> Result<Verdict, ReplayError> {
     let config = model.config();
     let tokens: Vec<u32> = request.prompt.iter().chain(answer).copied().collect();
@@ -111,6 +133,7 @@ pub fn replay(
                     found,
                 });
             }
+            confirm(Choice::of(compute.isa, row, found, request.logprobs));
             history.push(found);
             if let Some(constraint) = &mut constraint {
                 constraint.push(found);

@@ -36,6 +36,35 @@ impl Frequencies {
                     .map(|(f, factor)| f / factor)
                     .collect()
             }
+            Scaling::Yarn {
+                factor,
+                fast,
+                slow,
+                original,
+                attention: a,
+                truncate,
+            } => {
+                attention = *a;
+                let pair = |turns: f32| {
+                    rotary_dim as f32 * math::log(original / (turns * TURN))
+                        / (2.0 * math::log(rope.base))
+                };
+                let (low, high) = match truncate {
+                    true => (pair(*fast).floor(), pair(*slow).ceil()),
+                    false => (pair(*fast), pair(*slow)),
+                };
+                let low = low.max(0.0);
+                let high = high.min(rotary_dim as f32 - 1.0);
+                let width = if low == high { 0.001 } else { high - low };
+                frequencies
+                    .enumerate()
+                    .map(|(i, f)| {
+                        let ramp = ((i as f32 - low) / width).clamp(0.0, 1.0);
+                        let kept = 1.0 - ramp;
+                        (f / factor) * (1.0 - kept) + f * kept
+                    })
+                    .collect()
+            }
             Scaling::Llama3 {
                 factor,
                 low,

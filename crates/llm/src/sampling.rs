@@ -157,6 +157,27 @@ pub struct Choice {
     pub top: Vec<(u32, f32)>,
 }
 
+impl Choice {
+    /// A token with its logarithms, of as many of the best tokens as are asked for; with none if
+    /// nothing is asked for.
+    #[must_use]
+    pub fn of(isa: Isa, logits: &[f32], token: u32, count: Option<usize>) -> Choice {
+        let Some(count) = count else {
+            return Choice {
+                token,
+                logprob: None,
+                top: Vec::new(),
+            };
+        };
+        let (own, top) = logprobs(isa, logits, token, count);
+        Choice {
+            token,
+            logprob: Some(own),
+            top,
+        }
+    }
+}
+
 /// There is no next token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoToken {
@@ -168,8 +189,8 @@ pub enum NoToken {
     NoneAllowed(usize),
 }
 
-/// What an answer has to keep to, such as a grammar: a function of the tokens so far, and so part
-/// of what a replay follows.
+/// What an answer has to keep to, such as a [grammar](crate::grammar): a function of the tokens so
+/// far, and so part of what a replay follows.
 pub trait Constraint: std::fmt::Debug + Send {
     /// One bit for each token that may come next, lowest bits first; `None` if all may.
     fn allowed(&mut self) -> Option<&[u32]>;
@@ -358,7 +379,8 @@ impl Noise {
     }
 }
 
-/// Logarithm of the probability of `token`, and the `count` most probable tokens with theirs.
+/// Logarithm of the probability of `token`, and the `count` most probable tokens with theirs, best
+/// first and of equal ones the first: of the logits as they are, whatever the sampling.
 #[must_use]
 pub fn logprobs(isa: Isa, logits: &[f32], token: u32, count: usize) -> (f32, Vec<(u32, f32)>) {
     let mut total = [0.0];

@@ -84,5 +84,5 @@ macro_rules! architectures {
 }
 
 architectures! {
-    llama2 llama3 mistral mixtral qwen2 qwen3 qwen3_moe gemma2 gemma3 phi3 smollm3 olmo2
+    llama2 llama3 yarn mistral mixtral qwen2 qwen3 qwen3_moe gemma2 gemma3 phi3 smollm3 olmo2
 }

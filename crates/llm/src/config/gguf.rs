@@ -2,7 +2,7 @@
 
 use lemma_kernels::{Format, Gate, Rotation};
 
-use super::hf::long_attention;
+use super::hf::{long_attention, yarn_attention};
 use super::{Config, ConfigError, Experts, Layer, Norms, QkNorm, Rope, Scaling, inverse_root};
 use crate::gguf::{Gguf, Value};
 
@@ -218,6 +218,18 @@ impl Source<'_> {
             Some("linear") => Ok(Scaling::Linear(
                 self.float("rope.scaling.factor").unwrap_or(1.0),
             )),
+            Some("yarn") => {
+                let factor = self.float("rope.scaling.factor").unwrap_or(1.0);
+                let scale = self.float("rope.scaling.attn_factor").unwrap_or(1.0);
+                Ok(Scaling::Yarn {
+                    factor,
+                    fast: self.float("rope.scaling.yarn_beta_fast").unwrap_or(32.0),
+                    slow: self.float("rope.scaling.yarn_beta_slow").unwrap_or(1.0),
+                    original: original.unwrap_or(context) as f32,
+                    attention: scale * yarn_attention(factor, 1.0),
+                    truncate: true,
+                })
+            }
             Some(other) => Err(ConfigError::Unsupported(format!(
                 "the rotation scaling {other}"
             ))),

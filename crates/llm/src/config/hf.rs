@@ -308,11 +308,39 @@ impl Json<'_> {
                 high: need("high_freq_factor")?,
                 original: need("original_max_position_embeddings")?,
             }),
+            "yarn" => self.yarn(p),
             "longrope" | "su" => self.long_rope(p, rotary_dim),
             other => Err(ConfigError::Unsupported(format!(
                 "the rotation scaling {other}"
             ))),
         }
+    }
+
+    fn yarn(&self, p: &Json<'_>) -> Result<Scaling, ConfigError> {
+        let context = self.size("max_position_embeddings").unwrap_or(0) as f32;
+        let original = p
+            .float("original_max_position_embeddings")
+            .unwrap_or(context);
+        let factor = p.float("factor").unwrap_or(context / original);
+        let attention = match (p.float("attention_factor"), p.float("mscale")) {
+            (Some(given), _) => given,
+            (None, Some(scale)) if scale != 0.0 => {
+                let all = p.float("mscale_all_dim").filter(|all| *all != 0.0);
+                match all {
+                    Some(all) => yarn_attention(factor, scale) / yarn_attention(factor, all),
+                    None => yarn_attention(factor, 1.0),
+                }
+            }
+            _ => yarn_attention(factor, 1.0),
+        };
+        Ok(Scaling::Yarn {
+            factor,
+            fast: p.float("beta_fast").unwrap_or(32.0),
+            slow: p.float("beta_slow").unwrap_or(1.0),
+            original,
+            attention,
+            truncate: p.flag("truncate").unwrap_or(true),
+        })
     }
 
     /// Phi-3: one list of factors up to the original context, another beyond. Which one, the
@@ -338,6 +366,14 @@ impl Json<'_> {
         };
         Ok(Scaling::Factors { factors, attention })
     }
+}
+
+/// 1 + scale × ln(factor) ÷ 10, or 1 for factors up to 1.
+pub(super) fn yarn_attention(factor: f32, scale: f32) -> f32 {
+    if factor <= 1.0 {
+        return 1.0;
+    }
+    0.1 * scale * math::log(factor) + 1.0
 }
 
 /// √(1 + ln(factor) ÷ ln(original)), or 1 for factors up to 1.

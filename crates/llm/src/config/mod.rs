@@ -1,9 +1,12 @@
 //! What a model file says about the shape of its model, parsed once into a typed form.
 
+mod canonical;
 mod gguf;
 mod hf;
 
 use lemma_kernels::{Gate, Rotation};
+
+pub(crate) use canonical::Listing;
 
 /// Why a configuration is none that can be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +20,11 @@ pub enum ConfigError {
          Qwen3-MoE, Gemma 2, Gemma 3 (text), Phi-3, SmolLM3 and OLMo2"
     )]
     Architecture(String),
+    /// A family of encoders that is not supported.
+    #[error(
+        "embedding models of architecture {0} are not supported; supported are BERT, RoBERTa and XLM-RoBERTa"
+    )]
+    Encoder(String),
     /// An entry that is needed is not there, or of another type.
     #[error("{0} is missing from the configuration, or is of the wrong type")]
     Missing(String),
@@ -161,6 +169,22 @@ pub enum Scaling {
         /// The original context.
         original: f32,
     },
+    /// As [`Scaling::Linear`] below a ramp of frequencies and not at all above it; sine and cosine
+    /// multiplied by `attention` (YaRN).
+    Yarn {
+        /// Divisor of low frequencies.
+        factor: f32,
+        /// Turns within the original context from which on a frequency is kept.
+        fast: f32,
+        /// Turns within the original context up to which it is divided.
+        slow: f32,
+        /// The original context.
+        original: f32,
+        /// Factor of sine and cosine.
+        attention: f32,
+        /// Whether the ramp begins and ends at whole pairs.
+        truncate: bool,
+    },
     /// Each divided by a factor of its own; sine and cosine multiplied by `attention`
     /// (Phi-3 LongRoPE, and tables in GGUF files).
     Factors {
@@ -173,10 +197,10 @@ pub enum Scaling {
 
 /// Greatest sizes that are accepted: beyond every published model, and small enough that no sum or
 /// product of them overflows.
-const MAX_LAYERS: usize = 1024;
-const MAX_WIDTH: usize = 1 << 20;
-const MAX_HEADS: usize = 1024;
-const MAX_VOCAB: usize = 1 << 21;
+pub(crate) const MAX_LAYERS: usize = 1024;
+pub(crate) const MAX_WIDTH: usize = 1 << 20;
+pub(crate) const MAX_HEADS: usize = 1024;
+pub(crate) const MAX_VOCAB: usize = 1 << 21;
 const MAX_CONTEXT: usize = 1 << 24;
 
 impl Config {

@@ -1,6 +1,7 @@
 //! Text to tokens and back, and conversations to text.
 
 mod template;
+mod tools;
 mod vocabulary;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use crate::gguf::Gguf;
 use crate::stream::{TextStream, TokenBytes};
 pub use template::{Template, TemplateError};
+pub use tools::{Call, CallStream, CallSyntax, Part, Tool, ToolError, Tools};
 
 /// Most bytes of a `tokenizer.json`.
 const MAX_JSON: usize = 64 << 20;
@@ -115,8 +117,7 @@ impl Tokenizer {
         template: Option<Template>,
     ) -> Result<Tokenizer, TextError> {
         let table = vocabulary::token_bytes(json)?;
-        let inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| TextError::Tokenizer(e.to_string()))?;
+        let inner = read(bytes)?;
         Ok(Tokenizer {
             inner,
             bytes: Arc::new(table),
@@ -130,14 +131,7 @@ impl Tokenizer {
     /// # Errors
     /// If the text is too long, or the vocabulary has no tokens for it.
     pub fn encode(&self, text: &str, begin: bool) -> Result<Vec<u32>, TextError> {
-        if text.len() > MAX_TEXT {
-            return Err(TextError::TooLong(text.len()));
-        }
-        let encoding = self
-            .inner
-            .encode_fast(text, begin)
-            .map_err(|e| TextError::Encode(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        tokens(&self.inner, text, begin)
     }
 
     /// The text of tokens; special ones are left out.
@@ -164,6 +158,12 @@ impl Tokenizer {
         self.template.as_ref()
     }
 
+    /// How the model writes calls of tools, if its chat template knows tools.
+    #[must_use]
+    pub fn calls(&self) -> Option<CallSyntax> {
+        self.template.as_ref()?.calls()
+    }
+
     /// Tokens of a conversation, up to where the assistant's answer begins. `messages` and `tools`
     /// are as in a request of the chat API.
     ///
@@ -175,6 +175,53 @@ impl Tokenizer {
         // The template has written what begins a text.
         self.encode(&text, false)
     }
+}
+
+/// The vocabulary of an embedding model: texts to tokens alone, of any kind that `tokenizer.json`
+/// can describe (WordPiece, Unigram, byte pairs).
+#[derive(Debug, Clone)]
+pub struct Encoder {
+    inner: tokenizers::Tokenizer,
+}
+
+impl Encoder {
+    /// Reads the `tokenizer.json` of a model folder.
+    ///
+    /// # Errors
+    /// If it is malformed or too long.
+    pub fn from_json(json: &[u8]) -> Result<Encoder, TextError> {
+        if json.len() > MAX_JSON {
+            return Err(TextError::Tokenizer(format!("more than {MAX_JSON} bytes")));
+        }
+        Ok(Encoder { inner: read(json)? })
+    }
+
+    /// Tokens of a text, with those that begin and end it. Nothing is cut off.
+    ///
+    /// # Errors
+    /// If the text is too long, or the vocabulary has no tokens for it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        tokens(&self.inner, text, true)
+    }
+}
+
+/// A tokenizer that neither cuts nor pads, whatever its file says.
+fn read(json: &[u8]) -> Result<tokenizers::Tokenizer, TextError> {
+    let malformed = |e: tokenizers::Error| TextError::Tokenizer(e.to_string());
+    let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(malformed)?;
+    Ok(inner)
+}
+
+fn tokens(inner: &tokenizers::Tokenizer, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
+    if text.len() > MAX_TEXT {
+        return Err(TextError::TooLong(text.len()));
+    }
+    let encoding = inner
+        .encode_fast(text, special)
+        .map_err(|e| TextError::Encode(e.to_string()))?;
+    Ok(encoding.get_ids().to_vec())
 }
 
 /// The template in a `tokenizer_config.json`: one, or several of which one is called default.

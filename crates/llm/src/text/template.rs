@@ -5,6 +5,8 @@ use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind};
 use serde_json::Value;
 
+use super::CallSyntax;
+
 /// Most bytes of a template's source, and of what it may write.
 const MAX_SOURCE: usize = 1 << 20;
 const MAX_TEXT: usize = super::MAX_TEXT;
@@ -31,6 +33,7 @@ pub struct Template {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    calls: Option<CallSyntax>,
 }
 
 impl Template {
@@ -55,6 +58,7 @@ impl Template {
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", to_json);
         environment.add_function("raise_exception", raise);
+        let calls = CallSyntax::of(source);
         // Marks of which parts a model is trained on, without a meaning here.
         let source = ["{% generation %}", "{% endgeneration %}"]
             .iter()
@@ -66,7 +70,14 @@ impl Template {
             environment,
             bos: bos.unwrap_or_default().to_owned(),
             eos: eos.unwrap_or_default().to_owned(),
+            calls,
         })
+    }
+
+    /// How the model writes calls of tools, if its template knows tools.
+    #[must_use]
+    pub fn calls(&self) -> Option<CallSyntax> {
+        self.calls
     }
 
     /// The text of a conversation, up to where the assistant's answer begins.
@@ -193,7 +204,7 @@ mod tests {
         let messages = json!([{"b": [1, 2.5, null], "a": "<ä>'"}]);
         assert_eq!(
             render("{{ messages[0] | tojson }}", &messages).unwrap(),
-            r#"{"a": "<ä>'", "b": [1, 2.5, null]}"#
+            r#"{"b": [1, 2.5, null], "a": "<ä>'"}"#
         );
         assert_eq!(
             render("{{ messages[0].b | tojson(indent=2) }}", &messages).unwrap(),

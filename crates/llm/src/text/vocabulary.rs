@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use super::TextError;
+use super::tools::MARKS;
 use crate::gguf::{Gguf, Value as Meta};
 
 /// Most tokens of a vocabulary.
@@ -233,7 +234,10 @@ pub(super) fn token_bytes(json: &Value) -> Result<Vec<Box<[u8]>>, TextError> {
     for added in json["added_tokens"].as_array().into_iter().flatten() {
         let content = added["content"].as_str().unwrap_or_default();
         let special = added["special"].as_bool().unwrap_or(false);
-        let text = if special { "" } else { content };
+        let text = match special && !MARKS.contains(&content) {
+            true => "",
+            false => content,
+        };
         put(number(&added["id"])?, text.as_bytes().to_vec());
     }
     Ok(table)

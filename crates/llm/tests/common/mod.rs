@@ -177,7 +177,16 @@ pub fn tiny_experts(format: Format, seed: u64, experts: usize) -> Vec<u8> {
     tiny_writer(format, seed, experts).finish()
 }
 
+/// The same with a vocabulary of another size.
+pub fn tiny_text(format: Format, seed: u64, vocab: usize) -> Vec<u8> {
+    tiny_writer_of(format, seed, 0, vocab).finish()
+}
+
 pub fn tiny_writer(format: Format, seed: u64, experts: usize) -> Writer {
+    tiny_writer_of(format, seed, experts, VOCAB)
+}
+
+fn tiny_writer_of(format: Format, seed: u64, experts: usize, vocab: usize) -> Writer {
     let mut w = Writer::default();
     w.text("general.architecture", "llama");
     w.int("llama.embedding_length", DIM as u32);
@@ -199,8 +208,8 @@ pub fn tiny_writer(format: Format, seed: u64, experts: usize) -> Writer {
         w.tensor(&format!("{name}.weight"), &shape, kind(format), data);
     };
     let size = 0.15;
-    matrix(&mut w, "token_embd", format, &[VOCAB, DIM], 1.0);
-    matrix(&mut w, "output", format, &[VOCAB, DIM], size);
+    matrix(&mut w, "token_embd", format, &[vocab, DIM], 1.0);
+    matrix(&mut w, "output", format, &[vocab, DIM], size);
     matrix(&mut w, "output_norm", Format::F32, &[DIM], 2.0);
     for i in 0..LAYERS {
         let name = |part: &str| format!("blk.{i}.{part}");

@@ -8,7 +8,9 @@ mod doctor;
 mod infer;
 mod language;
 mod local;
+mod local_text;
 mod models;
+mod pull;
 mod push;
 mod receipts;
 mod run;
@@ -53,6 +55,7 @@ pub(crate) fn run(
         Command::Receipts(arguments) => return receipts::run(arguments, config, shell),
         Command::Up(arguments) => return up::run(&arguments, config, shell),
         Command::Models(Models::Push(arguments)) => push::run(&arguments, config, shell),
+        Command::Models(Models::Pull(arguments)) => pull::run(&arguments, shell),
         Command::Models(arguments) => models::run(&arguments, config, shell),
         Command::Infer(arguments) => infer::run(&arguments, config, shell),
         Command::Run(arguments) => self::run::run(&arguments, config, shell),

@@ -13,6 +13,7 @@ use super::{
     models::{Loaded, Models, Runnable},
     notary::{Notary, NotaryError},
     queue::{Queue, Thread},
+    upstream::Upstream,
 };
 use crate::{
     clock::Clock,
@@ -31,6 +32,8 @@ pub(crate) struct Executor {
     pub(crate) notary: Notary,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) queue: Queue,
+    /// The server that this worker fronts, if any.
+    pub(crate) upstream: Option<Upstream>,
     pub(crate) limits: ExecutionLimits,
     /// Asked for each compute unit.
     pub(crate) price_per_unit: Amount,
@@ -204,7 +207,7 @@ impl Executor {
 fn graph(loaded: &Loaded) -> Result<&Model, ErrorBody> {
     match &loaded.model {
         Runnable::Graph(model) => Ok(model),
-        Runnable::Language(_) => Err(error(
+        Runnable::Language(_) | Runnable::Upstream(_) => Err(error(
             ErrorCode::InvalidInput,
             "the model takes text, not tensors: use /v1/chat/completions, or `lemma run`",
         )),

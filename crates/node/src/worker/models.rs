@@ -7,7 +7,9 @@ use std::{
 
 use lemma_graph::Model;
 use lemma_store::{BlobStore, FetchError, Fetcher, Source};
-use lemma_types::{Address, Digest, Manifest, limits, manifest::ManifestError};
+use lemma_types::{
+    Address, Digest, Manifest, limits, manifest::ManifestError, upstream::UpstreamModel,
+};
 use tokio::sync::OnceCell;
 
 use super::text::{EngineLimits, TextEngine};
@@ -28,6 +30,8 @@ pub(crate) enum Runnable {
     Graph(Box<Model>),
     /// Text in, text out: an engine that requests share.
     Language(TextEngine),
+    /// Text in, text out: another server answers.
+    Upstream(UpstreamModel),
 }
 
 /// Why a model can not be run here.
@@ -128,6 +132,7 @@ impl Models {
         let loaded = tokio::task::spawn_blocking(move || {
             let model = match model::load_any(&manifest, &store, limit)? {
                 AnyModel::Graph(model) => Runnable::Graph(model),
+                AnyModel::Upstream(model) => Runnable::Upstream(model),
                 AnyModel::Language(language) => {
                     Runnable::Language(TextEngine::start(*language, engines)?)
                 }

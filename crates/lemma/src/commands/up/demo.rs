@@ -14,7 +14,7 @@ use super::banner::Endpoints;
 use crate::{
     cli::Verify,
     client::Client,
-    commands::{infer, receipts, run, verify},
+    commands::{infer, receipts, run as conversation, verify},
     config::{Config, keys},
     error::{CommandError, CommandResult},
     exit::ExitCode,
@@ -209,16 +209,19 @@ async fn converse(
     step(4, "Ask a very small language model", &command, shell)?;
     let request = TextRequest {
         schema: TextRequest::SCHEMA.to_owned(),
-        prompt: Prompt::Messages(vec![run::message(Role::User, QUESTION.to_owned())]),
+        prompt: Prompt::Messages(vec![conversation::message(Role::User, QUESTION.to_owned())]),
         sampling: Sampling {
             temperature: 0.0,
             ..Sampling::default()
         },
         max_tokens: 64,
         stop: Vec::new(),
+        form: None,
+        tools: None,
+        logprobs: None,
     };
-    let model = run::language_model(client, samples::NANO).await?;
-    let (answer, _) = run::ask(client, store, &model, &request, Mode::Signed, shell).await?;
+    let model = conversation::language_model(client, samples::NANO).await?;
+    let (answer, _) = conversation::ask(client, store, &model, &request, None, shell).await?;
     shell.line(format_args!(
         "receipt {}",
         answer.signed.receipt.receipt.id()

@@ -89,6 +89,63 @@ await check("a client may abort in the middle; the next is served", async () => 
   await ask();
 });
 
+const parameters = {
+  type: "object",
+  properties: { city: { enum: ["Oslo", "Rome"] }, sunny: { type: "boolean" } },
+  required: ["city", "sunny"],
+  additionalProperties: false,
+};
+// Nor shall it fill forms with the blanks that JSON may have anywhere.
+const compact = { 257: -100, 9: -100, 10: -100, 32: -100 };
+const called = {
+  logit_bias: compact,
+  tools: [{ type: "function", function: { name: "weather", parameters } }],
+  tool_choice: "required",
+  parallel_tool_calls: false,
+  max_tokens: 120,
+  seed: 7,
+};
+
+await check("a tool is called, whole and streamed", async () => {
+  const whole = await ask(called);
+  assert.equal(whole.choices[0].finish_reason, "tool_calls");
+  const call = whole.choices[0].message.tool_calls[0];
+  assert(["Oslo", "Rome"].includes(JSON.parse(call.function.arguments).city));
+  const runner = client.chat.completions.stream({
+    model,
+    messages: [{ role: "user", content: "Hi" }],
+    ...called,
+  });
+  const message = await runner.finalMessage();
+  assert.equal(message.tool_calls[0].function.arguments, call.function.arguments);
+});
+
+await check("an answer keeps to a JSON schema", async () => {
+  const answer = await ask({
+    response_format: { type: "json_schema", json_schema: { name: "weather", strict: true, schema: parameters } },
+    max_tokens: 120,
+    logit_bias: compact,
+  });
+  assert.deepEqual(Object.keys(JSON.parse(answer.choices[0].message.content)), ["city", "sunny"]);
+});
+
+await check("tokens come with the logarithms of their probabilities", async () => {
+  const answer = await ask({ logprobs: true, top_logprobs: 3 });
+  assert.equal(answer.choices[0].logprobs.content.length, 24);
+});
+
+await check("a response says what a chat says, whole and streamed", async () => {
+  const options = { model, input: "Hi", max_output_tokens: 24, seed: 7, logit_bias: { 257: -100 } };
+  const whole = await client.responses.create(options);
+  const chat = await ask({ seed: 7 });
+  assert.equal(whole.output_text, chat.choices[0].message.content);
+  let text = "";
+  for await (const event of await client.responses.create({ ...options, stream: true })) {
+    if (event.type === "response.output_text.delta") text += event.delta;
+  }
+  assert.equal(text, whole.output_text);
+});
+
 await check("refusals are raised as what they are", async () => {
   await assert.rejects(ask({ model: "nobody/nothing" }), OpenAI.NotFoundError);
   await assert.rejects(ask({ temperature: 1000 }), (error) => {

@@ -12,6 +12,8 @@ from report import Report, equal, refused
 
 # The test model ends an answer when it likes; answers that are compared shall be of full length.
 ENDLESS = {"257": -100}
+# Nor shall it fill forms with the blanks that JSON may have anywhere.
+COMPACT = {**ENDLESS, "9": -100, "10": -100, "32": -100}
 
 
 def ask(client, model, text="Hi", **options):
@@ -83,7 +85,7 @@ def check_refusals(report, client, model):
     for what, options, param in [
         ("a temperature that can not be", {"temperature": 1000}, "temperature"),
         ("several answers at once", {"n": 2}, "n"),
-        ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ("a tool that is none", {"tools": [{"type": "web_search"}]}, "tools"),
         ("a parameter that there is not", {"extra_body": {"temprature": 1}}, "temprature"),
     ]:
         with report.check(f"{what}: refused by name"):
@@ -95,6 +97,82 @@ def check_refusals(report, client, model):
             assert "context" in error.message, error.message
     with report.check("embeddings are not there yet, and say so"):
         refused(lambda: client.embeddings.create(model=model, input="x"), openai.NotFoundError)
+
+
+def weather():
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Oslo", "Rome"]}, "sunny": {"type": "boolean"}},
+        "required": ["city", "sunny"],
+        "additionalProperties": False,
+    }
+    return {"name": "weather", "parameters": parameters}
+
+
+def check_forms(report, client, model):
+    tools = [{"type": "function", "function": weather()}]
+    called = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 120, "seed": 7, "logit_bias": COMPACT}
+    with report.check("a tool is called, and its result goes back") as say:
+        answer = ask(client, model, **called).choices[0]
+        equal(answer.finish_reason, "tool_calls")
+        call = answer.message.tool_calls[0]
+        arguments = json.loads(call.function.arguments)
+        assert arguments["city"] in ("Oslo", "Rome") and isinstance(arguments["sunny"], bool)
+        messages = [
+            {"role": "user", "content": "Hi"},
+            answer.message,
+            {"role": "tool", "tool_call_id": call.id, "content": "12 degrees"},
+        ]
+        client.chat.completions.create(model=model, messages=messages, tools=tools, max_tokens=4)
+        say(call.function.arguments)
+    with report.check("a call is streamed"):
+        whole = ask(client, model, **called).choices[0].message.tool_calls[0]
+        calls = [
+            call
+            for chunk in ask(client, model, **called, stream=True)
+            for call in chunk.choices[0].delta.tool_calls or []
+        ]
+        equal([(call.index, call.function.arguments) for call in calls], [(0, whole.function.arguments)])
+    with report.check("an answer keeps to a JSON schema"):
+        schema = {"name": "weather", "strict": True, "schema": weather()["parameters"]}
+        form = {"type": "json_schema", "json_schema": schema}
+        answer = ask(client, model, response_format=form, max_tokens=120, logit_bias=COMPACT).choices[0]
+        equal(list(json.loads(answer.message.content)), ["city", "sunny"])
+    with report.check("tokens come with the logarithms of their probabilities"):
+        answer = ask(client, model, seed=7, logprobs=True, top_logprobs=3).choices[0]
+        equal([len(token.top_logprobs) for token in answer.logprobs.content], [3] * 24)
+        assert all(token.logprob <= 0 for token in answer.logprobs.content)
+        text = client.completions.create(model=model, prompt="Once", max_tokens=8, logprobs=2, logit_bias=ENDLESS)
+        equal(len(text.choices[0].logprobs.token_logprobs), 8)
+
+
+def check_responses(report, client, model):
+    options = {"model": model, "input": "Hi", "max_output_tokens": 24, "extra_body": {"seed": 7, "logit_bias": ENDLESS}}
+    with report.check("a response says what a chat says"):
+        response = client.responses.create(**options)
+        equal(response.output_text, ask(client, model, seed=7).choices[0].message.content)
+        equal((response.status, response.usage.output_tokens), ("incomplete", 24))
+    with report.check("a response is streamed, event by event"):
+        whole = client.responses.create(**options).output_text
+        with client.responses.stream(**options) as stream:
+            text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        equal(text, whole)
+    with report.check("a response calls a function"):
+        tool = {"type": "function", "strict": True, **weather()}
+        response = client.responses.create(
+            model=model,
+            input="Hi",
+            tools=[tool],
+            tool_choice="required",
+            parallel_tool_calls=False,
+            max_output_tokens=120,
+            extra_body={"logit_bias": COMPACT},
+        )
+        call = response.output[0]
+        equal((call.type, call.name), ("function_call", "weather"))
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "12 degrees"}
+        items = [{"role": "user", "content": "Hi"}, call, result]
+        client.responses.create(model=model, input=items, tools=[tool], max_output_tokens=4)
 
 
 def check_receipts(report, client, api, model):
@@ -114,6 +192,8 @@ def main():
     check_models(report, client, arguments.model)
     check_chat(report, client, arguments.model)
     check_streams(report, client, arguments.model)
+    check_forms(report, client, arguments.model)
+    check_responses(report, client, arguments.model)
     check_refusals(report, client, arguments.model)
     check_receipts(report, client, arguments.api, arguments.model)
     report.finish()

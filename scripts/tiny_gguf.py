@@ -10,7 +10,11 @@ from pathlib import Path
 
 CONTEXT, DIM, FFN, LAYERS, HEADS, VOCAB = 512, 64, 128, 2, 2, 258
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant\n"
+    "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}\n"
+    'Answer <tool_call>{"name": ..., "arguments": ...}</tool_call><|im_end|>{% endif %}'
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>{% endfor %}<|im_start|>assistant\n"
 )
 
 

@@ -83,7 +83,7 @@ impl Network {
             process,
             ready_after,
             directory,
-            client: reqwest::Client::new(),
+            client: lemma_store::http::client().build()?,
             api: text("api")?,
             rpc: text("rpc")?,
             trusted_root,

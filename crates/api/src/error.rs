@@ -123,3 +123,49 @@ impl From<InferError> for ApiError {
         Self::new(status, code, message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lemma_types::Address;
+
+    use super::*;
+
+    #[test]
+    fn failures_have_the_status_and_type_that_clients_act_on() {
+        let worker = Address::ZERO;
+        for (error, status, kind) in [
+            (InferError::Busy(2), 429, "rate_limit_error"),
+            (InferError::NoWorker(String::new()), 503, "overloaded_error"),
+            (
+                InferError::Refused {
+                    worker,
+                    reason: String::new(),
+                },
+                502,
+                "verification_error",
+            ),
+            (
+                InferError::Broken {
+                    worker,
+                    reason: String::new(),
+                },
+                502,
+                "server_error",
+            ),
+            (
+                InferError::InvalidInput(String::new()),
+                400,
+                "invalid_request_error",
+            ),
+        ] {
+            let error = ApiError::from(error);
+            let body = error.body();
+            assert_eq!(error.status.as_u16(), status);
+            assert_eq!(
+                (&body["error"]["type"], &body["error"]["code"]),
+                (&json!(kind), &json!(error.code))
+            );
+            assert!(!body["error"]["message"].as_str().unwrap().is_empty());
+        }
+    }
+}

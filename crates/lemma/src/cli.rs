@@ -7,6 +7,7 @@ use lemma_types::{Address, Amount, B256, Digest, Mode, ModelName};
 
 use crate::{
     config::{Override, keys},
+    hub::HubModel,
     shell::styles,
     text::{HumanDuration, HumanSize},
 };
@@ -158,6 +159,7 @@ pub struct Signer {
 #[command(after_help = "\
 Examples:
   lemma up                        resume the local network, or start a new one
+  lemma up --upstream http://127.0.0.1:8000/v1 --upstream-model llama3
   lemma up --demo                 then run and verify an inference, showing each command
   lemma up --port 0 --metrics-port 0 --data-dir ./net --json")]
 pub struct Up {
@@ -188,6 +190,17 @@ pub struct Up {
     /// How long a worker gathers receipts before it settles them [default: 1s] [env: LEMMA_UP_SETTLE_INTERVAL]
     #[arg(long, value_name = "DURATION")]
     pub settle_interval: Option<HumanDuration>,
+    /// Let all workers front this server with OpenAI's API; the receipts are `relayed` [env: LEMMA_UP_UPSTREAM]
+    ///
+    /// The key that it wants, if any, is in the environment variable LEMMA_UPSTREAM_KEY.
+    #[arg(long, value_name = "URL")]
+    pub upstream: Option<String>,
+    /// The model to ask that server for [env: LEMMA_UP_UPSTREAM_MODEL]
+    #[arg(long, value_name = "NAME")]
+    pub upstream_model: Option<String>,
+    /// The name under which it is published [default: upstream/NAME] [env: LEMMA_UP_UPSTREAM_NAME]
+    #[arg(long, value_name = "OWNER/MODEL")]
+    pub upstream_name: Option<ModelName>,
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log_format: LogFormat,
@@ -211,6 +224,14 @@ pub enum Models {
 Example:
   lemma models push my-model.onnx --name acme/x --licence MIT")]
     Push(Push),
+    /// Fetch a model's files from a hub, every hash checked
+    #[command(after_help = "\
+Examples:
+  lemma models pull hf:HuggingFaceTB/SmolLM2-135M-Instruct
+  lemma models pull hf:OWNER/NAME@REVISION --file model-Q8_0.gguf --output models
+
+HF_ENDPOINT names another hub, HF_TOKEN a token for models that are not public. Run again, it goes on where it ended.")]
+    Pull(Pull),
     /// List the models of the network
     #[command(visible_alias = "list")]
     Ls(Client),
@@ -327,6 +348,22 @@ pub struct VerifyProof {
     pub output: Option<PathBuf>,
 }
 
+/// `lemma models pull`
+#[derive(Args, Clone, Debug)]
+pub struct Pull {
+    /// The model: hf:OWNER/NAME or hf:OWNER/NAME@REVISION
+    pub model: HubModel,
+    /// The folder to fetch it into [default: NAME]
+    #[arg(long, short, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Fetch this file alone, for a model with several GGUF files
+    #[arg(long, value_name = "NAME")]
+    pub file: Option<String>,
+    /// Refuse a model that is larger
+    #[arg(long, value_name = "SIZE", default_value = "100GiB")]
+    pub max_size: HumanSize,
+}
+
 /// `lemma models push`
 #[derive(Args, Clone, Debug)]
 pub struct Push {
@@ -363,12 +400,18 @@ Inputs:
 Examples:
   lemma infer lemma/digits --input models/digits/example.json
   lemma infer lemma/digits --input image=models/digits/example.npy --output answer.json
-  lemma infer --local model.onnx --input x=x.npy --output-dir out --threads 2 --repeat 10")]
+  lemma infer --local model.onnx --input x=x.npy --output-dir out --threads 2 --repeat 10
+  lemma infer --local model.gguf --tokens 1,2,3 --output-dir out --generate 16")]
 pub struct Infer {
-    /// Name, or root of the manifest; with --local, an ONNX file
+    /// Name, or root of the manifest; with --local, an ONNX file, a GGUF file, or a folder with safetensors files
     pub model: String,
     /// Input, as FILE or NAME=FILE; `-` reads JSON from standard input
-    #[arg(long, short, required = true, value_name = "[NAME=]FILE")]
+    #[arg(
+        long,
+        short,
+        required_unless_present = "tokens",
+        value_name = "[NAME=]FILE"
+    )]
     pub input: Vec<String>,
     /// What shall back the result
     #[arg(long, default_value = "signed")]
@@ -400,6 +443,15 @@ pub struct Local {
     /// Run it so often, and show what each run cost
     #[arg(long, value_name = "N", requires = "local", default_value = "1")]
     pub repeat: NonZeroUsize,
+    /// Run a language model on these tokens: writes the logits of each position as logits.npy, or goes on from them
+    #[arg(long, value_name = "1,2,3", requires = "local", conflicts_with_all = ["input", "output"], value_delimiter = ',')]
+    pub tokens: Option<Vec<u32>>,
+    /// Go on from the tokens with at most so many, the best one each time
+    #[arg(long, value_name = "N", requires = "tokens")]
+    pub generate: Option<NonZeroUsize>,
+    /// Draw them instead, at temperature 1; equal seeds give equal tokens
+    #[arg(long, value_name = "N", requires = "generate")]
+    pub seed: Option<u64>,
     /// Refuse a run that would hold more than this besides weights and inputs
     #[arg(long, value_name = "SIZE", requires = "local", default_value = "4GiB")]
     pub max_memory: HumanSize,
@@ -474,9 +526,9 @@ pub struct Answering {
     /// End the answer before this text; repeat for more
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
-    /// What shall back the result
-    #[arg(long, default_value = "signed")]
-    pub mode: Mode,
+    /// What shall back the result; by default what the model offers
+    #[arg(long)]
+    pub mode: Option<Mode>,
 }
 
 /// `lemma receipts`
@@ -615,6 +667,17 @@ impl Up {
             "--settle-interval",
             self.settle_interval,
         );
+        found.add(keys::UP_UPSTREAM, "--upstream", self.upstream.as_deref());
+        found.add(
+            keys::UP_UPSTREAM_MODEL,
+            "--upstream-model",
+            self.upstream_model.as_deref(),
+        );
+        found.add(
+            keys::UP_UPSTREAM_NAME,
+            "--upstream-name",
+            self.upstream_name.as_ref(),
+        );
         let data_dir = self.data_dir.as_deref().map(std::path::Path::display);
         found.add(keys::UP_DATA_DIR, "--data-dir", data_dir);
     }
@@ -673,7 +736,8 @@ impl Cli {
             Some(Command::Wallet(Wallet::Address(signer))) => signer.overrides(&mut found),
             None
             | Some(
-                Command::Receipts(Receipts::Ls)
+                Command::Models(Models::Pull(_))
+                | Command::Receipts(Receipts::Ls)
                 | Command::Verify(_)
                 | Command::Wallet(Wallet::New { .. })
                 | Command::Config(_)
@@ -735,6 +799,7 @@ mod tests {
                 "owner/model",
             ),
             (vec!["infer", "a/b"], "--input"),
+            (vec!["models", "pull", "a/b"], "hf:OWNER/NAME"),
             (
                 vec!["infer", "a/b", "--input", "x", "--mode", "verified"],
                 "unknown mode",

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod error;
 pub mod exit;
+pub mod hub;
 mod input;
 mod logging;
 mod progress;

@@ -14,7 +14,9 @@ use crate::exit::ExitCode;
 pub(crate) const DIGITS: &str = "lemma/digits";
 /// Its example input, as a request body.
 pub(crate) const DIGITS_EXAMPLE: &[u8] = include_bytes!("../../../models/digits/example.json");
-/// The model itself.
+/// The language model that comes along.
+pub(crate) const NANO: &str = "lemma/nano";
+/// The model of the tour itself.
 const DIGITS_MODEL: &[u8] = include_bytes!("../../../models/digits/model.onnx");
 
 /// What a model's file can not say of itself.
@@ -74,6 +76,13 @@ pub(crate) fn all() -> CommandResult<Vec<SampleModel>> {
                     include_bytes!("../../../models/iris/example.npy"),
                 ),
             ],
+        )?,
+        sample(
+            NANO,
+            Format::Gguf,
+            include_bytes!("../../../models/nano/model.gguf"),
+            include_str!("../../../models/nano/lemma.json"),
+            Vec::new(),
         )?,
     ])
 }
@@ -145,11 +154,17 @@ mod tests {
     fn the_samples_are_whole() {
         let samples = all().unwrap();
         let names: Vec<_> = samples.iter().map(|sample| sample.name.as_str()).collect();
-        assert_eq!(names, ["lemma/digits", "lemma/digits-int8", "lemma/iris"]);
-        assert!(
-            samples
-                .iter()
-                .all(|sample| !sample.content.is_empty() && sample.examples.len() >= 2)
-        );
+        let expected = [
+            "lemma/digits",
+            "lemma/digits-int8",
+            "lemma/iris",
+            "lemma/nano",
+        ];
+        assert_eq!(names, expected);
+        for sample in &samples {
+            assert!(!sample.content.is_empty());
+            // What is asked of a language model needs no file.
+            assert_eq!(sample.examples.is_empty(), sample.format.is_text());
+        }
     }
 }

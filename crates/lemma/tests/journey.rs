@@ -4,157 +4,21 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::TcpStream,
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    path::Path,
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 #[path = "../../node/tests/support/language.rs"]
 mod language;
+mod support;
 
-/// What a command gave.
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out)
-            .unwrap_or_else(|error| panic!("{error}: {} {}", self.out, self.err))
-    }
-
-    #[track_caller]
-    fn ok(self) -> Self {
-        assert_eq!(self.code, 0, "{}\n{}", self.out, self.err);
-        self
-    }
-
-    /// Failed with this code, saying this on standard error and nothing on standard output.
-    #[track_caller]
-    fn failed(self, code: i32, reason: &str) {
-        assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
-        assert!(
-            self.err.lines().any(|line| line.starts_with("error: ")) && self.err.contains(reason),
-            "{}",
-            self.err
-        );
-        assert_eq!(self.out, "");
-    }
-}
-
-/// A user: a home of their own, and nothing else of this process's environment that matters.
-struct User {
-    home: TempDir,
-    api: String,
-}
-
-impl User {
-    fn new() -> Self {
-        Self {
-            home: TempDir::new().unwrap(),
-            api: "http://127.0.0.1:9".to_owned(),
-        }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lemma"));
-        command
-            .args(arguments)
-            .current_dir(self.home.path())
-            .env_clear()
-            .env("HOME", self.home.path())
-            .env("LEMMA_DATA_DIR", self.home.path().join("data"))
-            .env("LEMMA_API", &self.api)
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Ran {
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = self.command(arguments).output().unwrap();
-        Ran {
-            code: status.code().expect("not killed"),
-            out: String::from_utf8(stdout).unwrap(),
-            err: String::from_utf8(stderr).unwrap(),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-
-    /// Starts the network and talks to it from now on.
-    fn up(&mut self) -> Network {
-        let mut child = self
-            .command(&[
-                "up",
-                "--json",
-                "--port",
-                "0",
-                "--metrics-port",
-                "0",
-                "--data-dir",
-                "net",
-                "--settle-interval",
-                "500ms",
-            ])
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(self.path("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let log = || fs::read_to_string(self.path("log")).unwrap();
-        let ready: Value =
-            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}{}", log()));
-        self.api = ready["api"].as_str().unwrap().to_owned();
-        Network { child, ready }
-    }
-}
-
-/// A running network; killed if a test fails.
-struct Network {
-    child: Child,
-    ready: Value,
-}
-
-impl Network {
-    fn signal(mut self, name: &str) -> ExitStatus {
-        let sent = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn repository(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .join(path);
-    path.canonicalize().unwrap().display().to_string()
-}
+use support::{User, repository};
 
 #[test]
 fn from_a_model_to_verified_evidence_and_through_crashes() {
@@ -291,7 +155,13 @@ fn push_and_look(user: &User) -> Value {
         .collect();
     assert_eq!(
         names,
-        ["acme/x", "lemma/digits", "lemma/digits-int8", "lemma/iris"]
+        [
+            "acme/x",
+            "lemma/digits",
+            "lemma/digits-int8",
+            "lemma/iris",
+            "lemma/nano"
+        ]
     );
     let table = user.run(&["models", "ls"]).ok().out;
     assert!(

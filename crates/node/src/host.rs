@@ -259,7 +259,7 @@ mod tests {
                 .unwrap();
             assert_eq!(target.read(&digest, size).unwrap(), content);
         }
-        let client = reqwest::Client::new();
+        let client = lemma_store::http::client().build().unwrap();
         let digest = source.put_bytes(b"0123456789").unwrap();
         let url = format!("{}/blobs/{digest}", host.base());
         let head = client.head(&url).send().await.unwrap();

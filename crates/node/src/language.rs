@@ -1,23 +1,30 @@
 //! Language models as manifests describe them: made from a GGUF file or a folder, and loaded again from a content store.
 
-use std::sync::Arc;
+mod replay;
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use lemma_llm::{
-    Compute, Config, LoadError as WeightsError, Model,
+    Compute, LoadError as WeightsError, Model,
     engine::{Finish as EngineFinish, Request},
     gguf::{Gguf, GgufError},
-    replay::{Verdict, replay},
+    grammar::{self, GrammarError, Grammars},
     safetensors::{self, SafetensorsError},
-    sampling::Sampling as EngineSampling,
+    sampling::{Choice, Constraint, Sampling as EngineSampling},
     tensors::Tensors,
-    text::{TextError, Tokenizer},
+    text::{CallStream, Part, TextError, Tokenizer, Tools},
 };
 use lemma_types::{
     Digest, Manifest,
     manifest::{File, Format},
-    text::{Finish, Prompt, Sampling, TextRequest, Transcript},
+    text::{
+        Call, Candidate, Finish, Form, Message, PastCall, Prompt, Sampling, Scored, TextRequest,
+    },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::model::{LoadError, Terms};
 
@@ -57,6 +64,8 @@ pub struct LanguageModel {
     tokenizer: Tokenizer,
     root: Digest,
     units_per_token: u64,
+    /// Made when the first request asks for a form.
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
 
 impl LanguageModel {
@@ -71,7 +80,7 @@ impl LanguageModel {
     ) -> Result<Self, LanguageError> {
         match format {
             Format::Safetensors => Self::from_folder(files, compute),
-            Format::Gguf | Format::Onnx | Format::Integer => {
+            Format::Gguf | Format::Onnx | Format::Integer | Format::Upstream => {
                 let gguf = files.iter().find(|(path, _)| path.ends_with(".gguf"));
                 let (_, bytes) = gguf.ok_or(LanguageError::Missing("*.gguf"))?;
                 Self::from_gguf(bytes, compute)
@@ -122,10 +131,11 @@ impl LanguageModel {
 
     fn new(model: Model, tokenizer: Tokenizer, tensors: &Tensors<'_>) -> Self {
         Self {
-            root: root(model.config(), tensors),
+            root: Digest::new(model.root()),
             units_per_token: units_per_token(tensors),
             model: Arc::new(model),
             tokenizer,
+            grammars: OnceLock::new(),
         }
     }
 
@@ -159,20 +169,66 @@ impl LanguageModel {
         self.units_per_token.saturating_mul(tokens as u64)
     }
 
-    /// The prompt's tokens.
+    /// Makes of a request what an engine needs. The first that asks for a form takes longer.
     ///
     /// # Errors
-    /// If the text is too long or the model's template refuses the conversation.
-    pub fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, TextError> {
-        match prompt {
+    /// What is wrong with the request, in words: its text is too long, the model's template refuses the conversation or knows
+    /// no tools, or the form is none that answers can be held to.
+    pub fn prepare(&self, request: &TextRequest) -> Result<Prepared, String> {
+        let words = |error: &dyn fmt::Display| error.to_string();
+        let tools = match &request.tools {
+            None => None,
+            Some(text) => {
+                let syntax = self
+                    .tokenizer
+                    .calls()
+                    .ok_or("this model does not call tools")?;
+                Some((Tools::parse(text).map_err(|error| words(&error))?, syntax))
+            }
+        };
+        let prompt = match &request.prompt {
             Prompt::Tokens(tokens) => Ok(tokens.clone()),
             Prompt::Text(text) => self.tokenizer.encode(text, true),
             Prompt::Messages(messages) => {
-                let message = |message: &lemma_types::text::Message| json!({ "role": message.role.name(), "content": message.content });
-                let messages = messages.iter().map(message).collect();
-                self.tokenizer.chat(&messages, None)
+                let messages: Vec<Value> = messages
+                    .iter()
+                    .map(template_message)
+                    .collect::<Result<_, _>>()?;
+                let shown = tools.as_ref().map(|(tools, _)| tools.json());
+                self.tokenizer.chat(&messages.into(), shown)
             }
-        }
+        };
+        let form = match (&request.form, &tools) {
+            (None, _) => None,
+            (Some(Form::Json), _) => Some(grammar::Form::Json),
+            (Some(Form::Schema(schema)), _) => Some(grammar::Form::Schema(schema)),
+            (Some(Form::Calls { only, several }), Some((tools, syntax))) => {
+                Some(grammar::Form::Calls {
+                    tools,
+                    syntax: *syntax,
+                    only: only.as_deref(),
+                    several: *several,
+                })
+            }
+            (Some(Form::Calls { .. }), None) => {
+                return Err("calls of tools without tools".to_owned());
+            }
+        };
+        let constraint = form.map(|form| self.grammars()?.constraint(form));
+        Ok(Prepared {
+            prompt: prompt.map_err(|error| words(&error))?,
+            constraint: constraint.transpose().map_err(|error| words(&error))?,
+            speech: Speech {
+                calls: tools.map(|(tools, syntax)| CallStream::new(syntax, &tools)),
+            },
+        })
+    }
+
+    fn grammars(&self) -> Result<&Grammars, GrammarError> {
+        let made = self
+            .grammars
+            .get_or_init(|| Grammars::new(self.tokenizer.bytes(), &self.model.config().eos));
+        made.as_ref().map_err(Clone::clone)
     }
 
     /// The request as an engine takes it.
@@ -184,113 +240,103 @@ impl LanguageModel {
         let max_tokens = (request.max_tokens as usize).min(room.max(1));
         Request {
             stop: request.stop.clone(),
+            logprobs: request.logprobs.map(|count| count as usize),
             ..Request::new(&self.model, prompt, max_tokens, sampling)
         }
     }
 
-    /// Replays a transcript: makes the prompt's tokens again, and chooses every token of the answer again, all at once. The
-    /// first difference in words, or `None`.
-    ///
-    /// # Errors
-    /// If prompt or answer can be none of this model's.
-    pub fn replay(
-        &self,
-        transcript: &Transcript,
-        compute: &Compute,
-    ) -> Result<Option<String>, String> {
-        let Transcript {
-            request,
-            prompt,
-            response,
-        } = transcript;
-        let made = self
-            .prompt(&request.prompt)
-            .map_err(|error| error.to_string())?;
-        if let Some(difference) = prompt_difference(&made, prompt) {
-            return Ok(Some(difference));
-        }
-        let vocabulary = Some(self.tokenizer.bytes());
-        let engine_request = self.engine_request(request, made);
-        let finish = match response.finish {
-            Finish::Token => EngineFinish::Token,
-            Finish::Text(index) => EngineFinish::Text(index as usize),
-            Finish::Length => EngineFinish::Length,
+    /// A choice with what its candidates say.
+    #[must_use]
+    pub fn scored(&self, choice: &Choice) -> Scored {
+        let candidate = |token: u32, logprob: f32| {
+            let bytes = self.tokenizer.bytes().get(token as usize);
+            Candidate {
+                token,
+                bytes: bytes.map_or(&[][..], |bytes| bytes).to_vec().into(),
+                // What can not be is as good as what hardly can: JSON has no infinity.
+                logprob: f64::from(logprob.max(f32::MIN)),
+            }
         };
-        let answer = &response.tokens;
-        let verdict = replay(
-            &self.model,
-            compute,
-            vocabulary,
-            &engine_request,
-            None,
-            answer,
-            finish,
-        );
-        Ok(match verdict.map_err(|error| error.to_string())? {
-            Verdict::Same => self.text_difference(transcript),
-            Verdict::Differs {
-                index,
-                expected,
-                found,
-            } => Some(format!(
-                "token {index} of the answer is {found}, the model chooses {expected}"
-            )),
-            Verdict::Ending { tokens, expected } => Some(match expected {
-                Some(reason) => format!(
-                    "the answer should have ended after {tokens} tokens ({})",
-                    describe(reason)
-                ),
-                None => format!("the answer was cut off after {tokens} tokens: the model goes on"),
+        let top = choice.top.iter();
+        Scored {
+            chosen: candidate(choice.token, choice.logprob.unwrap_or(f32::MIN)),
+            top: top
+                .map(|(token, logprob)| candidate(*token, *logprob))
+                .collect(),
+        }
+    }
+}
+
+/// What an engine needs for a request.
+pub struct Prepared {
+    /// The prompt's tokens.
+    pub prompt: Vec<u32>,
+    /// What the answer has to keep to.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// What the model's words become.
+    pub speech: Speech,
+}
+
+/// What a model says: text, and between it calls of the tools that the request has.
+#[derive(Default)]
+pub struct Speech {
+    /// Absent if the request has no tools.
+    calls: Option<CallStream>,
+}
+
+impl Speech {
+    /// Takes what the model has said, and gives the text and calls that are certain.
+    pub fn push(&mut self, said: &str) -> (String, Vec<Call>) {
+        match &mut self.calls {
+            None => (said.to_owned(), Vec::new()),
+            Some(calls) => parts(calls.push(said)),
+        }
+    }
+
+    /// The model has ended: the rest.
+    pub fn finish(&mut self) -> (String, Vec<Call>) {
+        match &mut self.calls {
+            None => (String::new(), Vec::new()),
+            Some(calls) => parts(calls.finish()),
+        }
+    }
+}
+
+fn parts(parts: Vec<Part>) -> (String, Vec<Call>) {
+    let (mut text, mut calls) = (String::new(), Vec::new());
+    for part in parts {
+        match part {
+            Part::Text(piece) => text += &piece,
+            Part::Call(call) => calls.push(Call {
+                name: call.name,
+                arguments: call.arguments,
             }),
-        })
+        }
     }
+    (text, calls)
+}
 
-    /// Whether the tokens of the answer say what its text says.
-    fn text_difference(&self, transcript: &Transcript) -> Option<String> {
-        let response = &transcript.response;
-        let mut stream = lemma_llm::stream::TextStream::new(transcript.request.stop.clone());
-        let mut text = String::new();
-        let mut stopped = false;
-        let spoken = match response.finish {
-            Finish::Token => &response.tokens[..response.tokens.len() - 1],
-            Finish::Text(_) | Finish::Length => &response.tokens[..],
+/// A message as templates take it. They want the arguments of earlier calls as they are, not as a text.
+fn template_message(message: &Message) -> Result<Value, String> {
+    let mut shown = json!({ "role": message.role.name(), "content": message.content });
+    if !message.calls.is_empty() {
+        let call = |call: &PastCall| {
+            let arguments: Value = serde_json::from_str(&call.arguments).map_err(|error| {
+                format!("the arguments of call `{}` are no JSON: {error}", call.id)
+            })?;
+            Ok::<_, String>(json!({
+                "id": call.id,
+                "type": "function",
+                "function": { "name": call.name, "arguments": arguments },
+            }))
         };
-        for token in spoken {
-            let bytes = self.tokenizer.bytes().get(*token as usize);
-            let piece = stream.push(bytes.map_or(&[][..], |bytes| bytes));
-            text += &piece.text;
-            stopped = piece.stopped.is_some();
-        }
-        if !stopped {
-            text += &stream.finish();
-        }
-        (text != response.text).then(|| "the text is not what the answer's tokens say".to_owned())
+        let calls: Vec<Value> = message.calls.iter().map(call).collect::<Result<_, _>>()?;
+        shown["tool_calls"] = calls.into();
     }
-}
-
-fn prompt_difference(made: &[u32], stated: &[u32]) -> Option<String> {
-    if made == stated {
-        return None;
+    if let Some(id) = &message.call_id {
+        shown["tool_call_id"] = json!(id);
     }
-    let same = made.iter().zip(stated).take_while(|(a, b)| a == b).count();
-    Some(match (made.get(same), stated.get(same)) {
-        (Some(made), Some(stated)) => {
-            format!("token {same} of the prompt is {stated}, the request gives {made}")
-        }
-        _ => format!(
-            "the prompt has {} tokens, the request gives {}",
-            stated.len(),
-            made.len()
-        ),
-    })
-}
-
-fn describe(finish: EngineFinish) -> &'static str {
-    match finish {
-        EngineFinish::Token => "a token that ends answers",
-        EngineFinish::Text(_) => "a stop text",
-        EngineFinish::Length => "the limit of tokens",
-    }
+    Ok(shown)
 }
 
 /// An engine's reason, as receipts know it.
@@ -319,16 +365,6 @@ fn engine_sampling(sampling: &Sampling) -> EngineSampling {
             .map(|(token, value)| (*token, *value as f32))
             .collect(),
     }
-}
-
-/// The digest over configuration and tensors. It does not depend on how files are cut or arranged.
-fn root(config: &Config, tensors: &Tensors<'_>) -> Digest {
-    let mut listing = format!("lemma/language-model/1\n{config:?}\n");
-    for (name, tensor) in tensors.iter() {
-        let content = Digest::of(tensor.data);
-        listing += &format!("{name} {:?} {:?} {content}\n", tensor.format, tensor.shape);
-    }
-    Digest::of(listing.as_bytes())
 }
 
 /// Two operations for each weight of a matrix.

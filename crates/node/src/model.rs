@@ -8,6 +8,7 @@ use lemma_types::{
     Digest, Engine, Manifest,
     manifest::{File, Format, ManifestError, Royalty},
     tensor::{Dim, TensorSpec},
+    upstream::{UpstreamModel, UpstreamModelError},
 };
 use std::io::Read as _;
 
@@ -47,6 +48,16 @@ pub enum LoadError {
     /// The manifest names no model file.
     #[error("the manifest names no model file of its format")]
     NoModel,
+    /// The manifest does not name the one file of a model that other servers answer for.
+    #[error(
+        "the manifest has to name one file, `{}` of at most {} bytes",
+        UpstreamModel::PATH,
+        UpstreamModel::MAX_BYTES
+    )]
+    NoUpstream,
+    /// That file is none.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamModelError),
     /// A file is not in the store, is damaged, or is too large.
     #[error("file `{path}`: {error}")]
     File {
@@ -154,6 +165,8 @@ pub enum AnyModel {
     Integer(Box<lemma_proof::Model>),
     /// Text in, text out.
     Language(Box<LanguageModel>),
+    /// Text in, text out, by another server.
+    Upstream(UpstreamModel),
 }
 
 /// Loads a model of any kind, as [`load`] does.
@@ -165,6 +178,11 @@ pub fn load_any(
     store: &BlobStore,
     max_bytes: u64,
 ) -> Result<AnyModel, LoadError> {
+    if manifest.format.is_relayed() {
+        return Ok(AnyModel::Upstream(load_upstream(
+            manifest, store, max_bytes,
+        )?));
+    }
     if manifest.format.is_text() {
         let language = load_language(manifest, store, max_bytes)?;
         return Ok(AnyModel::Language(Box::new(language)));
@@ -208,7 +226,34 @@ fn load_language(
         files.push((file.path.clone(), bytes));
     }
     let language = LanguageModel::load(manifest.format, &files, &lemma_llm::Compute::new(1))?;
-    let (root, units) = (language.root(), language.units_per_token());
+    same(manifest, language.root(), language.units_per_token())?;
+    Ok(language)
+}
+
+fn load_upstream(
+    manifest: &Manifest,
+    store: &BlobStore,
+    max_bytes: u64,
+) -> Result<UpstreamModel, LoadError> {
+    check_bounds(manifest, max_bytes)?;
+    let [file] = manifest.files.as_slice() else {
+        return Err(LoadError::NoUpstream);
+    };
+    if file.path != UpstreamModel::PATH || file.size > UpstreamModel::MAX_BYTES as u64 {
+        return Err(LoadError::NoUpstream);
+    }
+    let bytes = store.read(&file.blake3, file.size);
+    let bytes = bytes.map_err(|error| LoadError::File {
+        path: file.path.clone(),
+        error,
+    })?;
+    let model = UpstreamModel::decode(&bytes)?;
+    same(manifest, model.root(), 0)?;
+    Ok(model)
+}
+
+/// Refuses a manifest that does not state what was derived.
+fn same(manifest: &Manifest, root: Digest, units: u64) -> Result<(), LoadError> {
     for (field, stated, derived) in [
         (
             "graph_root",
@@ -229,7 +274,37 @@ fn load_language(
             });
         }
     }
-    Ok(language)
+    Ok(())
+}
+
+/// Makes the manifest of a model that other servers answer for, by the name that workers ask them for.
+///
+/// # Errors
+/// [`LoadError::Manifest`] if a text is not acceptable.
+pub fn upstream_manifest(model: &UpstreamModel, terms: Terms) -> Result<Manifest, LoadError> {
+    let content = model.encode();
+    let manifest = Manifest {
+        schema: Manifest::SCHEMA.to_owned(),
+        format: Format::Upstream,
+        files: vec![File {
+            path: UpstreamModel::PATH.to_owned(),
+            size: content.len() as u64,
+            blake3: Digest::of(&content),
+        }],
+        graph_root: model.root(),
+        importer: IMPORTER_VERSION,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        // Nobody knows.
+        compute_units: 0,
+        licence: terms.licence,
+        output_licence: terms.output_licence,
+        description: terms.description,
+        royalty: terms.royalty,
+        parent: terms.parent,
+    };
+    manifest.check()?;
+    Ok(manifest)
 }
 
 /// Loads a model whose files are in the store, derives everything that the manifest states, and refuses any difference.

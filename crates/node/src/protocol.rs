@@ -287,6 +287,8 @@ pub enum ErrorCode {
     ModelUnavailable,
     /// The queue is full.
     Busy,
+    /// The worker fronts no upstream server for this model, or that server failed. Says nothing of the worker's other models.
+    Upstream,
     /// The worker is stopping.
     Stopping,
     /// The worker's own affairs.
@@ -304,6 +306,7 @@ impl ErrorCode {
             Self::OfferTooLow => StatusCode::PAYMENT_REQUIRED,
             Self::ModelUnavailable => StatusCode::FAILED_DEPENDENCY,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::Upstream => StatusCode::BAD_GATEWAY,
             Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -320,6 +323,7 @@ impl ErrorCode {
             Self::OfferTooLow => "offer_too_low",
             Self::ModelUnavailable => "model_unavailable",
             Self::Busy => "busy",
+            Self::Upstream => "upstream",
             Self::Stopping => "stopping",
             Self::Internal => "internal",
         }

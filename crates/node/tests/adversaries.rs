@@ -465,7 +465,7 @@ async fn a_worker_speaks_its_protocol_to_strangers() {
     let endpoint = network.gateway().status().await.unwrap().workers[0]
         .endpoint
         .clone();
-    let client = reqwest::Client::new();
+    let client = lemma_store::http::client().build().unwrap();
     let ask = async |body: Vec<u8>| {
         let response = client
             .post(format!("{endpoint}{}", protocol::INFER))

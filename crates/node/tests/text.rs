@@ -4,9 +4,13 @@
     reason = "a test that cannot go on should fail there"
 )]
 
+#[path = "text_parts/cheats.rs"]
+mod cheats;
 #[path = "support/language.rs"]
 mod language;
 mod support;
+#[path = "text_parts/upstream.rs"]
+mod upstream;
 
 use alloy_primitives::U256;
 use alloy_sol_types::SolCall as _;
@@ -42,10 +46,7 @@ use lemma_verify::{CheckName, Opened, Outcome, Recompute, Replayed, Report, Verd
 use support::{config, final_bundle, image, infer, start, until};
 
 fn message(role: Role, content: &str) -> Message {
-    Message {
-        role,
-        content: content.to_owned(),
-    }
+    Message::new(role, content)
 }
 
 fn asked(seed: u64, max_tokens: u32) -> TextRequest {
@@ -61,6 +62,9 @@ fn asked(seed: u64, max_tokens: u32) -> TextRequest {
         },
         max_tokens,
         stop: vec![],
+        form: None,
+        tools: None,
+        logprobs: None,
     }
 }
 
@@ -85,7 +89,7 @@ fn to(model: Digest, request: TextRequest) -> GenerateRequest {
     GenerateRequest {
         model: ModelRef::Root(model),
         request,
-        mode: Mode::Signed,
+        mode: None,
         request_id: None,
     }
 }
@@ -102,6 +106,7 @@ async fn generate(
         match generation.next().await.unwrap() {
             GenerationEvent::Text(piece) => text += &piece,
             GenerationEvent::Done(answer) => return Ok((*answer, text)),
+            GenerationEvent::Scored(_) | GenerationEvent::Calls(_) => {}
             GenerationEvent::Failed(error) => return Err(error),
         }
     }
@@ -163,6 +168,7 @@ async fn an_answer_is_streamed_settled_verified_and_replayed() {
     endings_are_as_asked(&network, model).await;
     wrong_requests_are_refused(&network, model).await;
     whoever_goes_away_is_not_worked_for(&network, model).await;
+    a_thousand_requests_are_answered_or_turned_away(&network, model).await;
     workers_that_fail_are_replaced_until_the_first_token(&network, model).await;
     network.stop().await;
 }
@@ -349,6 +355,58 @@ async fn whoever_goes_away_is_not_worked_for(network: &Network, model: Digest) {
     assert!(after <= before + 1, "receipts for answers that nobody took");
 }
 
+/// More than the worker takes are told so at once; those that it took are answered, and whoever gives up makes room.
+async fn a_thousand_requests_are_answered_or_turned_away(network: &Network, model: Digest) {
+    let ask = |seed: u64| {
+        let request = TextRequest {
+            prompt: Prompt::Tokens(vec![72, 105]),
+            sampling: Sampling {
+                seed,
+                bias: [(257, -1000.0)].into(),
+                ..Sampling::default()
+            },
+            ..asked(seed, 16)
+        };
+        generate(network, model, request)
+    };
+    let all = futures::future::join_all((0..1000).map(ask)).await;
+    let mut busy = 0;
+    for outcome in &all {
+        match outcome {
+            Ok((answer, _)) => assert_eq!(answer.transcript.response.tokens.len(), 16),
+            Err(InferError::Busy(_)) => busy += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let answered = all.len() - busy;
+    assert!(
+        answered >= 256 && busy > 0,
+        "{answered} answered, {busy} turned away"
+    );
+
+    // As many again, all of whom give up: their places are free for the next.
+    let impatient = futures::future::join_all((0..1000).map(ask));
+    assert!(
+        tokio::time::timeout(std::time::Duration::from_millis(50), impatient)
+            .await
+            .is_err()
+    );
+    let status = || futures::executor::block_on(network.gateway().status()).unwrap();
+    until("requests end", || {
+        status().workers.iter().all(|worker| worker.in_flight == 0)
+    })
+    .await;
+    let free = async {
+        loop {
+            let all = futures::future::join_all((0..64).map(ask)).await;
+            if all.iter().all(Result::is_ok) {
+                break;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(support::PATIENCE, free).await.is_ok());
+}
+
 /// What a bad worker does with a request.
 #[derive(Clone, Copy, Debug)]
 enum Vice {
@@ -430,11 +488,15 @@ fn frames(
                 text: "B".to_owned(),
                 finish: Finish::Length,
                 prompt_tokens: 3,
+                upstream: None,
+                calls: vec![],
+                logprobs: vec![],
             };
             let ending = Ending {
                 text: String::new(),
                 finish: Finish::Length,
                 signed: sign(work, &response, key, anchor, chain_id),
+                upstream: None,
             };
             vec![prompt, token(), Frame::End(Box::new(ending))]
         }

@@ -11,6 +11,7 @@ use reqwest::Client;
 use crate::{
     BlobStore, GROUP_BYTES, Outline, Source, SourceError, StoreError,
     blob_store::blocking,
+    http,
     partial::{Partial, TransferLock, saved_outline},
     source::{fetch_group, fetch_outline, fetch_whole},
 };
@@ -127,11 +128,11 @@ impl Fetcher {
     /// If the operating system offers no way to make an HTTP client.
     #[must_use]
     pub fn new(config: FetchConfig) -> Self {
-        let client = Client::builder()
+        let client = http::client()
             .connect_timeout(config.connect)
             .redirect(reqwest::redirect::Policy::limited(3))
             .build()
-            .expect("an HTTP client without TLS needs nothing that can be missing");
+            .expect("an HTTP client needs nothing that can be missing");
         Self { client, config }
     }
 

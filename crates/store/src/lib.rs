@@ -8,6 +8,7 @@
 
 mod blob_store;
 mod fetch;
+pub mod http;
 mod outline;
 mod partial;
 mod source;

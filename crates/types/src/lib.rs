@@ -24,6 +24,7 @@ pub mod tensor;
 pub mod text;
 pub mod transaction;
 mod trusted_root;
+pub mod upstream;
 
 pub use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 pub use amount::{Amount, AmountError};

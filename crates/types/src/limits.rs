@@ -30,6 +30,14 @@ pub const TEXT_REQUEST_BYTES: usize = 8 << 20;
 pub const TEXT_RESPONSE_BYTES: usize = 32 << 20;
 /// Most tokens of a prompt, and of an answer.
 pub const TEXT_TOKENS: u32 = 1 << 20;
+/// Longest JSON of the tools of a request, and longest schema of an answer, bytes.
+pub const TEXT_FORM_BYTES: usize = 256 << 10;
+/// Most calls of tools in one answer, and in one message.
+pub const TEXT_CALLS: usize = 128;
+/// Most of the best tokens with which each token of an answer is given.
+pub const TEXT_LOGPROBS: u32 = 20;
+/// Most tokens of an answer with logarithms of probabilities.
+pub const TEXT_LOGPROBS_TOKENS: u32 = 1 << 14;
 /// Most messages of a conversation.
 pub const TEXT_MESSAGES: usize = 4_096;
 /// Most texts that end an answer.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Address, CanonicalJsonError, Digest, from_canonical_json, limits,
+    Address, CanonicalJsonError, Digest, Mode, from_canonical_json, limits,
     tensor::{Dim, TensorSpec},
     to_canonical_json,
 };
@@ -56,6 +56,10 @@ pub enum Format {
     /// A language model in a folder: `config.json`, all files whose paths end in `.safetensors`, `tokenizer.json`, and, if
     /// there, `tokenizer_config.json` and `chat_template.jinja`.
     Safetensors,
+    /// A language model that another server answers for, by the name in the one file, an
+    /// [`UpstreamModel`](crate::upstream::UpstreamModel). Which model that is, nobody can check: receipts are `relayed`. The
+    /// graph root is the digest of the file.
+    Upstream,
 }
 
 impl Format {
@@ -64,7 +68,22 @@ impl Format {
     pub const fn is_text(self) -> bool {
         match self {
             Self::Onnx | Self::Integer => false,
-            Self::Gguf | Self::Safetensors => true,
+            Self::Gguf | Self::Safetensors | Self::Upstream => true,
+        }
+    }
+
+    /// Whether other servers answer for models of this format.
+    #[must_use]
+    pub const fn is_relayed(self) -> bool {
+        matches!(self, Self::Upstream)
+    }
+
+    /// What backs answers of models of this format unless something else is asked for.
+    #[must_use]
+    pub const fn mode(self) -> Mode {
+        match self {
+            Self::Onnx | Self::Integer | Self::Gguf | Self::Safetensors => Mode::Signed,
+            Self::Upstream => Mode::Relayed,
         }
     }
 }

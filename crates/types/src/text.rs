@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CanonicalJsonError, from_canonical_json, limits, to_canonical_json};
+use crate::{
+    Bytes, CanonicalJsonError, from_canonical_json, limits, to_canonical_json,
+    upstream::MODEL_BYTES,
+};
 
 /// A request to a language model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +26,33 @@ pub struct TextRequest {
     pub max_tokens: u32,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// The form that the answer has to have; absent if it may have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<Form>,
+    /// The tools that the model may call: the JSON of a list as OpenAI's API has it, as it was asked, since templates and forms
+    /// follow the order in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<String>,
+    /// With so many of the best tokens each token of the answer is given, beside the logarithm of its own probability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<u32>,
+}
+
+/// The form that an answer has to have: tokens that would leave it are never chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Form {
+    /// A JSON object.
+    Json,
+    /// JSON of this schema: its text, as it was asked, since entries come in its order.
+    Schema(String),
+    /// Calls of tools.
+    Calls {
+        /// Of this tool alone.
+        only: Option<String>,
+        /// As many as the model likes, else one.
+        several: bool,
+    },
 }
 
 /// What a language model is asked. Its tokens follow from it by the model's tokenizer and template.
@@ -45,6 +75,34 @@ pub struct Message {
     pub role: Role,
     /// What is said.
     pub content: String,
+    /// Calls of tools that the model made here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<PastCall>,
+    /// The call that this message answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_id: Option<String>,
+}
+
+/// A call of a tool in an earlier answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PastCall {
+    /// By which its result names it.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// Its arguments, the JSON of an object.
+    pub arguments: String,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    /// The tool.
+    pub name: String,
+    /// Its arguments, the JSON of an object.
+    pub arguments: String,
 }
 
 /// Who speaks in a conversation.
@@ -57,6 +115,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A tool that the model called.
+    Tool,
 }
 
 impl Role {
@@ -67,6 +127,7 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -98,7 +159,7 @@ pub struct Sampling {
 }
 
 /// The answer of a language model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextResponse {
     /// Always [`TextResponse::SCHEMA`].
@@ -111,6 +172,49 @@ pub struct TextResponse {
     pub finish: Finish,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
+    /// Of a relayed answer, what the upstream server says of it; its tokens are not known. Absent from any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream>,
+    /// Calls of tools, in their order; they are not part of the text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Call>,
+    /// For each token what the request asks for: nothing if it does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logprobs: Vec<Scored>,
+}
+
+/// A token of an answer with those that were likely in its place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scored {
+    /// The token itself.
+    pub chosen: Candidate,
+    /// The most likely ones, best first.
+    pub top: Vec<Candidate>,
+}
+
+/// A token that could have been chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Candidate {
+    /// Its number.
+    pub token: u32,
+    /// What it says.
+    pub bytes: Bytes,
+    /// Natural logarithm of its probability: a single-precision float.
+    pub logprob: f64,
+}
+
+/// What an upstream server says of its answer. Nobody can check any of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// The model that it says has answered.
+    pub model: String,
+    /// How many tokens it counts in the prompt; 0 if it does not say.
+    pub prompt_tokens: u32,
+    /// How many tokens it counts in the answer; 0 if it does not say.
+    pub completion_tokens: u32,
 }
 
 /// Why an answer ended.
@@ -228,7 +332,8 @@ impl Prompt {
                 ensure(!messages.is_empty(), "messages", || "none".to_owned())?;
                 ensure(messages.len() <= limits::TEXT_MESSAGES, "messages", || {
                     format!("{}, at most {}", messages.len(), limits::TEXT_MESSAGES)
-                })
+                })?;
+                messages.iter().try_for_each(Message::check)
             }
             // The whole request is bounded.
             Self::Text(_) => Ok(()),
@@ -237,9 +342,54 @@ impl Prompt {
     }
 }
 
+impl Message {
+    /// A message that is nothing but a text.
+    #[must_use]
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+            calls: Vec::new(),
+            call_id: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), TextError> {
+        let calls = self.calls.len();
+        ensure(calls <= limits::TEXT_CALLS, "messages", || {
+            format!("{calls} calls of tools, at most {}", limits::TEXT_CALLS)
+        })?;
+        ensure(
+            calls == 0 || self.role == Role::Assistant,
+            "messages",
+            || "calls of tools that are not the assistant's".to_owned(),
+        )?;
+        ensure(
+            self.call_id.is_none() || self.role == Role::Tool,
+            "messages",
+            || "the answer to a call that is not a tool's".to_owned(),
+        )
+    }
+}
+
 impl TextRequest {
     /// The format's name and version.
     pub const SCHEMA: &'static str = "lemma.text-request/1";
+
+    /// A request for so many tokens of any form, by plain sampling with seed 0.
+    #[must_use]
+    pub fn new(prompt: Prompt, max_tokens: u32) -> Self {
+        Self {
+            schema: Self::SCHEMA.to_owned(),
+            prompt,
+            sampling: Sampling::default(),
+            max_tokens,
+            stop: Vec::new(),
+            form: None,
+            tools: None,
+            logprobs: None,
+        }
+    }
 
     /// Parses and checks canonical JSON.
     ///
@@ -280,6 +430,44 @@ impl TextRequest {
                 "a text that is empty or has more than {} bytes",
                 limits::TEXT_STOP_BYTES
             )
+        })?;
+        self.check_form()?;
+        self.check_logprobs()
+    }
+
+    fn check_form(&self) -> Result<(), TextError> {
+        let fits = |field, text: &str| {
+            let (length, most) = (text.len(), limits::TEXT_FORM_BYTES);
+            ensure(length <= most, field, || {
+                format!("{length} bytes, at most {most}")
+            })
+        };
+        if let Some(tools) = &self.tools {
+            fits("tools", tools)?;
+            let conversation = matches!(self.prompt, Prompt::Messages(_));
+            ensure(conversation, "tools", || {
+                "they are for conversations".to_owned()
+            })?;
+        }
+        match &self.form {
+            Some(Form::Schema(schema)) => fits("form", schema),
+            Some(Form::Calls { .. }) => ensure(self.tools.is_some(), "form", || {
+                "calls of tools without tools".to_owned()
+            }),
+            Some(Form::Json) | None => Ok(()),
+        }
+    }
+
+    fn check_logprobs(&self) -> Result<(), TextError> {
+        let Some(count) = self.logprobs else {
+            return Ok(());
+        };
+        ensure(count <= limits::TEXT_LOGPROBS, "logprobs", || {
+            format!("{count}, at most {}", limits::TEXT_LOGPROBS)
+        })?;
+        let most = limits::TEXT_LOGPROBS_TOKENS;
+        ensure(self.max_tokens <= most, "logprobs", || {
+            format!("with them an answer has at most {most} tokens")
         })
     }
 }
@@ -310,23 +498,79 @@ impl TextResponse {
     /// [`TextError::Field`] names the first field that is wrong.
     pub fn check(&self) -> Result<(), TextError> {
         check_schema(&self.schema, Self::SCHEMA)?;
-        let count = self.tokens.len();
-        ensure(
-            (1..=limits::TEXT_TOKENS as usize).contains(&count),
-            "tokens",
-            || format!("{count} tokens, expected 1 to {}", limits::TEXT_TOKENS),
-        )?;
         if let Finish::Text(index) = self.finish {
             ensure((index as usize) < limits::TEXT_STOPS, "finish", || {
                 format!("there is no stop text {index}")
             })?;
         }
-        let prompt = self.prompt_tokens;
-        ensure(
-            (1..=limits::TEXT_TOKENS).contains(&prompt),
-            "prompt_tokens",
-            || format!("{prompt}, expected 1 to {}", limits::TEXT_TOKENS),
-        )
+        let calls = self.calls.len();
+        ensure(calls <= limits::TEXT_CALLS, "calls", || {
+            format!("{calls}, at most {}", limits::TEXT_CALLS)
+        })?;
+        self.check_logprobs()?;
+        // Which tokens a relayed answer has is not known, so it states none.
+        let expected = match &self.upstream {
+            None => 1..=limits::TEXT_TOKENS,
+            Some(upstream) => {
+                upstream.check()?;
+                0..=0
+            }
+        };
+        let answer = u32::try_from(self.tokens.len()).unwrap_or(u32::MAX);
+        for (field, count) in [("tokens", answer), ("prompt_tokens", self.prompt_tokens)] {
+            ensure(expected.contains(&count), field, || {
+                format!(
+                    "{count}, expected {} to {}",
+                    expected.start(),
+                    expected.end()
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_logprobs(&self) -> Result<(), TextError> {
+        let (scored, tokens) = (self.logprobs.len(), self.tokens.len());
+        ensure(scored == 0 || scored == tokens, "logprobs", || {
+            format!("of {scored} tokens, the answer has {tokens}")
+        })?;
+        for (scored, token) in self.logprobs.iter().zip(&self.tokens) {
+            let Scored { chosen, top } = scored;
+            ensure(chosen.token == *token, "logprobs", || {
+                format!("token {}, the answer has {token}", chosen.token)
+            })?;
+            ensure(
+                top.len() <= limits::TEXT_LOGPROBS as usize,
+                "logprobs",
+                || format!("{} tokens, at most {}", top.len(), limits::TEXT_LOGPROBS),
+            )?;
+            let finite = |candidate: &Candidate| candidate.logprob.is_finite();
+            ensure(finite(chosen) && top.iter().all(finite), "logprobs", || {
+                "a number that is none".to_owned()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Tokens of prompt and answer: its own, or what the upstream server says.
+    #[must_use]
+    pub fn usage(&self) -> (u64, u64) {
+        match &self.upstream {
+            None => (u64::from(self.prompt_tokens), self.tokens.len() as u64),
+            Some(upstream) => (
+                u64::from(upstream.prompt_tokens),
+                u64::from(upstream.completion_tokens),
+            ),
+        }
+    }
+}
+
+impl Upstream {
+    fn check(&self) -> Result<(), TextError> {
+        let (length, most) = (self.model.len(), MODEL_BYTES);
+        ensure(length <= most, "upstream.model", || {
+            format!("{length} bytes, at most {most}")
+        })
     }
 }
 
@@ -346,6 +590,16 @@ impl Transcript {
         ensure(answer <= most as usize, "response", || {
             format!("{answer} tokens, at most {most} were asked for")
         })?;
+        let called = self.response.calls.is_empty() || self.request.tools.is_some();
+        ensure(called, "response", || {
+            "calls of tools without tools".to_owned()
+        })?;
+        let scored = self.response.logprobs.is_empty() != self.request.logprobs.is_some();
+        ensure(
+            scored || self.response.upstream.is_some(),
+            "response",
+            || "logarithms of probabilities that were not asked for, or none that were".to_owned(),
+        )?;
         match self.response.finish {
             Finish::Text(index) => ensure(
                 (index as usize) < self.request.stop.len(),
@@ -385,105 +639,4 @@ mod decimal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request() -> TextRequest {
-        TextRequest {
-            schema: TextRequest::SCHEMA.to_owned(),
-            prompt: Prompt::Messages(vec![Message {
-                role: Role::User,
-                content: "Hallo".to_owned(),
-            }]),
-            sampling: Sampling {
-                seed: u64::MAX,
-                temperature: 0.7,
-                ..Sampling::default()
-            },
-            max_tokens: 16,
-            stop: vec!["END".to_owned()],
-        }
-    }
-
-    #[test]
-    fn requests_round_trip_whatever_the_seed() {
-        let bytes = request().encode();
-        assert_eq!(TextRequest::decode(&bytes).unwrap(), request());
-        let text = String::from_utf8(bytes).unwrap();
-        assert!(text.contains(r#""seed":"18446744073709551615""#), "{text}");
-        for other in [
-            text.replace("\"18446744073709551615\"", "\"018\""),
-            text.replace(':', ": "),
-            text.replace("\"schema\"", "\"extra\":1,\"schema\""),
-            text.replace("user", "tool"),
-        ] {
-            assert!(TextRequest::decode(other.as_bytes()).is_err(), "{other}");
-        }
-    }
-
-    #[test]
-    fn every_bound_of_a_request_is_held() {
-        let refused = |field: &str, change: fn(&mut TextRequest)| {
-            let mut request = request();
-            change(&mut request);
-            let error = request.check().unwrap_err();
-            let names = |found: &&str| *found == field;
-            assert!(
-                matches!(&error, TextError::Field { field, .. } if names(field)),
-                "{field}: {error}"
-            );
-        };
-        refused("schema", |r| r.schema.push('x'));
-        refused("messages", |r| r.prompt = Prompt::Messages(vec![]));
-        refused("tokens", |r| r.prompt = Prompt::Tokens(vec![]));
-        refused("max_tokens", |r| r.max_tokens = 0);
-        refused("max_tokens", |r| r.max_tokens = limits::TEXT_TOKENS + 1);
-        refused("stop", |r| {
-            r.stop = vec!["x".to_owned(); limits::TEXT_STOPS + 1]
-        });
-        refused("stop", |r| r.stop = vec![String::new()]);
-        refused("stop", |r| {
-            r.stop = vec!["x".repeat(limits::TEXT_STOP_BYTES + 1)]
-        });
-        refused("temperature", |r| r.sampling.temperature = -0.1);
-        refused("temperature", |r| r.sampling.temperature = f64::NAN);
-        refused("top_p", |r| r.sampling.top_p = 1.1);
-        refused("min_p", |r| r.sampling.min_p = -1.0);
-        refused("repetition_penalty", |r| {
-            r.sampling.repetition_penalty = 0.0
-        });
-        refused("presence_penalty", |r| r.sampling.presence_penalty = 101.0);
-        refused("frequency_penalty", |r| {
-            r.sampling.frequency_penalty = -101.0
-        });
-        refused("bias", |r| {
-            r.sampling.bias = (0..1025).map(|i| (i, 0.0)).collect()
-        });
-        refused("bias", |r| r.sampling.bias = [(1, 1001.0)].into());
-    }
-
-    #[test]
-    fn every_bound_of_an_answer_is_held() {
-        let response = TextResponse {
-            schema: TextResponse::SCHEMA.to_owned(),
-            tokens: vec![1, 2],
-            text: "ja".to_owned(),
-            finish: Finish::Text(0),
-            prompt_tokens: 3,
-        };
-        assert_eq!(TextResponse::decode(&response.encode()).unwrap(), response);
-        for change in [
-            (|r| r.schema.clear()) as fn(&mut TextResponse),
-            |r| r.tokens.clear(),
-            |r| r.finish = Finish::Text(16),
-            |r| r.prompt_tokens = 0,
-        ] {
-            let mut response = response.clone();
-            change(&mut response);
-            assert!(
-                TextResponse::decode(&response.encode()).is_err(),
-                "{response:?}"
-            );
-        }
-    }
-}
+mod tests;

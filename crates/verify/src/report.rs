@@ -230,6 +230,10 @@ impl Report {
                     Mode::Proved
                 )
             }
+            (Verdict::Verified, Some(Mode::Relayed)) => {
+                "Relayed: signed by the worker that passed it on; which model ran is not known."
+                    .to_owned()
+            }
             (Verdict::Verified, Some(mode)) => format!("Verified in mode `{mode}`."),
             // A bundle that cannot be read has no mode, and is wrong.
             (Verdict::Verified, None) | (Verdict::Wrong, _) => {

@@ -1,7 +1,7 @@
 //! Whether a transcript of text is what a receipt commits to.
 
 use lemma_types::{
-    Receipt,
+    Mode, Receipt,
     commitment::{self, Openings},
     text::Transcript,
 };
@@ -21,7 +21,8 @@ pub(crate) fn supplied(opened: &Opened) -> Result<&Transcript, Problem> {
 }
 
 pub(crate) fn request(receipt: &Receipt, transcript: &Transcript, openings: &Openings) -> Finding {
-    same_usage("prompt", transcript.prompt.len(), receipt.usage_in)?;
+    relayed(receipt, transcript)?;
+    same_usage("prompt", transcript.response.usage().0, receipt.usage_in)?;
     let (salt, request) = (openings.request, &transcript.request);
     let commitment = commitment::text_request(salt, receipt.model_root, request);
     opens(
@@ -33,7 +34,8 @@ pub(crate) fn request(receipt: &Receipt, transcript: &Transcript, openings: &Ope
 
 pub(crate) fn response(receipt: &Receipt, transcript: &Transcript, openings: &Openings) -> Finding {
     let response = &transcript.response;
-    same_usage("answer", response.tokens.len(), receipt.usage_out)?;
+    relayed(receipt, transcript)?;
+    same_usage("answer", response.usage().1, receipt.usage_out)?;
     let commitment = commitment::text_response(openings.response, response);
     opens(
         "answer and its ending",
@@ -56,8 +58,21 @@ pub(crate) fn transcript(
     opens("tokens of prompt and answer", root, receipt.transcript_root)
 }
 
-fn same_usage(what: &str, tokens: usize, usage: u64) -> Result<(), Problem> {
-    if tokens as u64 == usage {
+/// An answer of an upstream server is `relayed`, and no other is.
+fn relayed(receipt: &Receipt, transcript: &Transcript) -> Result<(), Problem> {
+    let upstream = transcript.response.upstream.is_some();
+    match upstream == (receipt.mode == Mode::Relayed) {
+        true => Ok(()),
+        false => Err(Problem::Failed(format!(
+            "the receipt's mode is `{}`, but the answer is {} upstream server's",
+            receipt.mode,
+            if upstream { "an" } else { "no" }
+        ))),
+    }
+}
+
+fn same_usage(what: &str, tokens: u64, usage: u64) -> Result<(), Problem> {
+    if tokens == usage {
         return Ok(());
     }
     Err(Problem::Failed(format!(

@@ -245,13 +245,29 @@ fn signature(bundle: &Bundle, chain_id: u64) -> Finding {
 /// Only what this verifier can check may back a result: any other mode is never accepted in silence.
 fn mode(bundle: &Bundle) -> Finding {
     let receipt = &bundle.receipt.receipt;
+    let relayed = bundle.manifest.format.is_relayed();
+    if relayed != (receipt.mode == Mode::Relayed) {
+        let (are, mode) = if relayed {
+            ("are", receipt.mode)
+        } else {
+            ("are not", Mode::Relayed)
+        };
+        return Err(Problem::Failed(format!(
+            "answers of this model {are} an upstream server's: their mode cannot be `{mode}`"
+        )));
+    }
     match receipt.mode {
+        Mode::Relayed if receipt.evidence == B256::ZERO => Ok(
+            "`relayed`: the worker signed what an upstream server gave it; which model ran is not known"
+                .to_owned(),
+        ),
         Mode::Signed if receipt.evidence == B256::ZERO => {
             Ok("`signed`: backed by the worker's signature alone".to_owned())
         }
-        Mode::Signed => Err(Problem::Failed(
-            "mode `signed` has no evidence, but the receipt names some".to_owned(),
-        )),
+        Mode::Signed | Mode::Relayed => Err(Problem::Failed(format!(
+            "mode `{}` has no evidence, but the receipt names some",
+            receipt.mode
+        ))),
         Mode::Proved if receipt.evidence != B256::ZERO => {
             Ok("`proved`: backed by the proof that the receipt names".to_owned())
         }
@@ -389,6 +405,12 @@ impl<'a> Contents<'a> {
             Recompute::Replayed(run) => (run.graph_root, run.numeric_spec),
         };
         let bundle = self.bundle;
+        if bundle.receipt.receipt.mode == Mode::Relayed {
+            return Err(Problem::Missing(
+                "a relayed answer cannot be computed again: which model ran is not known"
+                    .to_owned(),
+            ));
+        }
         if numeric_spec != bundle.engine.numeric_spec {
             return Err(Problem::Missing(format!(
                 "run again under numeric specification {numeric_spec}, the receipt's is {}",

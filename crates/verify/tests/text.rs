@@ -10,7 +10,7 @@ use lemma_types::{
     commitment::{self, Openings},
     keys::SecretKey,
     manifest::{File, Format},
-    text::{Finish, Prompt, Sampling, TextRequest, TextResponse, Transcript},
+    text::{Finish, Prompt, Sampling, TextRequest, TextResponse, Transcript, Upstream},
 };
 use lemma_verify::{
     CheckName, Opened, Outcome, Recompute, Recomputed, Replayed, Report, verify_answer,
@@ -20,6 +20,7 @@ const CHAIN: u64 = 8402;
 
 #[derive(Clone)]
 struct Case {
+    mode: Mode,
     manifest: Manifest,
     transcript: Transcript,
     openings: Openings,
@@ -38,6 +39,9 @@ impl Case {
                 sampling: Sampling::default(),
                 max_tokens: 3,
                 stop: vec![],
+                form: None,
+                tools: None,
+                logprobs: None,
             },
             prompt: vec![1, 2, 3],
             response: TextResponse {
@@ -46,6 +50,9 @@ impl Case {
                 text: "xy".to_owned(),
                 finish: Finish::Token,
                 prompt_tokens: 3,
+                upstream: None,
+                calls: vec![],
+                logprobs: vec![],
             },
         };
         let file = File {
@@ -69,6 +76,7 @@ impl Case {
             parent: None,
         };
         Self {
+            mode: Mode::Signed,
             manifest,
             committed: transcript.clone(),
             transcript,
@@ -108,7 +116,7 @@ impl Case {
             price: Amount::ZERO,
             payer: Address::ZERO,
             payment: B256::ZERO,
-            mode: Mode::Signed,
+            mode: self.mode,
             worker: key.address(),
             anchor_height: 1,
             anchor_hash: B256::repeat_byte(3),
@@ -268,4 +276,65 @@ fn a_replay_counts_only_for_this_model_and_this_answer() {
     other.transcript.request.sampling.seed = 9;
     let report = other.verify(Recompute::Replayed(other.replayed()));
     assert_eq!(outcomes(&report)[3], Missing);
+}
+
+/// An answer that an upstream server gave.
+fn relayed() -> Case {
+    let mut case = Case::new();
+    case.mode = Mode::Relayed;
+    case.manifest.format = Format::Upstream;
+    case.transcript.prompt = vec![];
+    case.transcript.response.tokens = vec![];
+    case.transcript.response.prompt_tokens = 0;
+    case.transcript.response.upstream = Some(Upstream {
+        model: "big".to_owned(),
+        prompt_tokens: 3,
+        completion_tokens: 2,
+    });
+    case.committed = case.transcript.clone();
+    case
+}
+
+#[test]
+fn a_relayed_answer_is_never_shown_as_anything_else() {
+    let mode = |report: &Report| report.outcome(CheckName::Mode).unwrap();
+    let case = relayed();
+    let report = case.verify(Recompute::NotAsked);
+    assert_eq!(mode(&report), Holds, "{report}");
+    assert_eq!(
+        outcomes(&report),
+        [Holds, Holds, Holds, NotAsked],
+        "{report}"
+    );
+    let text = report.render();
+    assert!(text.contains("which model ran"), "{text}");
+    assert!(!text.contains("Verified"), "{text}");
+    // Nobody can run it again, whatever they have run.
+    let report = case.verify(Recompute::Replayed(case.replayed()));
+    assert_eq!(outcomes(&report)[3], Missing);
+
+    // Signed as if the worker had run a model, which is none; or the other way round.
+    let mut signed = relayed();
+    signed.mode = Mode::Signed;
+    let report = signed.verify(Recompute::NotAsked);
+    assert_eq!(
+        (mode(&report), outcomes(&report)[..2].to_vec()),
+        (Failed, vec![Failed; 2])
+    );
+    let mut own = Case::new();
+    own.mode = Mode::Relayed;
+    let report = own.verify(Recompute::NotAsked);
+    assert_eq!(
+        (mode(&report), outcomes(&report)[..2].to_vec()),
+        (Failed, vec![Failed; 2])
+    );
+    // A model with files whose worker passes on another's answer.
+    let mut passed_on = relayed();
+    passed_on.mode = Mode::Signed;
+    passed_on.manifest.format = Format::Gguf;
+    let report = passed_on.verify(Recompute::NotAsked);
+    assert_eq!(
+        (mode(&report), outcomes(&report)[..2].to_vec()),
+        (Holds, vec![Failed; 2])
+    );
 }

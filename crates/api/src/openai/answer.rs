@@ -3,7 +3,10 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lemma_node::gateway::TextAnswer;
-use lemma_types::{B256, text::Finish};
+use lemma_types::{
+    B256,
+    text::{Call, Candidate, Finish, Scored, TextResponse},
+};
 use serde_json::{Value, json};
 
 /// Which endpoint is answered.
@@ -18,6 +21,7 @@ pub(super) enum Kind {
 pub(super) struct Answer {
     kind: Kind,
     id: String,
+    request_id: B256,
     created: u64,
     model: String,
 }
@@ -32,6 +36,7 @@ impl Answer {
         Self {
             kind,
             id: format!("{prefix}-{request_id:x}"),
+            request_id,
             created: now.map_or(0, |since| since.as_secs()),
             model,
         }
@@ -50,23 +55,33 @@ impl Answer {
     /// The body of an answer that is not streamed.
     pub(super) fn whole(&self, answer: &TextAnswer) -> Value {
         let response = &answer.transcript.response;
-        let reason = finish_reason(response.finish);
+        let reason = finish_reason(response);
+        let scored = (answer.transcript.request.logprobs.is_some()).then_some(&response.logprobs);
         let mut body = match self.kind {
-            Kind::Chat => self.body(
-                "chat.completion",
-                json!([{
+            Kind::Chat => {
+                let content = match response.text.is_empty() && !response.calls.is_empty() {
+                    true => Value::Null,
+                    false => json!(response.text),
+                };
+                let mut message =
+                    json!({ "role": "assistant", "content": content, "refusal": null });
+                if !response.calls.is_empty() {
+                    message["tool_calls"] = self.calls(&response.calls, 0, false);
+                }
+                let choice = json!([{
                     "index": 0,
-                    "message": { "role": "assistant", "content": response.text, "refusal": null },
-                    "logprobs": null,
+                    "message": message,
+                    "logprobs": scored.map(|scored| chat_logprobs(scored)),
                     "finish_reason": reason,
-                }]),
-            ),
+                }]);
+                self.body("chat.completion", choice)
+            }
             Kind::Completion => self.body(
                 "text_completion",
                 json!([{
                     "index": 0,
                     "text": response.text,
-                    "logprobs": null,
+                    "logprobs": scored.map(|scored| text_logprobs(scored, 0)),
                     "finish_reason": reason,
                 }]),
             ),
@@ -74,6 +89,22 @@ impl Answer {
         body["usage"] = usage(answer);
         body["lemma"] = evidence(answer);
         body
+    }
+
+    /// Calls of tools, the first of which is the one with this number in its answer.
+    fn calls(&self, calls: &[Call], first: usize, numbered: bool) -> Value {
+        let call = |(index, call): (usize, &Call)| {
+            let mut value = json!({
+                "id": call_id(self.request_id, index),
+                "type": "function",
+                "function": { "name": call.name, "arguments": call.arguments },
+            });
+            if numbered {
+                value["index"] = json!(index);
+            }
+            value
+        };
+        (first..).zip(calls).map(call).collect()
     }
 
     fn chunk(&self, text: Option<&str>, first: bool, reason: Option<&str>) -> Value {
@@ -114,9 +145,28 @@ impl Answer {
         with_usage(self.chunk(Some(text), false, None), include_usage)
     }
 
+    /// The event for calls of tools, the first of which is the one with this number.
+    pub(super) fn called(&self, calls: &[Call], first: usize, include_usage: bool) -> String {
+        let mut chunk = self.chunk(None, false, None);
+        if self.kind == Kind::Chat {
+            chunk["choices"][0]["delta"]["tool_calls"] = self.calls(calls, first, true);
+        }
+        with_usage(chunk, include_usage)
+    }
+
+    /// The event for probabilities of tokens, whose text begins at this place of the answer.
+    pub(super) fn scored(&self, scored: &[Scored], at: usize, include_usage: bool) -> String {
+        let mut chunk = self.chunk(Some(""), false, None);
+        chunk["choices"][0]["logprobs"] = match self.kind {
+            Kind::Chat => chat_logprobs(scored),
+            Kind::Completion => text_logprobs(scored, at),
+        };
+        with_usage(chunk, include_usage)
+    }
+
     /// The events that end a stream.
     pub(super) fn last(&self, answer: &TextAnswer, include_usage: bool) -> String {
-        let reason = finish_reason(answer.transcript.response.finish);
+        let reason = finish_reason(&answer.transcript.response);
         let mut ending = self.chunk(None, false, Some(reason));
         let mut events = String::new();
         if include_usage {
@@ -147,18 +197,66 @@ pub(super) fn event(data: &Value) -> String {
     format!("data: {data}\n\n")
 }
 
-const fn finish_reason(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Token | Finish::Text(_) => "stop",
+fn finish_reason(response: &TextResponse) -> &'static str {
+    match response.finish {
         Finish::Length => "length",
+        Finish::Token | Finish::Text(_) if !response.calls.is_empty() => "tool_calls",
+        Finish::Token | Finish::Text(_) => "stop",
     }
 }
 
-fn usage(answer: &TextAnswer) -> Value {
-    let (prompt, completion) = (
-        answer.transcript.prompt.len(),
-        answer.transcript.response.tokens.len(),
-    );
+/// The id of a call: a client names it when it sends the result.
+pub(super) fn call_id(request_id: B256, index: usize) -> String {
+    let request = format!("{request_id:x}");
+    format!("call_{}{index}", &request[..24])
+}
+
+pub(super) fn candidate(candidate: &Candidate) -> Value {
+    json!({
+        "token": String::from_utf8_lossy(&candidate.bytes),
+        "logprob": candidate.logprob,
+        "bytes": candidate.bytes.to_vec(),
+    })
+}
+
+/// Tokens with the most likely ones in their place, as chats have them.
+pub(super) fn token_logprobs(scored: &[Scored]) -> Value {
+    let token = |scored: &Scored| {
+        let mut value = candidate(&scored.chosen);
+        value["top_logprobs"] = scored.top.iter().map(candidate).collect();
+        value
+    };
+    scored.iter().map(token).collect()
+}
+
+fn chat_logprobs(scored: &[Scored]) -> Value {
+    json!({ "content": token_logprobs(scored), "refusal": null })
+}
+
+/// The same as completions have it. Places are counted in characters.
+fn text_logprobs(scored: &[Scored], mut at: usize) -> Value {
+    let text = |candidate: &Candidate| String::from_utf8_lossy(&candidate.bytes).into_owned();
+    let (mut tokens, mut places) = (Vec::new(), Vec::new());
+    for scored in scored {
+        let token = text(&scored.chosen);
+        places.push(at);
+        at += token.chars().count();
+        tokens.push(token);
+    }
+    let top = |scored: &Scored| -> serde_json::Map<String, Value> {
+        let entries = scored.top.iter();
+        entries.map(|one| (text(one), json!(one.logprob))).collect()
+    };
+    json!({
+        "tokens": tokens,
+        "token_logprobs": scored.iter().map(|scored| scored.chosen.logprob).collect::<Vec<_>>(),
+        "top_logprobs": scored.iter().map(top).collect::<Vec<_>>(),
+        "text_offset": places,
+    })
+}
+
+pub(super) fn usage(answer: &TextAnswer) -> Value {
+    let (prompt, completion) = answer.transcript.response.usage();
     json!({
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -167,7 +265,7 @@ fn usage(answer: &TextAnswer) -> Value {
 }
 
 /// What backs the answer: everything that `lemma verify` needs beside the bundle.
-fn evidence(answer: &TextAnswer) -> Value {
+pub(super) fn evidence(answer: &TextAnswer) -> Value {
     let receipt = &answer.receipt.receipt;
     json!({
         "receipt_id": receipt.id(),

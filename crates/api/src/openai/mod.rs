@@ -2,7 +2,10 @@
 //! an answer is in the key `lemma` of the body, or of the last chunk of a stream.
 
 mod answer;
+mod messages;
 pub mod request;
+mod responses;
+mod tools;
 
 use axum::{
     Router,
@@ -13,7 +16,7 @@ use axum::{
     routing::post,
 };
 use lemma_node::{
-    gateway::{GenerateRequest, Generation, GenerationEvent, InferError, ModelRef},
+    gateway::{GenerateRequest, Generation, GenerationEvent, InferError, ModelRef, TextAnswer},
     keys::random_word,
 };
 use lemma_types::limits;
@@ -54,8 +57,18 @@ async fn embeddings() -> ApiError {
     not_yet("embeddings are not supported yet")
 }
 
-async fn responses() -> ApiError {
-    not_yet("the responses API is not supported yet: use /v1/chat/completions")
+async fn responses(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let (asked, echo) = responses::read(&read(body)?, seed())?;
+    let (stream, model) = (asked.stream, asked.model.clone());
+    let generation = generate(&api, asked).await?;
+    let shape = responses::Shape::new(model, generation.request_id, echo);
+    if stream {
+        return Ok(responses::stream(shape, generation));
+    }
+    whole(generation, |answer| shape.whole(answer)).await
 }
 
 fn not_yet(message: &str) -> ApiError {
@@ -91,27 +104,36 @@ impl From<Invalid> for ApiError {
 }
 
 async fn answer(api: &Api, kind: Kind, asked: Asked) -> Result<Response, ApiError> {
-    let model: ModelRef = parse_model(&asked.model)?;
-    let generation = api
-        .gateway
-        .generate(GenerateRequest {
-            model,
-            request: asked.request,
-            mode: asked.mode,
-            request_id: asked.request_id,
-        })
-        .await?;
-    let shape = Answer::new(kind, asked.model, generation.request_id);
-    if asked.stream {
-        return Ok(stream(shape, generation, asked.include_usage));
+    let (streamed, include_usage) = (asked.stream, asked.include_usage);
+    let model = asked.model.clone();
+    let generation = generate(api, asked).await?;
+    let shape = Answer::new(kind, model, generation.request_id);
+    if streamed {
+        return Ok(stream(shape, generation, include_usage));
     }
-    whole(&shape, generation).await
+    whole(generation, |answer| shape.whole(answer)).await
 }
 
-async fn whole(shape: &Answer, mut generation: Generation) -> Result<Response, ApiError> {
+async fn generate(api: &Api, asked: Asked) -> Result<Generation, ApiError> {
+    let model: ModelRef = parse_model(&asked.model)?;
+    let request = GenerateRequest {
+        model,
+        request: asked.request,
+        mode: asked.mode,
+        request_id: asked.request_id,
+    };
+    Ok(api.gateway.generate(request).await?)
+}
+
+async fn whole(
+    mut generation: Generation,
+    body: impl Fn(&TextAnswer) -> serde_json::Value,
+) -> Result<Response, ApiError> {
     loop {
         match generation.next().await {
-            Some(GenerationEvent::Text(_)) => {}
+            Some(
+                GenerationEvent::Text(_) | GenerationEvent::Scored(_) | GenerationEvent::Calls(_),
+            ) => {}
             Some(GenerationEvent::Done(answer)) => {
                 let receipt = answer.receipt.receipt.id().to_string();
                 let mode = answer.receipt.receipt.mode.name();
@@ -119,7 +141,7 @@ async fn whole(shape: &Answer, mut generation: Generation) -> Result<Response, A
                     ("x-lemma-receipt", receipt),
                     ("x-lemma-mode", mode.to_owned()),
                 ];
-                return Ok((headers, axum::Json(shape.whole(&answer))).into_response());
+                return Ok((headers, axum::Json(body(&answer))).into_response());
             }
             Some(GenerationEvent::Failed(error)) => return Err(error.into()),
             None => return Err(stopping().into()),
@@ -134,8 +156,16 @@ fn stopping() -> InferError {
 /// How far a stream is.
 enum Stage {
     Begin,
-    Middle,
+    Middle(Given),
     Over,
+}
+
+/// What of an answer has been given.
+#[derive(Clone, Copy, Default)]
+struct Given {
+    calls: usize,
+    /// Characters of the tokens.
+    characters: usize,
 }
 
 /// Server-sent events. A client that goes away drops the stream, and with it the generation.
@@ -143,10 +173,26 @@ fn stream(shape: Answer, generation: Generation, include_usage: bool) -> Respons
     let state = (shape, generation, Stage::Begin);
     let events = futures::stream::unfold(state, move |(shape, mut generation, stage)| async move {
         let (text, stage) = match stage {
-            Stage::Begin => (shape.first(include_usage), Stage::Middle),
-            Stage::Middle => match generation.next().await {
+            Stage::Begin => {
+                let given = Given::default();
+                (shape.first(include_usage), Stage::Middle(given))
+            }
+            Stage::Middle(mut given) => match generation.next().await {
                 Some(GenerationEvent::Text(text)) => {
-                    (shape.delta(&text, include_usage), Stage::Middle)
+                    (shape.delta(&text, include_usage), Stage::Middle(given))
+                }
+                Some(GenerationEvent::Scored(scored)) => {
+                    let event = shape.scored(&scored, given.characters, include_usage);
+                    for scored in &scored {
+                        let text = String::from_utf8_lossy(&scored.chosen.bytes);
+                        given.characters += text.chars().count();
+                    }
+                    (event, Stage::Middle(given))
+                }
+                Some(GenerationEvent::Calls(calls)) => {
+                    let event = shape.called(&calls, given.calls, include_usage);
+                    given.calls += calls.len();
+                    (event, Stage::Middle(given))
                 }
                 Some(GenerationEvent::Done(answer)) => {
                     (shape.last(&answer, include_usage), Stage::Over)

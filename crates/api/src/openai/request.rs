@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 
 use lemma_types::{
     B256, Mode,
-    text::{Message, Prompt, Role, Sampling, TextError, TextRequest},
+    text::{Prompt, Sampling, TextError, TextRequest},
 };
 use serde_json::{Map, Value};
 
+use super::{
+    messages::messages,
+    tools::{self, Shape},
+};
+
 /// Tokens of a chat's answer unless the client says how many; fewer if the context ends before.
-const CHAT_TOKENS: u32 = 4_096;
+pub(super) const CHAT_TOKENS: u32 = 4_096;
 /// Tokens of a completion unless the client says how many, as OpenAI's API has it.
 const COMPLETION_TOKENS: u32 = 16;
 
@@ -21,8 +26,8 @@ pub struct Asked {
     pub model: String,
     /// The canonical request.
     pub request: TextRequest,
-    /// What shall back the answer.
-    pub mode: Mode,
+    /// What shall back the answer; `None` leaves it to the model.
+    pub mode: Option<Mode>,
     /// The request's id, if the client chose one.
     pub request_id: Option<B256>,
     /// Whether the answer shall come in pieces.
@@ -43,7 +48,7 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    fn new(code: &'static str, param: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: &'static str, param: &str, message: impl Into<String>) -> Self {
         Self {
             code,
             message: message.into(),
@@ -51,7 +56,7 @@ impl Invalid {
         }
     }
 
-    fn value(param: &str, expected: &str) -> Self {
+    pub(super) fn value(param: &str, expected: &str) -> Self {
         Self::new(
             "invalid_value",
             param,
@@ -59,7 +64,7 @@ impl Invalid {
         )
     }
 
-    fn unsupported(param: &str) -> Self {
+    pub(super) fn unsupported(param: &str) -> Self {
         let message = format!("`{param}` is not supported yet; leave it out");
         Self::new("unsupported_parameter", param, message)
     }
@@ -81,7 +86,7 @@ impl From<TextError> for Invalid {
 }
 
 /// Fields that change nothing of an answer.
-const HARMLESS: [&str; 8] = [
+const HARMLESS: [&str; 7] = [
     "user",
     "metadata",
     "store",
@@ -89,7 +94,6 @@ const HARMLESS: [&str; 8] = [
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
-    "parallel_tool_calls",
 ];
 
 /// Reads a request to `/v1/chat/completions`. `seed` is used if the request names none.
@@ -98,36 +102,23 @@ const HARMLESS: [&str; 8] = [
 /// [`Invalid`] names the first field that is wrong or not supported.
 pub fn chat(body: &[u8], seed: u64) -> Result<Asked, Invalid> {
     let mut fields = Fields::parse(body)?;
-    let messages = match fields.take("messages") {
-        Some(Value::Array(messages)) => messages,
-        Some(_) => return Err(Invalid::value("messages", "an array of messages")),
-        None => return Err(missing("messages")),
-    };
-    let messages = messages
-        .into_iter()
-        .enumerate()
-        .map(|(index, value)| message(index, value))
-        .collect::<Result<_, _>>()?;
+    let messages = messages(fields.take("messages").ok_or_else(|| missing("messages"))?)?;
     let limit = match fields.count("max_completion_tokens")? {
         Some(limit) => Some(limit),
         None => fields.count("max_tokens")?,
     };
     fields.take("max_tokens");
-    fields.neutral("tools", |value| value.as_array().is_some_and(Vec::is_empty))?;
-    fields.neutral("tool_choice", |value| {
-        matches!(value.as_str(), Some("none" | "auto"))
-    })?;
+    let shape = tools::chat(body, &mut fields)?;
     fields.neutral("functions", |value| {
         value.as_array().is_some_and(Vec::is_empty)
     })?;
-    fields.neutral("response_format", |value| value["type"] == "text")?;
     fields.neutral("modalities", |value| *value == serde_json::json!(["text"]))?;
-    fields.neutral("logprobs", |value| *value == Value::Bool(false))?;
-    fields.rest(
-        Prompt::Messages(messages),
-        limit.unwrap_or(CHAT_TOKENS),
-        seed,
-    )
+    let shape = Shape {
+        logprobs: fields.chat_logprobs()?,
+        ..shape
+    };
+    let limit = limit.unwrap_or(CHAT_TOKENS);
+    fields.rest(Prompt::Messages(messages), limit, seed, shape)
 }
 
 /// Reads a request to `/v1/completions`. `seed` is used if the request names none.
@@ -142,10 +133,14 @@ pub fn completion(body: &[u8], seed: u64) -> Result<Asked, Invalid> {
     fields.neutral("echo", |value| *value == Value::Bool(false))?;
     fields.neutral("best_of", |value| value.as_u64() == Some(1))?;
     fields.neutral("suffix", |value| value.as_str() == Some(""))?;
-    fields.rest(prompt, limit, seed)
+    let shape = Shape {
+        logprobs: fields.count("logprobs")?,
+        ..Shape::default()
+    };
+    fields.rest(prompt, limit, seed, shape)
 }
 
-fn missing(param: &str) -> Invalid {
+pub(super) fn missing(param: &str) -> Invalid {
     Invalid::new("missing_parameter", param, format!("`{param}` is missing"))
 }
 
@@ -172,57 +167,11 @@ fn prompt_of(value: Value) -> Result<Prompt, Invalid> {
     }
 }
 
-fn message(index: usize, value: Value) -> Result<Message, Invalid> {
-    let at = |field: &str| format!("messages[{index}].{field}");
-    let Value::Object(mut fields) = value else {
-        let param = format!("messages[{index}]");
-        return Err(Invalid::value(&param, "an object"));
-    };
-    let role = match fields.remove("role").as_ref().and_then(Value::as_str) {
-        Some("system" | "developer") => Role::System,
-        Some("user") => Role::User,
-        Some("assistant") => Role::Assistant,
-        Some("tool" | "function") => return Err(Invalid::unsupported(&at("role"))),
-        _ => {
-            let expected = "system, developer, user or assistant";
-            return Err(Invalid::value(&at("role"), expected));
-        }
-    };
-    let content = content(fields.remove("content"), &at("content"))?;
-    // Assistants' messages come back with what an answer has beside its content.
-    for (field, value) in &fields {
-        let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-        if !empty {
-            return Err(Invalid::unsupported(&at(field)));
-        }
-    }
-    Ok(Message { role, content })
-}
-
-/// A text, or a list of parts that are texts.
-fn content(value: Option<Value>, param: &str) -> Result<String, Invalid> {
-    match value {
-        Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(parts)) => {
-            let mut whole = String::new();
-            for part in &parts {
-                match (part["type"].as_str(), part["text"].as_str()) {
-                    (Some("text"), Some(text)) => whole += text,
-                    (Some("text"), None) => return Err(Invalid::value(param, "texts")),
-                    _ => return Err(Invalid::unsupported(param)),
-                }
-            }
-            Ok(whole)
-        }
-        _ => Err(Invalid::value(param, "a text")),
-    }
-}
-
 /// The fields of a request; those that are null count as absent.
-struct Fields(Map<String, Value>);
+pub(super) struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn parse(body: &[u8]) -> Result<Self, Invalid> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Invalid> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(mut fields)) => {
                 fields.retain(|_, value| !value.is_null());
@@ -241,19 +190,27 @@ impl Fields {
         }
     }
 
-    fn take(&mut self, field: &str) -> Option<Value> {
+    pub(super) fn get(&self, field: &str) -> Option<&Value> {
+        self.0.get(field)
+    }
+
+    pub(super) fn take(&mut self, field: &str) -> Option<Value> {
         self.0.remove(field)
     }
 
     /// A field that is not supported, but harmless with some values.
-    fn neutral(&mut self, field: &str, harmless: fn(&Value) -> bool) -> Result<(), Invalid> {
+    pub(super) fn neutral(
+        &mut self,
+        field: &str,
+        harmless: fn(&Value) -> bool,
+    ) -> Result<(), Invalid> {
         match self.take(field) {
             Some(value) if !harmless(&value) => Err(Invalid::unsupported(field)),
             _ => Ok(()),
         }
     }
 
-    fn count(&mut self, field: &str) -> Result<Option<u32>, Invalid> {
+    pub(super) fn count(&mut self, field: &str) -> Result<Option<u32>, Invalid> {
         let count = |value: Value| {
             let count = value.as_u64().and_then(|count| count.try_into().ok());
             count.ok_or_else(|| Invalid::value(field, "a whole number that is not negative"))
@@ -261,7 +218,7 @@ impl Fields {
         self.take(field).map(count).transpose()
     }
 
-    fn number(&mut self, field: &str) -> Result<Option<f64>, Invalid> {
+    pub(super) fn number(&mut self, field: &str) -> Result<Option<f64>, Invalid> {
         let number = |value: Value| {
             let number = value.as_f64();
             number.ok_or_else(|| Invalid::value(field, "a number"))
@@ -269,11 +226,20 @@ impl Fields {
         self.take(field).map(number).transpose()
     }
 
-    fn flag(&mut self, field: &str) -> Result<bool, Invalid> {
+    pub(super) fn flag(&mut self, field: &str) -> Result<bool, Invalid> {
         match self.take(field) {
             None => Ok(false),
             Some(Value::Bool(flag)) => Ok(flag),
             Some(_) => Err(Invalid::value(field, "true or false")),
+        }
+    }
+
+    /// `logprobs` says whether, `top_logprobs` of how many besides.
+    fn chat_logprobs(&mut self) -> Result<Option<u32>, Invalid> {
+        let wanted = self.flag("logprobs")?;
+        match self.count("top_logprobs")? {
+            Some(_) if !wanted => Err(Invalid::value("logprobs", "true with `top_logprobs`")),
+            top => Ok(wanted.then_some(top.unwrap_or(0))),
         }
     }
 
@@ -341,16 +307,18 @@ impl Fields {
     }
 
     /// What only Lemma's clients say: `{"mode": …, "request_id": …}`.
-    fn lemma(&mut self) -> Result<(Mode, Option<B256>), Invalid> {
+    fn lemma(&mut self) -> Result<(Option<Mode>, Option<B256>), Invalid> {
         let mut fields = match self.take("lemma") {
-            None => return Ok((Mode::Signed, None)),
+            None => return Ok((None, None)),
             Some(Value::Object(fields)) => fields,
             Some(_) => return Err(Invalid::value("lemma", "an object")),
         };
         let mode = match fields.remove("mode") {
-            None => Mode::Signed,
-            Some(value) => serde_json::from_value(value)
-                .map_err(|_| Invalid::value("lemma.mode", "the name of a mode"))?,
+            None => None,
+            Some(value) => Some(
+                serde_json::from_value(value)
+                    .map_err(|_| Invalid::value("lemma.mode", "the name of a mode"))?,
+            ),
         };
         let request_id = match fields.remove("request_id") {
             None => None,
@@ -366,7 +334,13 @@ impl Fields {
     }
 
     /// What both endpoints share, and nothing else.
-    fn rest(mut self, prompt: Prompt, max_tokens: u32, seed: u64) -> Result<Asked, Invalid> {
+    pub(super) fn rest(
+        mut self,
+        prompt: Prompt,
+        max_tokens: u32,
+        seed: u64,
+        shape: Shape,
+    ) -> Result<Asked, Invalid> {
         let model = match self.take("model") {
             Some(Value::String(model)) => model,
             Some(_) => return Err(Invalid::value("model", "a text")),
@@ -379,11 +353,12 @@ impl Fields {
         };
         self.neutral("n", |value| value.as_u64() == Some(1))?;
         let request = TextRequest {
-            schema: TextRequest::SCHEMA.to_owned(),
-            prompt,
             sampling: self.sampling(seed)?,
-            max_tokens,
             stop: self.stop()?,
+            form: shape.form,
+            tools: shape.tools,
+            logprobs: shape.logprobs,
+            ..TextRequest::new(prompt, max_tokens)
         };
         request.check()?;
         let (mode, request_id) = self.lemma()?;
@@ -408,9 +383,7 @@ impl Fields {
 }
 
 /// Fields of OpenAI's API that would change the answer.
-const UNSUPPORTED: [&str; 9] = [
-    "logprobs",
-    "top_logprobs",
+const UNSUPPORTED: [&str; 7] = [
     "audio",
     "prediction",
     "web_search_options",
@@ -431,6 +404,7 @@ fn unknown(param: &str) -> Invalid {
 
 #[cfg(test)]
 mod tests {
+    use lemma_types::text::{Form, Role};
     use serde_json::json;
 
     use super::*;
@@ -515,17 +489,21 @@ mod tests {
     #[test]
     fn what_would_change_the_answer_is_refused_by_name() {
         for (field, value, code) in [
+            ("tools", json!([{ "type": "function" }]), "invalid_value"),
             (
                 "tools",
-                json!([{ "type": "function" }]),
+                json!([{ "type": "web_search" }]),
                 "unsupported_parameter",
             ),
+            ("tool_choice", json!("required"), "invalid_value"),
+            ("response_format", json!({ "type": "xml" }), "invalid_value"),
             (
                 "response_format",
-                json!({ "type": "json_object" }),
-                "unsupported_parameter",
+                json!({ "type": "json_schema" }),
+                "invalid_value",
             ),
-            ("logprobs", json!(true), "unsupported_parameter"),
+            ("logprobs", json!(1), "invalid_value"),
+            ("logprobs", Value::Null, "invalid_value"),
             ("n", json!(2), "unsupported_parameter"),
             ("reasoning_effort", json!("high"), "unsupported_parameter"),
             ("temprature", json!(1), "unknown_parameter"),
@@ -543,7 +521,11 @@ mod tests {
             ("model", Value::Null, "missing_parameter"),
             ("stream", json!("yes"), "invalid_value"),
         ] {
-            let invalid = read(&with(field, value.clone())).unwrap_err();
+            let mut body = with(field, value.clone());
+            if field == "logprobs" && value.is_null() {
+                body["top_logprobs"] = json!(3);
+            }
+            let invalid = read(&body).unwrap_err();
             assert_eq!(
                 (invalid.code, invalid.param.as_deref()),
                 (code, Some(field)),
@@ -556,7 +538,18 @@ mod tests {
                 json!({ "role": "wizard", "content": "" }),
                 "messages[0].role",
             ),
-            (json!({ "role": "tool", "content": "" }), "messages[0].role"),
+            (
+                json!({ "role": "tool", "content": "" }),
+                "messages[0].tool_call_id",
+            ),
+            (
+                json!({ "role": "user", "content": "", "tool_calls": [] , "tool_call_id": "x" }),
+                "messages[0].tool_call_id",
+            ),
+            (
+                json!({ "role": "assistant", "tool_calls": [{ "id": "a", "type": "function" }] }),
+                "messages[0].tool_calls",
+            ),
             (json!({ "role": "user" }), "messages[0].content"),
             (
                 json!({ "role": "user", "content": [{ "type": "image_url" }] }),
@@ -569,6 +562,98 @@ mod tests {
         ] {
             assert_eq!(message(value).param.as_deref(), Some(param));
         }
+    }
+
+    fn tool(name: &str) -> Value {
+        json!({ "type": "function", "function": { "name": name, "parameters": {} } })
+    }
+
+    #[test]
+    fn tools_and_forms_arrive_as_they_were_written() {
+        let mut body = with("tools", json!([tool("f"), tool("g")]));
+        let asked = read(&body).unwrap().request;
+        assert_eq!(asked.tools, Some(body["tools"].to_string()));
+        assert_eq!(asked.form, None);
+        let named = json!({ "type": "function", "function": { "name": "g" } });
+        let calls = |only: Option<&str>, several| {
+            Some(Form::Calls {
+                only: only.map(str::to_owned),
+                several,
+            })
+        };
+        for (choice, several, form) in [
+            (json!("auto"), true, None),
+            (json!("required"), true, calls(None, true)),
+            (json!("required"), false, calls(None, false)),
+            (named, true, calls(Some("g"), true)),
+        ] {
+            body["tool_choice"] = choice;
+            body["parallel_tool_calls"] = json!(several);
+            assert_eq!(read(&body).unwrap().request.form, form);
+        }
+        body["tool_choice"] = json!("none");
+        assert_eq!(read(&body).unwrap().request.tools, None);
+        body["tool_choice"] = json!({ "type": "function", "function": { "name": "h" } });
+        assert_eq!(
+            read(&body).unwrap_err().param.as_deref(),
+            Some("tool_choice")
+        );
+        // The order of a schema is the order of the answer.
+        let raw = r#"{"model":"a/b","messages":[{"role":"user","content":""}],"response_format":{"type":"json_schema",
+            "json_schema":{"name":"x","strict":true,"schema": {"z": 1, "a": 2}}}}"#;
+        let asked = chat(raw.as_bytes(), 7).unwrap().request;
+        assert_eq!(
+            asked.form,
+            Some(Form::Schema(r#"{"z": 1, "a": 2}"#.to_owned()))
+        );
+        let object = read(&with("response_format", json!({ "type": "json_object" }))).unwrap();
+        assert_eq!(object.request.form, Some(Form::Json));
+    }
+
+    #[test]
+    fn calls_and_their_results_come_back_in_conversations() {
+        let body = with(
+            "messages",
+            json!([
+                { "role": "user", "content": "?" },
+                { "role": "assistant", "content": null, "tool_calls": [
+                    { "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{\"x\":1}" } },
+                ] },
+                { "role": "tool", "tool_call_id": "c1", "content": [{ "type": "text", "text": "2" }] },
+            ]),
+        );
+        let Prompt::Messages(messages) = read(&body).unwrap().request.prompt else {
+            panic!()
+        };
+        let call = &messages[1].calls[0];
+        assert_eq!(
+            (
+                call.id.as_str(),
+                call.name.as_str(),
+                call.arguments.as_str()
+            ),
+            ("c1", "f", "{\"x\":1}")
+        );
+        assert_eq!(
+            (messages[2].role, messages[2].content.as_str()),
+            (Role::Tool, "2")
+        );
+        assert_eq!(messages[2].call_id.as_deref(), Some("c1"));
+    }
+
+    #[test]
+    fn probabilities_are_asked_for_in_two_ways() {
+        let mut body = with("logprobs", json!(true));
+        assert_eq!(read(&body).unwrap().request.logprobs, Some(0));
+        body["top_logprobs"] = json!(5);
+        assert_eq!(read(&body).unwrap().request.logprobs, Some(5));
+        body["top_logprobs"] = json!(21);
+        assert_eq!(read(&body).unwrap_err().param.as_deref(), Some("logprobs"));
+        let text = json!({ "model": "a/b", "prompt": "x", "logprobs": 2 }).to_string();
+        assert_eq!(
+            completion(text.as_bytes(), 7).unwrap().request.logprobs,
+            Some(2)
+        );
     }
 
     #[test]

@@ -72,18 +72,13 @@ impl Client {
         };
         let mut base = Url::parse(address).map_err(|error| wrong(&error.to_string()))?;
         match base.scheme() {
-            "http" => {}
-            "https" => {
-                return Err(wrong(
-                    "https is not supported yet; use a local proxy that speaks it",
-                ));
-            }
-            other => return Err(wrong(&format!("`{other}` is not http"))),
+            "http" | "https" => {}
+            other => return Err(wrong(&format!("`{other}` is neither http nor https"))),
         }
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let mut builder = reqwest::Client::builder()
+        let mut builder = lemma_store::http::client()
             .user_agent(concat!("lemma/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(5).min(timeout));
         if is_loopback(&base) {
@@ -308,7 +303,7 @@ mod tests {
                 .as_str(),
             "http://h/x/v1/status"
         );
-        for bad in ["127.0.0.1:8402", "https://h", "ftp://h", "", "http://"] {
+        for bad in ["127.0.0.1:8402", "ftp://h", "", "http://"] {
             assert_eq!(client(bad).unwrap_err().code(), ExitCode::Config, "{bad}");
         }
         for (address, local) in [

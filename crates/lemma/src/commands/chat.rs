@@ -7,7 +7,7 @@ use rustyline::{DefaultEditor, error::ReadlineError};
 
 use super::{
     block_on,
-    run::{ask, language_model, message, opening, request},
+    run::{ask, checked, language_model, message, opening, request},
 };
 use crate::{
     cli::Chat,
@@ -64,9 +64,8 @@ async fn talk(arguments: &Chat, config: &Config, shell: &mut Shell) -> CommandRe
         let asked = request(answering, Prompt::Messages(messages.clone()))?;
         let (answer, _) = ask(&client, &store, &model, &asked, answering.mode, shell).await?;
         shell.note(format_args!(
-            "{} in mode `{}`, receipt {}",
-            paint(styles::GOOD, "checked"),
-            answering.mode,
+            "{}; receipt {}",
+            checked(answer.signed.receipt.receipt.mode),
             answer.signed.receipt.receipt.id()
         ));
         messages.push(message(Role::Assistant, answer.transcript.response.text));

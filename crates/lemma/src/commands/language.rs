@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Files of a model folder beside its weights.
-const FOLDER: [&str; 4] = [
+pub(super) const FOLDER: [&str; 4] = [
     "chat_template.jinja",
     "config.json",
     "tokenizer.json",
@@ -59,7 +59,9 @@ fn names(path: &Path, format: Format) -> CommandResult<Vec<String>> {
 
 fn folder(path: &Path, format: Format) -> &Path {
     match format {
-        Format::Gguf | Format::Onnx | Format::Integer => path.parent().unwrap_or(Path::new("")),
+        Format::Gguf | Format::Onnx | Format::Integer | Format::Upstream => {
+            path.parent().unwrap_or(Path::new(""))
+        }
         Format::Safetensors => path,
     }
 }
@@ -69,7 +71,8 @@ fn compute() -> Compute {
     Compute::new(thread::available_parallelism().map_or(1, usize::from))
 }
 
-fn load(path: &Path, format: Format, compute: &Compute) -> CommandResult<LanguageModel> {
+/// Names and contents of its files.
+pub(super) fn read_files(path: &Path, format: Format) -> CommandResult<Vec<(String, Vec<u8>)>> {
     let folder = folder(path, format);
     let mut files = Vec::new();
     for name in names(path, format)? {
@@ -79,6 +82,11 @@ fn load(path: &Path, format: Format, compute: &Compute) -> CommandResult<Languag
         })?;
         files.push((name, bytes));
     }
+    Ok(files)
+}
+
+fn load(path: &Path, format: Format, compute: &Compute) -> CommandResult<LanguageModel> {
+    let files = read_files(path, format)?;
     LanguageModel::load(format, &files, compute).map_err(|error| {
         CommandError::failed(format!("can not import {}", path.display()))
             .cause(harmless(&error.to_string()))

@@ -1,7 +1,7 @@
 //! `lemma infer --local`: run a model on this machine, with no network and no receipt.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -24,15 +24,21 @@ use crate::{
 
 /// What a span of work cost.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Cost {
+pub(super) struct Cost {
     /// Wall time, milliseconds.
     wall_ms: f64,
     /// CPU time of all threads, milliseconds.
     cpu_ms: f64,
 }
 
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3} ms wall, {:.3} ms CPU", self.wall_ms, self.cpu_ms)
+    }
+}
+
 /// Does `work` and says what it cost.
-fn measured<T>(work: impl FnOnce() -> CommandResult<T>) -> CommandResult<(T, Cost)> {
+pub(super) fn measured<T>(work: impl FnOnce() -> CommandResult<T>) -> CommandResult<(T, Cost)> {
     let (clock, cpu) = (Instant::now(), Cpu::now());
     let done = work()?;
     let cost = Cost {
@@ -62,6 +68,9 @@ struct Document<'a> {
 /// Loads the model, runs it as often as asked, and shows or stores the outputs of the last run: all have the same bits.
 pub(super) fn run(arguments: &Infer, shell: &mut Shell) -> CommandResult {
     let local = &arguments.local;
+    if let Some(tokens) = &local.tokens {
+        return super::local_text::run(arguments, tokens, shell);
+    }
     let path = Path::new(&arguments.model);
     let (model, load) = measured(|| read_model(path))?;
     let inputs = input::read_all(&arguments.input, model.inputs())?;
@@ -129,30 +138,37 @@ fn show(document: &Document, outputs: &[TensorData], shell: &mut Shell) -> Comma
             print_tensor(output, shell)?;
         }
     }
-    let cost = |cost: &Cost| format!("{:.3} ms wall, {:.3} ms CPU", cost.wall_ms, cost.cpu_ms);
     shell.note(format_args!(
         "graph {} on {} thread{}",
         document.graph_root,
         document.threads,
         if document.threads == 1 { "" } else { "s" }
     ));
-    shell.note(format_args!("load {}", cost(&document.load)));
+    shell.note(format_args!("load {}", document.load));
     for (index, run) in document.runs.iter().enumerate() {
-        shell.note(format_args!("run {} {}", index + 1, cost(run)));
+        shell.note(format_args!("run {} {run}", index + 1));
     }
     if let Some(peak) = document.peak_memory_bytes {
         shell.note(format_args!("peak memory {}", size(peak)));
     }
+    no_receipt(shell);
+    Ok(())
+}
+
+/// What the answer of a model on this machine is worth.
+pub(super) fn no_receipt(shell: &mut Shell) {
     shell.note(paint(
         styles::DIM,
         "no receipt: nothing was signed, and nobody but this machine has run it",
     ));
-    Ok(())
 }
 
 /// Writes each output as `NAME.npy`. Names come from the model: whatever is not plain becomes `_`, and two that then are
 /// the same are refused before anything is written.
-fn write_arrays(directory: &Path, outputs: &[TensorData]) -> CommandResult<Vec<PathBuf>> {
+pub(super) fn write_arrays(
+    directory: &Path,
+    outputs: &[TensorData],
+) -> CommandResult<Vec<PathBuf>> {
     let cannot = |path: &Path| format!("can not write {}", path.display());
     let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::with_capacity(outputs.len());
     for output in outputs {

@@ -8,8 +8,10 @@ mod doctor;
 mod infer;
 mod language;
 mod local;
+mod local_text;
 mod models;
 mod proof;
+mod pull;
 mod push;
 mod quantized;
 mod receipts;
@@ -57,6 +59,7 @@ pub(crate) fn run(
         Command::Models(Models::Quantize(arguments)) => quantized::quantize(&arguments, shell),
         Command::Proof(arguments) => proof::run(&arguments, shell),
         Command::Models(Models::Push(arguments)) => push::run(&arguments, config, shell),
+        Command::Models(Models::Pull(arguments)) => pull::run(&arguments, shell),
         Command::Models(arguments) => models::run(&arguments, config, shell),
         Command::Infer(arguments) => infer::run(&arguments, config, shell),
         Command::Run(arguments) => self::run::run(&arguments, config, shell),

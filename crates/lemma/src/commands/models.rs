@@ -43,7 +43,7 @@ pub(super) fn run(command: &Models, config: &Config, shell: &mut Shell) -> Comma
             let info = block_on(client.model(model))?;
             verify(path, &info, shell)
         }
-        Models::Push(_) | Models::Quantize(_) => Err(CommandError::new(
+        Models::Pull(_) | Models::Push(_) | Models::Quantize(_) => Err(CommandError::new(
             ExitCode::Internal,
             "another command's affair",
         )),
@@ -107,6 +107,7 @@ fn show(info: &ModelInfo, shell: &mut Shell) -> CommandResult {
                 },
             ),
         ),
+        ("receipts", manifest.format.mode().to_string()),
         ("licence", or_none(&manifest.licence)),
         ("outputs", or_none(&manifest.output_licence)),
     ];

@@ -58,12 +58,25 @@ pub(super) fn run(arguments: &Run, config: &Config, shell: &mut Shell) -> Comman
     let receipt = &answer.signed.receipt.receipt;
     shell.note(format_args!("receipt {}", receipt.id()));
     shell.note(format_args!(
-        "{} in mode `{}`: signature, model, request and answer of worker {}",
-        paint(styles::GOOD, "checked"),
-        receipt.mode,
-        receipt.worker,
+        "{} of worker {}",
+        checked(receipt.mode),
+        receipt.worker
     ));
     Ok(())
+}
+
+/// What a receipt that checks out says of an answer, short enough for each answer.
+pub(super) fn checked(mode: Mode) -> String {
+    match mode {
+        Mode::Relayed => {
+            let relayed = paint(styles::WARNING, "relayed");
+            format!("{relayed}: another server's answer, which model ran is not known; signature")
+        }
+        mode => {
+            let checked = paint(styles::GOOD, "checked");
+            format!("{checked} in mode `{mode}`: signature, model, request and answer")
+        }
+    }
 }
 
 fn document(
@@ -79,8 +92,8 @@ fn document(
         "mode": receipt.mode,
         "text": response.text,
         "finish": response.finish,
-        "prompt_tokens": response.prompt_tokens,
-        "answer_tokens": response.tokens.len(),
+        "prompt_tokens": response.usage().0,
+        "answer_tokens": response.usage().1,
         "seed": answer.transcript.request.sampling.seed,
         "receipt_id": receipt.id(),
         "worker": receipt.worker,
@@ -88,8 +101,8 @@ fn document(
     }))
 }
 
-pub(super) const fn message(role: Role, content: String) -> Message {
-    Message { role, content }
+pub(super) fn message(role: Role, content: String) -> Message {
+    Message::new(role, content)
 }
 
 /// What stands above every question.
@@ -121,6 +134,9 @@ pub(super) fn request(answering: &Answering, prompt: Prompt) -> CommandResult<Te
         },
         max_tokens: answering.max_tokens,
         stop: answering.stop.clone(),
+        form: None,
+        tools: None,
+        logprobs: None,
     };
     request.check().context(ExitCode::Usage, || {
         "the request can not be asked".to_owned()
@@ -164,9 +180,10 @@ pub(super) async fn ask(
     store: &ReceiptStore,
     model: &ModelInfo,
     request: &TextRequest,
-    mode: Mode,
+    mode: Option<Mode>,
     shell: &mut Shell,
 ) -> CommandResult<(TextAnswer, Report)> {
+    let mode = mode.unwrap_or(model.manifest.format.mode());
     let chain_id = client.chain_id().await?;
     let mut generation = client.generate(&model.id, request, mode).await?;
     let mut printed = String::new();

@@ -3,7 +3,7 @@
 use std::{fs, io::Read as _, path::Path};
 
 use lemma_graph::{Limits, Model, NUMERIC_SPEC_VERSION, RunOptions};
-use lemma_types::{Digest, limits, tensor::TensorData, text::Transcript};
+use lemma_types::{Digest, Mode, limits, tensor::TensorData, text::Transcript};
 use lemma_verify::{
     Opened, Outcome, Recompute, Recomputed, Report, Verdict, Verifier, decode_bundle,
     decode_trusted_root,
@@ -75,11 +75,15 @@ fn show(report: &Report, shell: &mut Shell) -> CommandResult {
             shell.line(format_args!("  - {}", harmless(gap)))?;
         }
     }
-    let mode = report.mode.map_or("unknown", lemma_types::Mode::name);
+    let mode = report.mode.map_or("unknown", Mode::name);
     match report.verdict {
         Verdict::Verified if report.raised() => shell.line(paint(
             styles::GOOD,
             format!("Verified in mode `{mode}`, raised to `proved` by a later proof"),
+        )),
+        Verdict::Verified if report.mode == Some(Mode::Relayed) => shell.line(paint(
+            styles::WARNING,
+            "Relayed: signed by the worker that passed it on; which model ran is not known",
         )),
         Verdict::Verified => shell.line(paint(styles::GOOD, format!("Verified in mode `{mode}`"))),
         Verdict::Wrong => shell.line(paint(styles::ERROR, "WRONG: do not rely on it")),

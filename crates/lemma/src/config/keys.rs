@@ -74,6 +74,12 @@ keys! {
         "a block is made at least this often, even without transactions";
     UP_SETTLE_INTERVAL = "up.settle_interval", "LEMMA_UP_SETTLE_INTERVAL", Kind::Duration, "1s",
         "how long a worker gathers receipts before it settles them";
+    UP_UPSTREAM = "up.upstream", "LEMMA_UP_UPSTREAM", Kind::Text, "",
+        "server with OpenAI's API that all workers front; LEMMA_UPSTREAM_KEY holds its key";
+    UP_UPSTREAM_MODEL = "up.upstream_model", "LEMMA_UP_UPSTREAM_MODEL", Kind::Text, "",
+        "model to ask that server for";
+    UP_UPSTREAM_NAME = "up.upstream_name", "LEMMA_UP_UPSTREAM_NAME", Kind::Text, "",
+        "name under which it is published; by default upstream/ and its name";
 }
 
 /// The key of this name.

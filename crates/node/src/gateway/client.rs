@@ -56,12 +56,12 @@ pub(crate) struct WorkerClient {
 impl WorkerClient {
     /// `timeout` bounds one inference, waiting included.
     pub(crate) fn new(timeout: Duration) -> Self {
-        let client = Client::builder()
+        let client = lemma_store::http::client()
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .expect("an HTTP client without TLS needs nothing that can be missing");
+            .expect("an HTTP client needs nothing that can be missing");
         Self { client, timeout }
     }
 

@@ -7,7 +7,7 @@ use lemma_types::{
     Address, Amount, B256, Engine, Manifest, Mode, ModelName, SignedReceipt,
     commitment::Openings,
     limits,
-    text::{TextRequest, TextResponse, Transcript},
+    text::{Call, Scored, TextRequest, TextResponse, Transcript},
 };
 use lemma_verify::Opened;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -38,8 +38,9 @@ pub struct GenerateRequest {
     pub model: ModelRef,
     /// What is asked. Its seed and every other parameter are what the receipt commits to.
     pub request: TextRequest,
-    /// What shall back the result. Only [`Mode::Signed`] is offered now.
-    pub mode: Mode,
+    /// What shall back the result; `None` takes what the model offers: [`Mode::Relayed`] if an upstream server answers for
+    /// it, else [`Mode::Signed`].
+    pub mode: Option<Mode>,
     /// The request's id, never used before; `None` draws one.
     pub request_id: Option<B256>,
 }
@@ -61,6 +62,10 @@ pub struct Generation {
 pub enum GenerationEvent {
     /// Text that goes on. It has no receipt yet: the last event says whether it stands.
     Text(String),
+    /// Tokens with the logarithms of their probabilities; their text comes next.
+    Scored(Vec<Scored>),
+    /// Calls of tools.
+    Calls(Vec<Call>),
     /// The answer is complete and its receipt was checked.
     Done(Box<TextAnswer>),
     /// There will be no receipt: what came before does not count.
@@ -103,9 +108,20 @@ struct Arriving {
     prompt: Vec<u32>,
     tokens: Vec<u32>,
     text: String,
-    /// Bytes of the text that have been passed on.
-    passed_on: usize,
+    scored: Vec<Scored>,
+    calls: Vec<Call>,
+    bytes_of_calls: usize,
+    passed_on: PassedOn,
     ending: Option<Box<Ending>>,
+}
+
+/// How much of an answer has been passed on.
+#[derive(Clone, Copy, Default)]
+struct PassedOn {
+    /// Bytes of its text.
+    text: usize,
+    scored: usize,
+    calls: usize,
 }
 
 impl Inner {
@@ -126,12 +142,6 @@ impl Inner {
         request: GenerateRequest,
         began: Instant,
     ) -> Result<Generation, InferError> {
-        if request.mode != Mode::Signed {
-            return Err(InferError::ModeNotOffered {
-                asked: request.mode,
-                offered: Mode::Signed,
-            });
-        }
         let invalid = |reason: String| Err(InferError::InvalidInput(reason));
         if let Err(reason) = request.request.check() {
             return invalid(reason.to_string());
@@ -147,12 +157,19 @@ impl Inner {
                 request.model, request.model
             ));
         }
+        let mode = manifest.format.mode();
+        if let Some(asked) = request.mode
+            && asked != mode
+        {
+            let offered = mode;
+            return Err(InferError::ModeNotOffered { asked, offered });
+        }
         let (request_id, chosen) = match request.request_id {
             None => (random_word(), None),
             Some(id) => (id, Some(self.take_id(id).await?)),
         };
         let terms = Terms {
-            mode: request.mode,
+            mode,
             request_id,
             model_root: root,
             payer: Address::ZERO,
@@ -231,11 +248,14 @@ impl Inner {
             prompt: Vec::new(),
             tokens: Vec::new(),
             text: String::new(),
-            passed_on: 0,
+            scored: Vec::new(),
+            calls: Vec::new(),
+            bytes_of_calls: 0,
+            passed_on: PassedOn::default(),
             ending: None,
         };
-        while arriving.tokens.is_empty() && arriving.ending.is_none() {
-            arriving.read(&asked.work.request).await?;
+        while arriving.is_silent() {
+            arriving.read(&asked.work).await?;
         }
         Ok(arriving)
     }
@@ -243,16 +263,33 @@ impl Inner {
 
 impl Arriving {
     /// Takes in one frame. What a worker sends is bounded by what it was asked for.
-    async fn read(&mut self, request: &TextRequest) -> Result<(), WorkerFailure> {
+    async fn read(&mut self, work: &TextWork) -> Result<(), WorkerFailure> {
         let broken = |what: &str| Err(WorkerFailure::Protocol(what.to_owned()));
+        let relayed = work.terms.mode == Mode::Relayed;
         match self.answer.next().await? {
+            Frame::Text(text) if relayed => self.text += &text,
+            Frame::Text(_) => return broken("text without its tokens"),
+            Frame::Token { .. } if relayed => {
+                return broken("tokens of an upstream server's answer");
+            }
             Frame::Prompt(prompt) if self.prompt.is_empty() => self.prompt = prompt,
-            Frame::Token { .. } if self.tokens.len() >= request.max_tokens as usize => {
+            Frame::Token { .. } if self.tokens.len() >= work.request.max_tokens as usize => {
                 return broken("more tokens than were asked for");
             }
             Frame::Token { token, text } => {
                 self.tokens.push(token);
                 self.text += &text;
+            }
+            Frame::Scored(scored) if self.scored.len() + 1 == self.tokens.len() => {
+                self.scored.push(scored);
+            }
+            Frame::Scored(_) => return broken("probabilities without their token"),
+            Frame::Call(_) if self.calls.len() >= limits::TEXT_CALLS => {
+                return broken("more calls of tools than an answer may have");
+            }
+            Frame::Call(call) => {
+                self.bytes_of_calls += call.name.len() + call.arguments.len();
+                self.calls.push(call);
             }
             Frame::End(ending) => {
                 self.text += &ending.text;
@@ -261,17 +298,42 @@ impl Arriving {
             Frame::Prompt(_) => return broken("a second prompt"),
             Frame::Error(_) => return broken("an error that was not reported as one"),
         }
-        if self.text.len() > limits::TEXT_RESPONSE_BYTES {
+        if self.text.len() + self.bytes_of_calls > limits::TEXT_RESPONSE_BYTES {
             return broken("more text than an answer may have");
         }
         Ok(())
     }
 
-    /// Text that has not been passed on.
-    fn news(&mut self) -> Option<String> {
-        let news = self.text[self.passed_on..].to_owned();
-        self.passed_on = self.text.len();
-        (!news.is_empty()).then_some(news)
+    /// Whether another worker could still take over without anybody noticing.
+    fn is_silent(&self) -> bool {
+        self.tokens.is_empty()
+            && self.text.is_empty()
+            && self.calls.is_empty()
+            && self.ending.is_none()
+    }
+
+    /// What has not been passed on.
+    fn news(&mut self) -> Vec<GenerationEvent> {
+        let before = std::mem::replace(
+            &mut self.passed_on,
+            PassedOn {
+                text: self.text.len(),
+                scored: self.scored.len(),
+                calls: self.calls.len(),
+            },
+        );
+        let mut news = Vec::new();
+        if let scored @ [_, ..] = &self.scored[before.scored..] {
+            news.push(GenerationEvent::Scored(scored.to_vec()));
+        }
+        if before.text < self.text.len() {
+            let text = self.text[before.text..].to_owned();
+            news.push(GenerationEvent::Text(text));
+        }
+        if let calls @ [_, ..] = &self.calls[before.calls..] {
+            news.push(GenerationEvent::Calls(calls.to_vec()));
+        }
+        news
     }
 }
 
@@ -315,14 +377,13 @@ impl Relay {
         events: &mpsc::Sender<GenerationEvent>,
     ) -> Result<GenerationEvent, Gone> {
         loop {
-            if let Some(text) = self.arriving.news() {
-                let sent = events.send(GenerationEvent::Text(text)).await;
-                sent.map_err(|_| Gone)?;
+            for news in self.arriving.news() {
+                events.send(news).await.map_err(|_| Gone)?;
             }
             if let Some(ending) = self.arriving.ending.take() {
                 return Ok(self.finish(*ending).await);
             }
-            if let Err(failure) = self.arriving.read(&self.asked.work.request).await {
+            if let Err(failure) = self.arriving.read(&self.asked.work).await {
                 self.lease.failed(failure.reason());
                 return Ok(GenerationEvent::Failed(InferError::Broken {
                     worker: self.lease.address,
@@ -334,7 +395,12 @@ impl Relay {
 
     /// Checks the receipt against everything that was passed on.
     async fn finish(&mut self, ending: Ending) -> GenerationEvent {
-        let Ending { finish, signed, .. } = ending;
+        let Ending {
+            finish,
+            signed,
+            upstream,
+            ..
+        } = ending;
         let prompt = std::mem::take(&mut self.arriving.prompt);
         let transcript = Transcript {
             request: self.asked.work.request.clone(),
@@ -344,6 +410,9 @@ impl Relay {
                 text: std::mem::take(&mut self.arriving.text),
                 finish,
                 prompt_tokens: prompt.len() as u32,
+                upstream,
+                calls: std::mem::take(&mut self.arriving.calls),
+                logprobs: std::mem::take(&mut self.arriving.scored),
             },
             prompt,
         };

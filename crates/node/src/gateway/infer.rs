@@ -453,6 +453,10 @@ impl Failures {
                     self.busy += 1;
                     false
                 }
+                ErrorCode::Upstream => {
+                    self.others.push(format!("{worker}: {}", body.message));
+                    false
+                }
                 code => {
                     set_aside(lease, code.name(), &body.message);
                     self.others.push(format!("{worker}: {}", body.message));

@@ -15,7 +15,7 @@ use std::{
 
 use alloy_primitives::U256;
 use lemma_chain::Pace;
-use lemma_types::{Address, Bytes, TrustedRoot};
+use lemma_types::{Address, Bytes, ModelName, TrustedRoot};
 use tokio::sync::Mutex;
 
 pub use accounts::DevelopmentAccount;
@@ -34,7 +34,7 @@ use crate::{
     gateway::GatewayConfig,
     keys,
     ledger::Account,
-    worker::{Durability, WorkerConfig, key_path},
+    worker::{Durability, UpstreamConfig, WorkerConfig, key_path},
 };
 
 /// Most validators and most workers of a local network.
@@ -65,6 +65,8 @@ pub struct NetworkConfig {
     pub request_timeout: Duration,
     /// Models to publish at the first start.
     pub samples: Vec<SampleModel>,
+    /// A server that all workers front, and the name under which its model is published.
+    pub upstream: Option<(ModelName, UpstreamConfig)>,
 }
 
 impl NetworkConfig {
@@ -80,6 +82,7 @@ impl NetworkConfig {
             heartbeat: Duration::from_secs(1),
             request_timeout: Duration::from_secs(60),
             samples: Vec::new(),
+            upstream: None,
         }
     }
 
@@ -188,6 +191,10 @@ impl Network {
                 )
                 .await??;
             }
+            if let Some((name, upstream)) = &self.config.upstream {
+                let published = samples::publish_upstream(name, upstream, &self.gateway, operator);
+                in_time("the upstream server's model", published).await??;
+            }
             Ok::<_, NetworkError>(())
         };
         let workers = async {
@@ -251,6 +258,11 @@ impl Network {
             hosts: vec![self.gateway.host_base().to_owned()],
             threads: self.config.worker_threads,
             batch_interval: self.config.batch_interval,
+            upstream: self
+                .config
+                .upstream
+                .as_ref()
+                .map(|(_, config)| config.clone()),
             // Nothing is at stake in a local network.
             durability: Durability::Process,
             ..WorkerConfig::new(self.layout.worker(index))
@@ -284,6 +296,12 @@ impl Network {
     #[must_use]
     pub fn trusted_root_path(&self) -> &Path {
         &self.trusted_root_path
+    }
+
+    /// The name of the model that an upstream server answers for, if there is one.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&ModelName> {
+        self.config.upstream.as_ref().map(|(name, _)| name)
     }
 
     /// The data directory.

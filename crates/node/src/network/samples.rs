@@ -8,6 +8,7 @@ use lemma_llm::Compute;
 use lemma_types::{
     Digest, ModelName,
     manifest::{File, Format},
+    upstream::UpstreamModel,
 };
 
 use super::{NetworkError, layout::Layout};
@@ -16,6 +17,7 @@ use crate::{
     language::{self, LanguageModel},
     ledger::Account,
     model,
+    worker::UpstreamConfig,
 };
 
 /// A model that a new network publishes.
@@ -45,19 +47,60 @@ pub(super) async fn publish(
     gateway: &Gateway,
     author: &Account,
 ) -> Result<(), NetworkError> {
-    let failed = |reason: String| NetworkError::Sample {
-        name: sample.name.to_string(),
-        reason,
-    };
+    let failed = |reason: String| failed(&sample.name, reason);
     let folder = layout.sample(&sample.name);
     layout.write_sample(&folder, file_name(sample.format), sample.content)?;
     for (name, content) in &sample.examples {
         layout.write_sample(&folder, name, content)?;
     }
     let manifest = manifest(sample).map_err(failed)?;
+    register(
+        &sample.name,
+        sample.content.to_vec(),
+        manifest,
+        gateway,
+        author,
+    )
+    .await
+}
+
+/// Makes sure that the model of an upstream server has its name on the ledger. A name that is there already stays as it is.
+pub(super) async fn publish_upstream(
+    name: &ModelName,
+    upstream: &UpstreamConfig,
+    gateway: &Gateway,
+    author: &Account,
+) -> Result<(), NetworkError> {
+    let model = UpstreamModel::new(&upstream.model);
+    let model = model.map_err(|error| failed(name, error.to_string()))?;
+    let terms = model::Terms {
+        description: format!(
+            "`{}` of another server: which model answers is not known",
+            upstream.model
+        ),
+        ..model::Terms::default()
+    };
+    let manifest = model::upstream_manifest(&model, terms);
+    let manifest = manifest.map_err(|error| failed(name, error.to_string()))?;
+    register(name, model.encode(), manifest.encode(), gateway, author).await
+}
+
+fn failed(name: &ModelName, reason: String) -> NetworkError {
+    let name = name.to_string();
+    NetworkError::Sample { name, reason }
+}
+
+/// Puts a model of one file into the store and its name on the ledger.
+async fn register(
+    name: &ModelName,
+    content: Vec<u8>,
+    manifest: Vec<u8>,
+    gateway: &Gateway,
+    author: &Account,
+) -> Result<(), NetworkError> {
+    let failed = |reason: String| failed(name, reason);
     let store = gateway.store().clone();
-    let content = sample.content;
-    let stored = tokio::task::spawn_blocking(move || store.put_bytes(content)).await;
+    let stored = tokio::task::spawn_blocking(move || store.put_bytes(&content)).await;
     stored
         .map_err(|error| failed(error.to_string()))?
         .map_err(|error| failed(error.to_string()))?;
@@ -66,12 +109,12 @@ pub(super) async fn publish(
         .await
         .map_err(|error| failed(error.to_string()))?;
 
-    let known = gateway.ledger().resolve(&sample.name).await;
+    let known = gateway.ledger().resolve(name).await;
     if known.map_err(|error| failed(error.to_string()))?.is_some() {
         return Ok(());
     }
     let call = ILemmaModels::registerCall {
-        name: sample.name.to_string(),
+        name: name.to_string(),
         manifest: root.to_b256(),
     };
     let sent = author
@@ -80,13 +123,13 @@ pub(super) async fn publish(
     let sent = match sent {
         Ok(sent) => sent,
         // On a busy machine a transaction can be sent once more after it has taken effect.
-        Err(_) if matches!(gateway.ledger().resolve(&sample.name).await, Ok(Some(found)) if found.root == root) =>
+        Err(_) if matches!(gateway.ledger().resolve(name).await, Ok(Some(found)) if found.root == root) =>
         {
             return Ok(());
         }
         Err(error) => return Err(failed(error.to_string())),
     };
-    tracing::info!(model = %sample.name, root = %root.short(), height = sent.height, "sample model published");
+    tracing::info!(model = %name, root = %root.short(), height = sent.height, "sample model published");
     Ok(())
 }
 
@@ -96,6 +139,7 @@ const fn file_name(format: Format) -> &'static str {
         Format::Integer => "model.integer",
         Format::Gguf => "model.gguf",
         Format::Safetensors => "model.safetensors",
+        Format::Upstream => UpstreamModel::PATH,
     }
 }
 

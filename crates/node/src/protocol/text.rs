@@ -11,12 +11,15 @@
 //! | 2 | [`Frame::Token`] | a token (4 bytes), then the text that is certain with it |
 //! | 3 | [`Frame::End`] | [`Ending`] in JSON; the last frame |
 //! | 4 | [`Frame::Error`] | [`ErrorBody`] in JSON; the last frame, in place of an ending |
+//! | 5 | [`Frame::Text`] | more of a relayed answer, whose tokens are not known |
+//! | 6 | [`Frame::Scored`] | a [`Scored`] in JSON, of the token before it; if the request asks for it |
+//! | 7 | [`Frame::Call`] | a [`Call`] of a tool in JSON |
 //!
 //! A worker whose client goes away stops at the next token and signs nothing.
 
 use lemma_types::{
     limits,
-    text::{Finish, TextRequest},
+    text::{Call, Finish, Scored, TextRequest, Upstream},
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +29,7 @@ const REQUEST_MAGIC: [u8; 4] = *b"LWGQ";
 /// Bytes before a frame's content.
 const HEAD: usize = 5;
 /// Most text that one frame carries, bytes.
-const MAX_TOKEN_BYTES: usize = 1 << 20;
+pub(crate) const MAX_TOKEN_BYTES: usize = 1 << 20;
 
 /// What a gateway asks of a worker with a language model.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +82,12 @@ pub enum Frame {
     End(Box<Ending>),
     /// There will be no answer.
     Error(ErrorBody),
+    /// More of a relayed answer.
+    Text(String),
+    /// Logarithms of probabilities in the place of the token before.
+    Scored(Scored),
+    /// A call of a tool.
+    Call(Call),
 }
 
 /// How an answer ended, with the worker's receipt.
@@ -91,6 +100,9 @@ pub struct Ending {
     pub finish: Finish,
     /// Receipt, salts and engine.
     pub signed: Signed,
+    /// Of a relayed answer, what the upstream server says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream>,
 }
 
 impl Frame {
@@ -98,6 +110,9 @@ impl Frame {
     const TOKEN: u8 = 2;
     const END: u8 = 3;
     const ERROR: u8 = 4;
+    const TEXT: u8 = 5;
+    const SCORED: u8 = 6;
+    const CALL: u8 = 7;
 
     /// Encodes the frame.
     #[must_use]
@@ -118,6 +133,9 @@ impl Frame {
             }
             Self::End(ending) => (Self::END, json(serde_json::to_vec(ending))),
             Self::Error(body) => (Self::ERROR, json(serde_json::to_vec(body))),
+            Self::Text(text) => (Self::TEXT, text.as_bytes().to_vec()),
+            Self::Scored(scored) => (Self::SCORED, json(serde_json::to_vec(scored))),
+            Self::Call(call) => (Self::CALL, json(serde_json::to_vec(call))),
         };
         let mut bytes = vec![kind];
         bytes.extend((content.len() as u32).to_le_bytes());
@@ -151,6 +169,12 @@ impl Frame {
             }
             Self::END => Ok(Self::End(serde_json::from_slice(content)?)),
             Self::ERROR => Ok(Self::Error(serde_json::from_slice(content)?)),
+            Self::TEXT => match std::str::from_utf8(content) {
+                Ok(text) => Ok(Self::Text(text.to_owned())),
+                Err(_) => Err(ProtocolError::Format("text")),
+            },
+            Self::SCORED => Ok(Self::Scored(serde_json::from_slice(content)?)),
+            Self::CALL => Ok(Self::Call(serde_json::from_slice(content)?)),
             _ => Err(ProtocolError::Format("frame")),
         }
     }
@@ -159,7 +183,8 @@ impl Frame {
     const fn limit(kind: u8) -> Option<usize> {
         match kind {
             Self::PROMPT => Some(limits::TEXT_TOKENS as usize * 4),
-            Self::TOKEN => Some(MAX_TOKEN_BYTES),
+            Self::TOKEN | Self::TEXT | Self::CALL => Some(MAX_TOKEN_BYTES),
+            Self::SCORED => Some(MAX_JSON_BYTES),
             Self::END => Some(MAX_JSON_BYTES + MAX_TOKEN_BYTES),
             Self::ERROR => Some(MAX_JSON_BYTES),
             _ => None,
@@ -211,7 +236,7 @@ impl Frames {
 mod tests {
     use lemma_types::{
         Address, Amount, B256, Digest, Mode,
-        text::{Prompt, Sampling},
+        text::{Candidate, Prompt, Sampling},
     };
     use proptest::prelude::*;
 
@@ -234,6 +259,9 @@ mod tests {
                 sampling: Sampling::default(),
                 max_tokens: 7,
                 stop: vec![],
+                form: None,
+                tools: None,
+                logprobs: None,
             },
         }
     }
@@ -257,6 +285,19 @@ mod tests {
                 token: 5,
                 text: "ä".to_owned(),
             },
+            Frame::Text("ö".to_owned()),
+            Frame::Call(Call {
+                name: "f".to_owned(),
+                arguments: "{}".to_owned(),
+            }),
+            Frame::Scored(Scored {
+                chosen: Candidate {
+                    token: 5,
+                    bytes: vec![255].into(),
+                    logprob: -0.5,
+                },
+                top: vec![],
+            }),
             Frame::Error(ErrorBody {
                 code: ErrorCode::Busy,
                 message: "later".to_owned(),
@@ -292,7 +333,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0u8..6) {
+        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0u8..9) {
             let _ = TextWork::decode(&bytes);
             let mut frames = Frames::default();
             frames.push(&[kind]);

@@ -14,6 +14,7 @@ use super::{
     models::{Loaded, Models, Runnable},
     notary::{Notary, NotaryError},
     queue::{Queue, Thread},
+    upstream::Upstream,
 };
 use crate::{
     clock::Clock,
@@ -33,6 +34,8 @@ pub(crate) struct Executor {
     pub(crate) notary: Notary,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) queue: Queue,
+    /// The server that this worker fronts, if any.
+    pub(crate) upstream: Option<Upstream>,
     pub(crate) limits: ExecutionLimits,
     /// Asked for each compute unit.
     pub(crate) price_per_unit: Amount,
@@ -273,7 +276,7 @@ fn compute(
             let outputs = model.graph().infer(inputs);
             Ok((outputs.map_err(|reason| invalid(reason.to_string()))?, None))
         }
-        Runnable::Language(_) => Err(takes_text()),
+        Runnable::Language(_) | Runnable::Upstream(_) => Err(takes_text()),
     }
 }
 

@@ -1,13 +1,13 @@
 //! Answers requests for text: tokens as they are chosen, then the receipt.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use axum::body::Bytes;
 use futures::Stream;
 use lemma_types::{
-    B256, Receipt,
+    B256, Mode, Receipt,
     commitment::{self, Openings},
-    text::{Finish, TextRequest, TextResponse, Transcript},
+    text::{Call, Finish, Scored, TextRequest, TextResponse, Transcript, Upstream},
 };
 
 use super::{
@@ -16,9 +16,11 @@ use super::{
     models::{Loaded, Runnable},
     queue::Place,
     text::{Running, TextEngine, Update},
+    upstream::{Relay, Relayed},
 };
 use crate::{
     keys::random_word,
+    language::{Prepared, Speech},
     model::engine,
     protocol::{
         ErrorBody, ErrorCode, Signed, Terms,
@@ -32,13 +34,26 @@ pub(crate) struct Generation {
     /// Keeps the model in memory, and the request's place in the queue.
     loaded: Arc<Loaded>,
     _place: Place,
-    running: Running,
+    source: Source,
     terms: Terms,
     request: TextRequest,
     prompt: Vec<u32>,
     tokens: Vec<u32>,
     text: String,
+    scored: Vec<Scored>,
+    calls: Vec<Call>,
+    /// Frames that follow those that have been given.
+    pending: VecDeque<Frame>,
+    speech: Speech,
     stage: Stage,
+}
+
+/// Where an answer comes from.
+enum Source {
+    /// A model in this worker's memory.
+    Engine(Running),
+    /// A server that this worker fronts.
+    Upstream(Box<Relayed>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,21 +71,28 @@ pub(crate) async fn begin(
 ) -> Result<Generation, ErrorBody> {
     let TextWork { terms, request } = work;
     let executor = &service.executor;
-    executor.check_mode(terms.mode)?;
     let loaded = executor.load(terms.model_root).await?;
-    let engine = text_engine(&loaded)?;
-    let prompt = {
-        let (language, asked) = (Arc::clone(&engine.language), request.prompt.clone());
-        let made = tokio::task::spawn_blocking(move || language.prompt(&asked)).await;
-        made.map_err(|_| error(ErrorCode::Internal, "the prompt could not be read"))?
-            .map_err(|reason| error(ErrorCode::InvalidInput, reason.to_string()))?
+    let (source, prompt, speech) = match &loaded.model {
+        Runnable::Upstream(model) => {
+            check_relayed(terms.mode)?;
+            let upstream = executor.upstream.as_ref().ok_or_else(|| {
+                let message = "this worker fronts no upstream server, which the model needs";
+                error(ErrorCode::Upstream, message)
+            })?;
+            executor.price(0, terms.offer)?;
+            let relayed = upstream.begin(model, &request).await?;
+            let source = Source::Upstream(Box::new(relayed));
+            (source, Vec::new(), Speech::default())
+        }
+        _ => {
+            executor.check_mode(terms.mode)?;
+            let engine = text_engine(&loaded)?;
+            let (running, prompt, speech) = submit(executor, engine, &terms, &request).await?;
+            (Source::Engine(running), prompt, speech)
+        }
     };
-    let most = prompt.len().saturating_add(request.max_tokens as usize);
-    executor.price(engine.language.units(most), terms.offer)?;
-    let asked = engine.language.engine_request(&request, prompt.clone());
-    let running = engine.submit(asked).await?;
     Ok(Generation {
-        running,
+        source,
         loaded,
         _place: place,
         terms,
@@ -78,15 +100,54 @@ pub(crate) async fn begin(
         prompt,
         tokens: Vec::new(),
         text: String::new(),
+        scored: Vec::new(),
+        calls: Vec::new(),
+        pending: VecDeque::new(),
+        speech,
         stage: Stage::Prompt,
         service: Arc::clone(&service),
     })
 }
 
+fn check_relayed(mode: Mode) -> Result<(), ErrorBody> {
+    if mode == Mode::Relayed {
+        return Ok(());
+    }
+    let message = format!(
+        "mode `{mode}` is not offered for this model: `{}` is",
+        Mode::Relayed
+    );
+    Err(error(ErrorCode::ModeNotOffered, message))
+}
+
+/// Makes the prompt's tokens and hands them to the engine.
+async fn submit(
+    executor: &Executor,
+    engine: &TextEngine,
+    terms: &Terms,
+    request: &TextRequest,
+) -> Result<(Running, Vec<u32>, Speech), ErrorBody> {
+    let Prepared {
+        prompt,
+        constraint,
+        speech,
+    } = {
+        let (language, asked) = (Arc::clone(&engine.language), request.clone());
+        let made = tokio::task::spawn_blocking(move || language.prepare(&asked)).await;
+        made.map_err(|_| error(ErrorCode::Internal, "the prompt could not be read"))?
+            .map_err(|reason| error(ErrorCode::InvalidInput, reason))?
+    };
+    let most = prompt.len().saturating_add(request.max_tokens as usize);
+    executor.price(engine.language.units(most), terms.offer)?;
+    let asked = engine.language.engine_request(request, prompt.clone());
+    let running = engine.submit(asked, constraint).await?;
+    Ok((running, prompt, speech))
+}
+
 fn text_engine(loaded: &Loaded) -> Result<&TextEngine, ErrorBody> {
     match &loaded.model {
         Runnable::Language(engine) => Ok(engine),
-        Runnable::Graph(_) | Runnable::Integer(_) => Err(error(
+        Runnable::Graph(_) | Runnable::Integer(_) | Runnable::Upstream(_) => Err(error(
             ErrorCode::InvalidInput,
             "the model takes tensors, not text: ask for an inference with its inputs",
         )),
@@ -112,31 +173,90 @@ impl Generation {
     }
 
     async fn next(&mut self) -> Result<Frame, ErrorBody> {
+        if let Some(frame) = self.pending.pop_front() {
+            return Ok(frame);
+        }
         if self.stage == Stage::Prompt {
             self.stage = Stage::Tokens;
             return Ok(Frame::Prompt(self.prompt.clone()));
         }
-        match self.running.next().await {
-            Some(Update::Token { token, text }) => {
+        let running = match &mut self.source {
+            Source::Engine(running) => running,
+            Source::Upstream(relayed) => {
+                let news = relayed.next().await?;
+                return self.relay(news).await;
+            }
+        };
+        match running.next().await {
+            Some(Update::Token { choice, text }) => {
+                let token = choice.token;
                 self.tokens.push(token);
-                self.text += &text;
+                if self.request.logprobs.is_some() {
+                    let scored = text_engine(&self.loaded)?.language.scored(&choice);
+                    self.scored.push(scored.clone());
+                    self.pending.push_back(Frame::Scored(scored));
+                }
+                let said = self.speech.push(&text);
+                let text = self.hear(said);
                 Ok(Frame::Token { token, text })
             }
             Some(Update::Finished { finish, text }) => {
-                self.text += &text;
-                let signed = self.sign(finish).await?;
-                Ok(Frame::End(Box::new(Ending {
-                    text,
-                    finish,
-                    signed,
-                })))
+                let (mut text, mut calls) = self.speech.push(&text);
+                let (rest, more) = self.speech.finish();
+                text += &rest;
+                calls.extend(more);
+                let text = self.hear((text, calls));
+                let ending = self.end(text, finish, None).await?;
+                self.pending.push_back(ending);
+                Ok(self.pending.pop_front().expect("it was put there"))
             }
             Some(Update::Failed(reason)) => Err(error(ErrorCode::Internal, reason)),
             None => Err(error(ErrorCode::Internal, "the model's engine has failed")),
         }
     }
 
-    async fn sign(&mut self, finish: Finish) -> Result<Signed, ErrorBody> {
+    /// Takes in what the model has said; calls follow in frames of their own.
+    fn hear(&mut self, (text, calls): (String, Vec<Call>)) -> String {
+        self.text += &text;
+        for call in calls {
+            self.calls.push(call.clone());
+            self.pending.push_back(Frame::Call(call));
+        }
+        text
+    }
+
+    async fn relay(&mut self, news: Relay) -> Result<Frame, ErrorBody> {
+        match news {
+            Relay::Text(text) => {
+                self.text += &text;
+                Ok(Frame::Text(text))
+            }
+            Relay::Finished { finish, stated } => {
+                self.end(String::new(), finish, Some(stated)).await
+            }
+        }
+    }
+
+    async fn end(
+        &mut self,
+        text: String,
+        finish: Finish,
+        upstream: Option<Upstream>,
+    ) -> Result<Frame, ErrorBody> {
+        let signed = self.sign(finish, upstream.clone()).await?;
+        Ok(Frame::End(Box::new(Ending {
+            text,
+            finish,
+            signed,
+            upstream,
+        })))
+    }
+
+    async fn sign(
+        &mut self,
+        finish: Finish,
+        upstream: Option<Upstream>,
+    ) -> Result<Signed, ErrorBody> {
         let transcript = Transcript {
             request: self.request.clone(),
             prompt: std::mem::take(&mut self.prompt),
@@ -146,11 +266,18 @@ impl Generation {
                 tokens: std::mem::take(&mut self.tokens),
                 text: std::mem::take(&mut self.text),
                 finish,
+                upstream,
+                calls: std::mem::take(&mut self.calls),
+                logprobs: std::mem::take(&mut self.scored),
             },
         };
-        let units = {
-            let tokens = transcript.prompt.len() + transcript.response.tokens.len();
-            text_engine(&self.loaded)?.language.units(tokens)
+        let units = match &self.source {
+            Source::Engine(_) => {
+                let tokens = transcript.prompt.len() + transcript.response.tokens.len();
+                text_engine(&self.loaded)?.language.units(tokens)
+            }
+            // What it took there is not known.
+            Source::Upstream(_) => 0,
         };
         self.service
             .executor
@@ -173,6 +300,7 @@ impl Executor {
             prompt,
             response,
         } = &transcript;
+        let (usage_in, usage_out) = response.usage();
         let anchor = self.ledger.head();
         let receipt = Receipt {
             request_id: terms.request_id,
@@ -190,8 +318,8 @@ impl Executor {
                 prompt,
                 response,
             ),
-            usage_in: prompt.len() as u64,
-            usage_out: response.tokens.len() as u64,
+            usage_in,
+            usage_out,
             compute_units: units,
             price: self.price(units, terms.offer)?,
             payer: terms.payer,

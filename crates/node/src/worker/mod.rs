@@ -14,6 +14,7 @@ mod queue;
 mod register;
 mod settle;
 mod text;
+mod upstream;
 mod wal;
 
 use std::{
@@ -37,6 +38,7 @@ use tokio::{
 };
 
 pub use journal::JournalError;
+pub use upstream::UpstreamConfig;
 
 use self::{
     execute::{ExecutionLimits, Executor},
@@ -47,6 +49,7 @@ use self::{
     queue::Queue,
     settle::{Batching, Settler},
     text::EngineLimits,
+    upstream::Upstream,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -100,6 +103,8 @@ pub struct WorkerConfig {
     pub batch_threshold: u64,
     /// Asked for each compute unit; zero serves for nothing.
     pub price_per_unit: Amount,
+    /// A server to front: it answers for models of format `upstream`, and receipts for its answers are `relayed`.
+    pub upstream: Option<UpstreamConfig>,
     /// What a receipt withstands when its answer leaves.
     pub durability: Durability,
     /// The time.
@@ -124,6 +129,7 @@ impl WorkerConfig {
             batch_interval: Duration::from_secs(1),
             batch_threshold: 10_000,
             price_per_unit: Amount::ZERO,
+            upstream: None,
             durability: Durability::default(),
             clock: Arc::new(SystemClock),
         }
@@ -155,6 +161,9 @@ pub enum WorkerError {
     /// The content store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The server to front is none.
+    #[error("the upstream server can not be used: {0}")]
+    Upstream(String),
     /// No threads are to be had.
     #[error("threads can not be started: {0}")]
     Threads(io::Error),
@@ -204,6 +213,8 @@ impl Worker {
             move |error| WorkerError::File { path, error }
         };
         fs::create_dir_all(&config.data_dir).map_err(file_error(&config.data_dir))?;
+        let upstream = config.upstream.clone().map(Upstream::new).transpose();
+        let upstream = upstream.map_err(WorkerError::Upstream)?;
         let key_path = key_path(&config.data_dir);
         let key = keys::load_or_create(&key_path).map_err(file_error(&key_path))?;
         let address = key.address();
@@ -232,7 +243,7 @@ impl Worker {
             ledger.chain_id(),
             waiting.clone(),
         )?;
-        let executor = executor(&config, address, &ledger, store, notary);
+        let executor = executor(&config, address, &ledger, store, notary, upstream);
         let service = Arc::new(Service {
             executor,
             journal: Arc::clone(&journal),
@@ -366,6 +377,7 @@ fn executor(
     ledger: &Ledger,
     store: BlobStore,
     notary: Notary,
+    upstream: Option<Upstream>,
 ) -> Executor {
     let fetcher = Fetcher::new(FetchConfig {
         max_bytes: config.max_model_bytes,
@@ -391,6 +403,7 @@ fn executor(
         notary,
         clock: Arc::clone(&config.clock),
         queue: Queue::new(config.threads, config.queue, worker),
+        upstream,
         limits: ExecutionLimits {
             memory: config.max_execution_bytes,
             operations: config.max_operations,

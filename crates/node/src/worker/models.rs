@@ -7,7 +7,9 @@ use std::{
 
 use lemma_graph::Model;
 use lemma_store::{BlobStore, FetchError, Fetcher, Source};
-use lemma_types::{Address, Digest, Manifest, limits, manifest::ManifestError};
+use lemma_types::{
+    Address, Digest, Manifest, limits, manifest::ManifestError, upstream::UpstreamModel,
+};
 use tokio::sync::OnceCell;
 
 use super::text::{EngineLimits, TextEngine};
@@ -30,6 +32,8 @@ pub(crate) enum Runnable {
     Integer(Box<lemma_proof::Model>),
     /// Text in, text out: an engine that requests share.
     Language(TextEngine),
+    /// Text in, text out: another server answers.
+    Upstream(UpstreamModel),
 }
 
 /// Why a model can not be run here.
@@ -131,6 +135,7 @@ impl Models {
             let model = match model::load_any(&manifest, &store, limit)? {
                 AnyModel::Graph(model) => Runnable::Graph(model),
                 AnyModel::Integer(model) => Runnable::Integer(model),
+                AnyModel::Upstream(model) => Runnable::Upstream(model),
                 AnyModel::Language(language) => {
                     Runnable::Language(TextEngine::start(*language, engines)?)
                 }

@@ -10,6 +10,7 @@ use std::{
 use lemma_llm::{
     Cache, Compute,
     engine::{Engine, Event, Limits, Request, RequestId, SubmitError},
+    sampling::{Choice, Constraint},
 };
 use lemma_types::text::Finish;
 use tokio::sync::{
@@ -48,7 +49,7 @@ pub(crate) struct TextEngine {
 /// What became of a request in a step.
 #[derive(Debug)]
 pub(crate) enum Update {
-    Token { token: u32, text: String },
+    Token { choice: Choice, text: String },
     Finished { finish: Finish, text: String },
     Failed(String),
 }
@@ -68,6 +69,7 @@ impl Running {
 
 struct Command {
     request: Request,
+    constraint: Option<Box<dyn Constraint>>,
     updates: UnboundedSender<Update>,
     reply: oneshot::Sender<Result<(), SubmitError>>,
 }
@@ -88,12 +90,17 @@ impl TextEngine {
     }
 
     /// Hands a request to the engine.
-    pub(crate) async fn submit(&self, request: Request) -> Result<Running, ErrorBody> {
+    pub(crate) async fn submit(
+        &self,
+        request: Request,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<Running, ErrorBody> {
         let gone = || error(ErrorCode::Internal, "the model's engine has failed");
         let (updates, receiver) = unbounded_channel();
         let (reply, taken) = oneshot::channel();
         let command = Command {
             request,
+            constraint,
             updates,
             reply,
         };
@@ -168,7 +175,7 @@ fn take(
     clients: &mut BTreeMap<RequestId, UnboundedSender<Update>>,
     command: Command,
 ) {
-    let submitted = engine.submit(command.request);
+    let submitted = engine.submit_constrained(command.request, command.constraint);
     let answer = submitted.map(|id| {
         clients.insert(id, command.updates);
     });
@@ -178,10 +185,7 @@ fn take(
 
 fn update(event: Event) -> (RequestId, Update) {
     match event {
-        Event::Token { id, choice, text } => {
-            let token = choice.token;
-            (id, Update::Token { token, text })
-        }
+        Event::Token { id, choice, text } => (id, Update::Token { choice, text }),
         Event::Finished {
             id, reason, text, ..
         } => {

@@ -56,7 +56,13 @@ impl Writer {
             .push((format!("{name}.weight"), shape.to_vec()));
     }
 
-    fn finish(&self, seed: u64) -> Vec<u8> {
+    /// Matrices as F32 or as Q4_0; what is no matrix is always F32.
+    fn finish(&self, seed: u64, quantised: bool) -> Vec<u8> {
+        let is_q4 = |shape: &[usize]| quantised && shape.len() > 1;
+        let bytes = |shape: &[usize]| match (is_q4(shape), shape.iter().product::<usize>()) {
+            (true, values) => values / 32 * 18,
+            (false, values) => values * 4,
+        };
         let mut out = b"GGUF".to_vec();
         out.extend(3u32.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
@@ -69,9 +75,9 @@ impl Writer {
             for size in shape.iter().rev() {
                 out.extend((*size as u64).to_le_bytes());
             }
-            out.extend(0u32.to_le_bytes());
+            out.extend((if is_q4(shape) { 2u32 } else { 0 }).to_le_bytes());
             out.extend((offset as u64).to_le_bytes());
-            offset += (shape.iter().product::<usize>() * 4).next_multiple_of(32);
+            offset += bytes(shape).next_multiple_of(32);
         }
         let mut state = seed;
         let mut random = || {
@@ -83,21 +89,56 @@ impl Writer {
         for (name, shape) in &self.tensors {
             out.resize(out.len().next_multiple_of(32), 0);
             let scale = if name.contains("norm") { 1.5 } else { 0.3 };
-            for _ in 0..shape.iter().product::<usize>() {
-                out.extend((random() * scale).to_le_bytes());
+            let values: Vec<f32> = (0..shape.iter().product::<usize>())
+                .map(|_| random() * scale)
+                .collect();
+            match is_q4(shape) {
+                true => values.chunks(32).for_each(|block| q4(block, &mut out)),
+                false => out.extend(values.iter().flat_map(|value| value.to_le_bytes())),
             }
         }
         out
     }
 }
 
+/// A block of 32 values in half a byte each, with a scale that is a power of two: its half-precision form is easy.
+fn q4(block: &[f32], out: &mut Vec<u8>) {
+    let largest = block.iter().fold(0f32, |most, value| most.max(value.abs()));
+    let exponent = (largest / 7.0).log2().ceil() as i32;
+    out.extend((((exponent + 15) as u16) << 10).to_le_bytes());
+    let scale = 2f32.powi(exponent);
+    let code = |value: f32| ((value / scale).round() as i32 + 8).clamp(0, 15) as u8;
+    let (low, high) = block.split_at(16);
+    out.extend(
+        low.iter()
+            .zip(high)
+            .map(|(low, high)| code(*low) | code(*high) << 4),
+    );
+}
+
 /// The file. Another seed makes another model.
 pub(crate) fn gguf(seed: u64) -> Vec<u8> {
+    variant(seed, LAYERS, false)
+}
+
+/// The same model rounded to Q4_0.
+#[allow(dead_code, reason = "not every test needs it")]
+pub(crate) fn quantised(seed: u64) -> Vec<u8> {
+    variant(seed, LAYERS, true)
+}
+
+/// The same model without its last layers: what a draft model would be.
+#[allow(dead_code, reason = "not every test needs it")]
+pub(crate) fn draft(seed: u64) -> Vec<u8> {
+    variant(seed, 1, false)
+}
+
+fn variant(seed: u64, layers: usize, quantised: bool) -> Vec<u8> {
     let mut w = Writer::default();
     w.text("general.architecture", "llama");
     w.int("llama.embedding_length", DIM as u32);
     w.int("llama.feed_forward_length", FFN as u32);
-    w.int("llama.block_count", LAYERS as u32);
+    w.int("llama.block_count", layers as u32);
     w.int("llama.attention.head_count", HEADS as u32);
     w.int("llama.attention.head_count_kv", 1);
     w.int("llama.context_length", CONTEXT);
@@ -106,7 +147,7 @@ pub(crate) fn gguf(seed: u64) -> Vec<u8> {
     w.tensor("token_embd", &[VOCAB, DIM]);
     w.tensor("output", &[VOCAB, DIM]);
     w.tensor("output_norm", &[DIM]);
-    for layer in 0..LAYERS {
+    for layer in 0..layers {
         for (part, shape) in [
             ("attn_norm", &[DIM][..]),
             ("ffn_norm", &[DIM]),
@@ -121,7 +162,7 @@ pub(crate) fn gguf(seed: u64) -> Vec<u8> {
             w.tensor(&format!("blk.{layer}.{part}"), shape);
         }
     }
-    w.finish(seed)
+    w.finish(seed, quantised)
 }
 
 fn vocabulary(w: &mut Writer) {
@@ -150,6 +191,12 @@ fn vocabulary(w: &mut Writer) {
     w.int("tokenizer.ggml.eos_token_id", 257);
     w.text(
         "tokenizer.chat_template",
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant\n",
+        concat!(
+            "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}\n",
+            "Answer <tool_call>{\"name\": ..., \"arguments\": ...}</tool_call><|im_end|>{% endif %}",
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}",
+            "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}",
+            "<|im_end|>{% endfor %}<|im_start|>assistant\n"
+        ),
     );
 }

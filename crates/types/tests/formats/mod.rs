@@ -504,16 +504,16 @@ pub fn text_model() -> Manifest {
 }
 
 pub fn text_requests() -> [TextRequest; 3] {
-    let message = |role, content: &str| Message {
-        role,
-        content: content.to_owned(),
-    };
+    let message = Message::new;
     let request = |prompt, sampling, stop: &[&str]| TextRequest {
         schema: TextRequest::SCHEMA.to_owned(),
         prompt,
         sampling,
         max_tokens: 256,
         stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
+        form: None,
+        tools: None,
+        logprobs: None,
     };
     let conversation = vec![
         message(Role::System, "Answer in one word.\n"),
@@ -550,6 +550,9 @@ pub fn text_responses() -> [TextResponse; 3] {
         text: text.to_owned(),
         finish,
         prompt_tokens: 3,
+        upstream: None,
+        calls: vec![],
+        logprobs: vec![],
     };
     [
         response(vec![5, 2], "Hallo", Finish::Token),

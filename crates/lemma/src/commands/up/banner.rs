@@ -103,6 +103,11 @@ impl Endpoints {
         for (name, value) in rows {
             shell.line(format_args!("  {name:<14}{}", paint(styles::HINT, value)))?;
         }
+        if let Some(model) = network.upstream() {
+            let relayed = paint(styles::WARNING, "relayed: which model answers is not known");
+            let model = paint(styles::HINT, model);
+            shell.line(format_args!("  {:<14}{model}  {relayed}", "Upstream"))?;
+        }
         accounts(network, shell)?;
         shell.line("")?;
         shell.line(format_args!(
@@ -121,6 +126,7 @@ impl Endpoints {
                 samples::DIGITS,
                 example.display()
             ),
+            format!("lemma run {} 'What is 7 + 18?'{flag}", samples::NANO),
             format!("lemma receipts get RECEIPT_ID --output receipt.json --wait{flag}"),
             format!("lemma verify receipt.json --trusted-root {trusted_root}"),
         ];

@@ -4,13 +4,17 @@
 use std::path::PathBuf;
 
 use lemma_node::Network;
-use lemma_types::{B256, Mode, tensor::TensorData};
+use lemma_types::{
+    B256, Mode,
+    tensor::TensorData,
+    text::{Prompt, Role, Sampling, TextRequest},
+};
 
 use super::banner::Endpoints;
 use crate::{
     cli::Verify,
     client::Client,
-    commands::{infer, receipts, verify},
+    commands::{infer, receipts, run as conversation, verify},
     config::{Config, keys},
     error::{CommandError, CommandResult},
     exit::ExitCode,
@@ -20,6 +24,9 @@ use crate::{
     shell::{Shell, paint, styles},
     text::{grouped, size},
 };
+
+/// What the language model is asked. It adds better than it knows the world.
+const QUESTION: &str = "What is 7 + 18?";
 
 /// Files that the tour uses.
 struct Places {
@@ -58,6 +65,7 @@ pub(super) async fn run(
     let receipt = ask(&client, &store, &places, &flag, shell).await?;
     keep(&client, &store, &places, &flag, receipt, shell).await?;
     check(&places, shell)?;
+    converse(&client, &store, &flag, shell).await?;
     shell.line("")?;
     shell.line("The network stays up: try the commands above in another terminal. Ctrl-C stops it.")
 }
@@ -186,6 +194,39 @@ fn check(places: &Places, shell: &mut Shell) -> CommandResult {
             "the tour's own receipt does not verify",
         )),
     }
+}
+
+async fn converse(
+    client: &Client,
+    store: &ReceiptStore,
+    flag: &str,
+    shell: &mut Shell,
+) -> CommandResult {
+    let command = format!(
+        "lemma run {} '{QUESTION}' --temperature 0{flag}",
+        samples::NANO
+    );
+    step(4, "Ask a very small language model", &command, shell)?;
+    let request = TextRequest {
+        schema: TextRequest::SCHEMA.to_owned(),
+        prompt: Prompt::Messages(vec![conversation::message(Role::User, QUESTION.to_owned())]),
+        sampling: Sampling {
+            temperature: 0.0,
+            ..Sampling::default()
+        },
+        max_tokens: 64,
+        stop: Vec::new(),
+        form: None,
+        tools: None,
+        logprobs: None,
+    };
+    let model = conversation::language_model(client, samples::NANO).await?;
+    let (answer, _) = conversation::ask(client, store, &model, &request, None, shell).await?;
+    shell.line(format_args!(
+        "receipt {}",
+        answer.signed.receipt.receipt.id()
+    ))?;
+    shell.line("  it names request, seed and every token, so one pass of the model replays it")
 }
 
 /// The values of a tensor of floats.

@@ -2,6 +2,7 @@
 
 mod banner;
 mod demo;
+mod upstream;
 
 use std::{
     io,
@@ -50,6 +51,7 @@ pub(super) fn run(arguments: &Up, config: &Config, shell: &mut Shell) -> Command
         heartbeat: config.duration(keys::UP_HEARTBEAT)?,
         batch_interval: config.duration(keys::UP_SETTLE_INTERVAL)?,
         samples: samples::all()?,
+        upstream: upstream::configured(config)?,
         ..NetworkConfig::new(config.path(keys::UP_DATA_DIR)?)
     };
     let exporter =

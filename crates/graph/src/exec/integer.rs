@@ -101,7 +101,11 @@ impl Builder<'_> {
             }
             let geometry = op.geometry(shape[0], shape[1], &shape[2..], out[1]).ok()?;
             let depth = geometry.filter_len() / out[1].max(1);
-            (self.last(source, &shape), Sums::Conv(Box::new(geometry)), depth)
+            (
+                self.last(source, &shape),
+                Sums::Conv(Box::new(geometry)),
+                depth,
+            )
         } else {
             as_op::<MatMulInteger>(node)?;
             let packed = packed.downcast_ref::<PackedInt8>()?;

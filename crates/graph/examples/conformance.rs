@@ -51,7 +51,7 @@ fn main() -> std::io::Result<()> {
 fn answer(request: &Request) -> std::io::Result<Answer> {
     let bytes = std::fs::read(&request.model)?;
     let folder = Folder::new(request.model.parent().unwrap_or(Path::new(".")));
-    let model = match Model::load(&bytes, &folder, &Limits::default()) {
+    let model = match Model::load(bytes, &folder, &Limits::default()) {
         Ok(model) => model,
         Err(error) => return Ok(Answer::Refused(error.to_string())),
     };

@@ -117,7 +117,7 @@ fn main() -> Result<(), Error> {
 fn load(path: &std::path::Path) -> Result<Model, Error> {
     let folder = Folder::new(path.parent().ok_or("a model lies in a folder")?);
     Ok(Model::load(
-        &std::fs::read(path)?,
+        std::fs::read(path)?,
         &folder,
         &Limits::default(),
     )?)

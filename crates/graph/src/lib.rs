@@ -9,7 +9,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let bytes = Vec::new();
-//! let model = Model::load(&bytes, &NoFiles, &Limits::default())?;
+//! let model = Model::load(bytes, &NoFiles, &Limits::default())?;
 //! let image = Tensor::new(&[1, 1, 8, 8], vec![0f32; 64])?;
 //! let run = model.run(&[("image", image)], &RunOptions::default())?;
 //! println!("{} {:?}", model.root(), run.outputs);

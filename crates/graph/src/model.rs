@@ -84,12 +84,18 @@ pub struct Run {
 impl Model {
     /// Imports an ONNX model, checks it, and prepares it.
     ///
-    /// `files` are the files beside the model, in which large models keep their weights.
+    /// `files` are the files beside the model, in which large models keep their weights. Bytes that are
+    /// given by value are freed before weights are arranged for the kernels.
     ///
     /// # Errors
     /// When the bytes are no model, exceed the limits, or use something that is not supported.
-    pub fn load(bytes: &[u8], files: &dyn Files, limits: &Limits) -> Result<Model, ImportError> {
-        let graph = crate::onnx::import(bytes, files, limits)?;
+    pub fn load(
+        bytes: impl AsRef<[u8]>,
+        files: &dyn Files,
+        limits: &Limits,
+    ) -> Result<Model, ImportError> {
+        let graph = crate::onnx::import(bytes.as_ref(), files, limits)?;
+        drop(bytes);
         let folded = fold(&graph, limits)?;
         let prepared = prepare(&graph, &folded, limits);
         Ok(Model {

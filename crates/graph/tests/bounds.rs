@@ -9,7 +9,7 @@ use lemma_graph::{Limits, Model, NoFiles, RunOptions, Tensor};
 use lemma_types::tensor::{DType, TensorData};
 
 fn load(graph: &[Field]) -> Model {
-    Model::load(&model(graph), &NoFiles, &Limits::small()).unwrap()
+    Model::load(model(graph), &NoFiles, &Limits::small()).unwrap()
 }
 
 fn refusal(model: &Model, x: Tensor) -> String {
@@ -54,7 +54,7 @@ fn constants_are_folded_within_limits() {
         floats("c", &[1, 1, 3, 3], &[1.0; 9]),
         value(12, "y", &[1, 1, 3, 3]),
     ];
-    let error = Model::load(&model(&graph), &NoFiles, &Limits::small())
+    let error = Model::load(model(&graph), &NoFiles, &Limits::small())
         .unwrap_err()
         .to_string();
     assert!(
@@ -126,7 +126,7 @@ fn packing_stays_within_the_limit_on_constants() {
         constant_bytes: 1 << 19,
         ..Limits::small()
     };
-    let model = Model::load(&model(&graph), &NoFiles, &limits).unwrap();
+    let model = Model::load(model(&graph), &NoFiles, &limits).unwrap();
     let run = |memory| {
         let options = RunOptions {
             memory,
@@ -231,7 +231,7 @@ fn a_loop_without_an_end_takes_no_more_than_its_budget() {
         .find(|f| f.ends_with("loop_unbounded"))
         .unwrap();
     let bytes = common::read(&folder.join("model.onnx"));
-    let model = Model::load(&bytes, &NoFiles, &Limits::small()).unwrap();
+    let model = Model::load(bytes, &NoFiles, &Limits::small()).unwrap();
     let x = Tensor::new(&[1, 3], vec![1f32; 3]).unwrap();
     let options = RunOptions {
         cost: 1000,

@@ -32,7 +32,7 @@ impl Source {
 
 /// Runs a graph of one input `x` on several batches, fused and not.
 fn check(graph: &[Field], row: &[usize]) {
-    let model = Model::load(&model(graph), &NoFiles, &Limits::small()).unwrap();
+    let model = Model::load(model(graph), &NoFiles, &Limits::small()).unwrap();
     let mut source = Source(7);
     let len: usize = row.iter().product();
     let all = source.values(9 * len);
@@ -347,7 +347,7 @@ fn products_of_dequantised_integers_are_sums_of_integers() {
         typed(11, "x", 3, &[1, k as i64]),
         value(12, "y", &[1, 1]),
     ];
-    let model = Model::load(&model(&graph), &NoFiles, &Limits::small()).unwrap();
+    let model = Model::load(model(&graph), &NoFiles, &Limits::small()).unwrap();
     let x = Tensor::new(&[1, k], a).unwrap();
     let run = model.run(&[("x", x)], &RunOptions::default()).unwrap();
     let sum = 127 * 127 * k as i32;

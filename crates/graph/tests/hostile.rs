@@ -41,7 +41,7 @@ fn files_with_a_fault_are_refused_with_a_message_that_names_it() {
 /// The message of the importer or, where the fault shows only then, of a run.
 fn refusal(folder: &std::path::Path, fault: &serde_json::Value) -> Option<String> {
     let bytes = read(&folder.join("model.onnx"));
-    let model = match Model::load(&bytes, &Folder::new(folder), &Limits::small()) {
+    let model = match Model::load(bytes, &Folder::new(folder), &Limits::small()) {
         Ok(model) => model,
         Err(error) => return Some(error.to_string()),
     };

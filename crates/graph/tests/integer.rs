@@ -17,12 +17,7 @@ fn sample_model(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../models")
         .join(name);
-    Model::load(
-        &read(&folder.join("model.onnx")),
-        &NoFiles,
-        &Limits::small(),
-    )
-    .unwrap()
+    Model::load(read(&folder.join("model.onnx")), &NoFiles, &Limits::small()).unwrap()
 }
 
 fn noise(seed: u64, count: usize) -> Vec<f32> {
@@ -297,12 +292,7 @@ fn distance(name: &str) -> Result<f64, String> {
     let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data/valid")
         .join(name);
-    let model = Model::load(
-        &read(&folder.join("model.onnx")),
-        &NoFiles,
-        &Limits::small(),
-    )
-    .unwrap();
+    let model = Model::load(read(&folder.join("model.onnx")), &NoFiles, &Limits::small()).unwrap();
     let case = json(&folder.join("case.json"));
     let sample: Sample = case["inputs"]
         .as_object()

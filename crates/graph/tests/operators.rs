@@ -25,12 +25,8 @@ fn fixtures_give_the_expected_values_and_equal_bits_on_every_instruction_set() {
 }
 
 fn check(folder: &std::path::Path) -> Result<(), String> {
-    let model = Model::load(
-        &read(&folder.join("model.onnx")),
-        &NoFiles,
-        &Limits::small(),
-    )
-    .map_err(|error| format!("import: {error}"))?;
+    let model = Model::load(read(&folder.join("model.onnx")), &NoFiles, &Limits::small())
+        .map_err(|error| format!("import: {error}"))?;
     let case = json(&folder.join("case.json"));
     let inputs = tensors(&case["inputs"]);
     let inputs: Vec<(&str, Tensor)> = inputs
@@ -88,12 +84,8 @@ fn a_row_of_a_network_alone_gives_the_bits_it_gives_in_a_batch() {
     let mut networks = 0;
     for folder in fixtures("valid") {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let model = Model::load(
-            &read(&folder.join("model.onnx")),
-            &NoFiles,
-            &Limits::small(),
-        )
-        .unwrap();
+        let model =
+            Model::load(read(&folder.join("model.onnx")), &NoFiles, &Limits::small()).unwrap();
         let batched = |specs: &[TensorSpec]| {
             specs
                 .iter()

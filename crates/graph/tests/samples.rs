@@ -18,7 +18,7 @@ fn folder(name: &str) -> PathBuf {
 
 fn model(name: &str) -> Model {
     let bytes = read(&folder(name).join("model.onnx"));
-    Model::load(&bytes, &NoFiles, &Limits::small()).unwrap()
+    Model::load(bytes, &NoFiles, &Limits::small()).unwrap()
 }
 
 fn example(name: &str) -> Tensor {

@@ -11,7 +11,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use lemma_kernels::{Conv, ConvSpec, Isa, PackedB, PackedFilters, Unary};
+use lemma_kernels::int8::{self, FiltersInt8Last, Int8, Output, Quantised};
+use lemma_kernels::{
+    Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, PackedB, PackedFilters,
+    Source, Threads, Unary,
+};
 
 /// Values in (−1, 1), the same in each run.
 fn values(n: usize) -> Vec<f32> {
@@ -97,7 +101,48 @@ fn convolutions(isa: Isa) {
         let speed = rate(flops, || {
             lemma_kernels::conv(isa, &shape, &x, &filters, None, &mut y);
         });
-        println!("{isa:8} conv {name} {channels}->{out} of {size}x{size}: {speed:.1} GFLOP/s");
+        let last = FiltersLast::pack(&shape, &values(shape.filter_len())).unwrap();
+        let mut scratch = Vec::new();
+        let single = Threads::single();
+        let last = rate(flops, || {
+            lemma_kernels::conv_last(
+                isa,
+                &single,
+                &shape,
+                Channels::Last,
+                &x,
+                &last,
+                &Chain::NONE,
+                &mut scratch,
+                &mut y,
+            );
+        });
+        let integers: Vec<i8> = values(shape.filter_len())
+            .iter()
+            .map(|v| (v * 127.0) as i8)
+            .collect();
+        let filters = FiltersInt8Last::pack(&shape, Int8::Signed(&integers), &[0]).unwrap();
+        let bytes: Vec<u8> = x.iter().map(|v| (v * 127.0 + 128.0) as u8).collect();
+        let bytes = Int8::Unsigned(&bytes);
+        let scales = values(out);
+        let links = [Link::Binary(
+            Binary::Mul,
+            Source::Value(0),
+            Source::columns(&scales),
+        )];
+        let chain = Chain::new(&links);
+        let mut narrow = vec![0u8; y.len()];
+        let int8 = rate(flops, || {
+            let to = Output::Quantised {
+                y: Quantised::Unsigned(&mut narrow),
+                scale: 0.1,
+                zero: 3,
+            };
+            int8::conv_int8_last(isa, &single, &shape, bytes, 128, &filters, &chain, to);
+        });
+        println!(
+            "{isa:8} conv {name} {channels}->{out} of {size}x{size}: {speed:.1} GFLOP/s, channels last {last:.1}, int8 {int8:.1}"
+        );
     }
 }
 

@@ -350,7 +350,7 @@ pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Mo
         constant_bytes: max_bytes.saturating_mul(4),
         ..Limits::default()
     };
-    let model = Model::load(&bytes, &files, &limits)?;
+    let model = Model::load(bytes, &files, &limits)?;
     check(manifest, &model)?;
     Ok(model)
 }

@@ -3,6 +3,7 @@
 //! which is faster.
 
 mod depthwise;
+mod depthwise_last;
 mod last;
 mod unfold;
 

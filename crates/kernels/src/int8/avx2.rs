@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::ROWS;
-use super::pack::{COLUMNS, QUAD, Quad, UNITS};
+use super::pack::{COLUMNS, QUAD, Quad};
 use crate::isa::Isa;
 
 /// Proof that this machine has AVX2.
@@ -24,9 +24,10 @@ impl Avx2 {
         stride: usize,
         rows: &[u8],
         panel: &[Quad],
+        units: usize,
         tile: &mut [[i32; COLUMNS]; ROWS],
     ) {
-        for unit in 0..UNITS {
+        for unit in 0..units {
             for first in (0..count).step_by(PASS) {
                 let rows = &rows[first * stride..];
                 let tile = &mut tile[first..];
@@ -34,10 +35,10 @@ impl Avx2 {
                 // panel have been checked.
                 unsafe {
                     match count - first {
-                        1 => multiply::<1>(stride, rows, panel, unit, tile),
-                        2 => multiply::<2>(stride, rows, panel, unit, tile),
-                        3 => multiply::<3>(stride, rows, panel, unit, tile),
-                        _ => multiply::<PASS>(stride, rows, panel, unit, tile),
+                        1 => multiply::<1>(stride, rows, panel, units, unit, tile),
+                        2 => multiply::<2>(stride, rows, panel, units, unit, tile),
+                        3 => multiply::<3>(stride, rows, panel, units, unit, tile),
+                        _ => multiply::<PASS>(stride, rows, panel, units, unit, tile),
                     }
                 }
             }
@@ -51,6 +52,7 @@ unsafe fn multiply<const H: usize>(
     stride: usize,
     rows: &[u8],
     panel: &[Quad],
+    count: usize,
     unit: usize,
     tile: &mut [[i32; COLUMNS]],
 ) {
@@ -58,7 +60,7 @@ unsafe fn multiply<const H: usize>(
     // Two parts of the unit at a time: 8 columns.
     for half in 0..2 {
         let mut sums = [[_mm256_setzero_si256(); 2]; H];
-        for (step, units) in panel.chunks_exact(UNITS).enumerate() {
+        for (step, units) in panel.chunks_exact(count).enumerate() {
             let quads = units[unit].0.as_ptr();
             let b: [__m256i; 2] = std::array::from_fn(|p| {
                 // SAFETY: 16 of the unit's 64 bytes.

@@ -32,6 +32,8 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+use std::cell::Cell;
+
 use crate::chain::Chain;
 use crate::isa::{Isa, Kernel};
 use crate::threads::{Slots, Threads};
@@ -40,7 +42,7 @@ use finish::Finished;
 pub use finish::{Output, Quantised, dequantize, quantize};
 pub use last::{FiltersInt8Last, conv_int8_last};
 pub use pack::PackedInt8;
-pub(crate) use pack::{COLUMNS, QUAD};
+use pack::{COLUMNS, QUAD, UNITS};
 
 /// A type of 8-bit integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +113,7 @@ pub type ZeroPoints<'a> = &'a [i32];
 const GROUP: usize = 48;
 
 /// Most rows of a tile.
-pub(crate) const ROWS: usize = 8;
+pub(crate) const ROWS: usize = 6;
 
 /// `C = (A − a₀) · (B − b₀)`: `a` is `m × k`, `c` is `m × n`, both row-major; sums wrap.
 ///
@@ -213,11 +215,45 @@ trait Store: Sync {
 }
 
 /// What a sum of 32 bits is kept as.
-trait From32: Copy + Default + Send + Sync {
+trait From32: Copy + Default {
     fn from_sum(sum: i32) -> Self;
+
+    /// A thread's rows, and its sums of this type.
+    fn parts(scratch: &mut Scratch) -> (&mut Vec<u8>, &mut Vec<Self>);
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch::NEW) };
+}
+
+/// What a thread works on: rows of the left operand and their sums.
+#[derive(Default)]
+struct Scratch {
+    rows: Vec<u8>,
+    sums: Vec<i32>,
+    values: Vec<f32>,
+}
+
+impl Scratch {
+    const NEW: Scratch = Scratch {
+        rows: Vec::new(),
+        sums: Vec::new(),
+        values: Vec::new(),
+    };
+
+    /// Makes room for so many bytes of rows and so many sums.
+    fn grow<T: From32>(&mut self, bytes: usize, count: usize) {
+        let (rows, sums) = T::parts(self);
+        rows.resize(rows.len().max(bytes), 0);
+        sums.resize(sums.len().max(count), T::default());
+    }
 }
 
 impl From32 for i32 {
+    fn parts(scratch: &mut Scratch) -> (&mut Vec<u8>, &mut Vec<i32>) {
+        (&mut scratch.rows, &mut scratch.sums)
+    }
+
     #[inline(always)]
     fn from_sum(sum: i32) -> i32 {
         sum
@@ -225,6 +261,10 @@ impl From32 for i32 {
 }
 
 impl From32 for f32 {
+    fn parts(scratch: &mut Scratch) -> (&mut Vec<u8>, &mut Vec<f32>) {
+        (&mut scratch.rows, &mut scratch.values)
+    }
+
     #[inline(always)]
     fn from_sum(sum: i32) -> f32 {
         sum as f32
@@ -252,7 +292,7 @@ impl Store for Sums<'_> {
 
 /// Most columns of a task, unless rows have to be whole: with the rows of a group they fill half of
 /// a second-level cache.
-const TOGETHER: usize = 24 * COLUMNS;
+const TOGETHER: usize = 18 * COLUMNS;
 
 /// A product whose left rows are written by `fill` when they are needed, as values without a sign;
 /// `zero` is the zero point of a row. With `whole` a task has whole rows.
@@ -297,7 +337,12 @@ fn multiply_rows<S: Store>(
     threads.run(groups * parts, |task| {
         let (g, part) = (task / parts, task % parts);
         let (first, height) = (g * group, group.min(m - g * group));
-        let mut rows = vec![0u8; height * stride];
+        let left = part * together * COLUMNS;
+        let wide = n.min((part + 1) * together * COLUMNS) - left;
+        let mut scratch = SCRATCH.take();
+        scratch.grow::<S::Sum>(height * stride, height * wide);
+        let (rows, lines) = S::Sum::parts(&mut scratch);
+        let (rows, lines) = (&mut rows[..height * stride], &mut lines[..height * wide]);
         let mut sums = [0i32; GROUP];
         for (i, sum) in sums[..height].iter_mut().enumerate() {
             let row = &mut rows[i * stride..][..k];
@@ -306,9 +351,6 @@ fn multiply_rows<S: Store>(
                 *sum = isa.run(Total { row });
             }
         }
-        let left = part * together * COLUMNS;
-        let wide = n.min((part + 1) * together * COLUMNS) - left;
-        let mut lines = vec![S::Sum::default(); height * wide];
         let mut tile = [[0i32; COLUMNS]; ROWS];
         for panel in part * together..panels.min((part + 1) * together) {
             let column = panel * COLUMNS;
@@ -337,7 +379,8 @@ fn multiply_rows<S: Store>(
             }
         }
         // SAFETY: rows and columns of a task are its own.
-        unsafe { out.store(first, left, wide, &mut lines) };
+        unsafe { out.store(first, left, wide, lines) };
+        SCRATCH.set(scratch);
     });
 }
 
@@ -399,7 +442,7 @@ impl<T: From32> Kernel for Fold<'_, T> {
     }
 }
 
-/// Σ a·b of up to 8 rows of `stride` bytes and one panel.
+/// Σ a·b of up to 6 rows of `stride` bytes and one panel.
 fn multiply(
     isa: Isa,
     count: usize,
@@ -408,19 +451,27 @@ fn multiply(
     panel: &[pack::Quad],
     tile: &mut [[i32; COLUMNS]; ROWS],
 ) {
+    let steps = stride / QUAD;
+    let units = panel.len().checked_div(steps).unwrap_or(0);
+    if units == 0 {
+        return tile.iter_mut().for_each(|line| *line = [0; COLUMNS]);
+    }
     assert!(
-        count <= ROWS && rows.len() == count * stride && panel.len() * QUAD == stride * pack::UNITS,
+        count <= ROWS
+            && rows.len() == count * stride
+            && units <= UNITS
+            && panel.len() == units * steps,
         "a tile of the packed operand"
     );
     #[cfg(target_arch = "x86_64")]
     {
         if let Some(vnni) = vnni::Vnni::on(isa) {
-            return vnni.multiply(count, stride, rows, panel, tile);
+            return vnni.multiply(count, stride, rows, panel, units, tile);
         }
         if let Some(avx2) = avx2::Avx2::on(isa) {
-            return avx2.multiply(count, stride, rows, panel, tile);
+            return avx2.multiply(count, stride, rows, panel, units, tile);
         }
     }
     let _ = isa;
-    portable::multiply(count, stride, rows, panel, tile);
+    portable::multiply(count, stride, rows, panel, units, tile);
 }

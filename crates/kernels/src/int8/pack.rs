@@ -6,12 +6,12 @@ use super::Int8;
 pub(crate) const QUAD: usize = 4;
 
 /// Columns of a unit: one AVX-512 register of sums.
-const UNIT: usize = 16;
+pub(crate) const UNIT: usize = 16;
 
-/// Units of a panel.
-pub(crate) const UNITS: usize = 3;
+/// Units of a panel; the last one has as many as it needs.
+pub(crate) const UNITS: usize = 4;
 
-/// Columns of a panel: with 8 rows they make 24 registers of sums.
+/// Columns of a panel: with 6 rows they make 24 registers of sums.
 pub(crate) const COLUMNS: usize = UNITS * UNIT;
 
 /// Four values of k for each of 16 columns.
@@ -25,7 +25,7 @@ pub(crate) struct Quad(pub(crate) [i8; QUAD * UNIT]);
 pub struct PackedInt8 {
     k: usize,
     n: usize,
-    /// Panel after panel; in each, for every four values of k, three units.
+    /// Panel after panel; in each, for every four values of k, its units.
     quads: Vec<Quad>,
     /// Sums of the columns, as the values are.
     sums: Vec<i32>,
@@ -51,22 +51,26 @@ impl PackedInt8 {
             Int8::Unsigned(_) => 128,
             Int8::Signed(_) => 0,
         };
-        let per_panel = k.div_ceil(QUAD) * UNITS;
-        let mut quads = vec![Quad([0; QUAD * UNIT]); n.div_ceil(COLUMNS) * per_panel];
+        let steps = k.div_ceil(QUAD);
+        let mut quads = vec![Quad([0; QUAD * UNIT]); n.div_ceil(UNIT) * steps];
         let mut sums = vec![0i32; n];
-        for row in 0..k {
-            for (column, sum) in sums.iter_mut().enumerate() {
-                let at = if transposed {
-                    column * k + row
-                } else {
-                    row * n + column
-                };
-                let value = b.at(at) - lowered;
-                let (panel, inside) = (column / COLUMNS, column % COLUMNS);
-                let unit = panel * per_panel + row / QUAD * UNITS + inside / UNIT;
-                // Between −128 and 127.
-                quads[unit].0[inside % UNIT * QUAD + row % QUAD] = value as i8;
-                *sum = sum.wrapping_add(value);
+        let (row, column) = if transposed { (1, k) } else { (n, 1) };
+        for (panel, sums) in sums.chunks_mut(COLUMNS).enumerate() {
+            let count = sums.len().div_ceil(UNIT);
+            let first = panel * COLUMNS;
+            let quads = &mut quads[first / UNIT * steps..][..count * steps];
+            // A few rows at a time, so that the lines written to stay in the cache.
+            for start in (0..k).step_by(UNIT) {
+                for (inside, sum) in sums.iter_mut().enumerate() {
+                    let at = (first + inside) * column;
+                    for i in start..k.min(start + UNIT) {
+                        let value = b.at(at + i * row) - lowered;
+                        let unit = &mut quads[i / QUAD * count + inside / UNIT];
+                        // Between −128 and 127.
+                        unit.0[inside % UNIT * QUAD + i % QUAD] = value as i8;
+                        *sum = sum.wrapping_add(value);
+                    }
+                }
             }
         }
         PackedInt8 {
@@ -81,7 +85,7 @@ impl PackedInt8 {
     /// Bytes that a packed matrix of this size occupies.
     #[must_use]
     pub fn bytes(k: usize, n: usize) -> u64 {
-        let columns = (n as u64).next_multiple_of(COLUMNS as u64);
+        let columns = (n as u64).next_multiple_of(UNIT as u64);
         columns
             .saturating_mul((k as u64).next_multiple_of(QUAD as u64))
             .saturating_add(n as u64 * 4)
@@ -104,9 +108,11 @@ impl PackedInt8 {
         self.lowered
     }
 
+    /// A panel: for every four values of k, a unit for each 16 columns begun.
     pub(crate) fn panel(&self, panel: usize) -> &[Quad] {
-        let len = self.k.div_ceil(QUAD) * UNITS;
-        &self.quads[panel * len..(panel + 1) * len]
+        let (first, steps) = (panel * COLUMNS, self.k.div_ceil(QUAD));
+        let count = (self.n - first).min(COLUMNS).div_ceil(UNIT);
+        &self.quads[first / UNIT * steps..][..count * steps]
     }
 
     /// Sums of some columns.

@@ -113,7 +113,7 @@ fn read_model(path: &Path) -> CommandResult<Model> {
     let bytes = fs::read(path).context(ExitCode::NotFound, || {
         format!("can not read {}", path.display())
     })?;
-    Model::load(&bytes, &beside(path), &Limits::default()).context(ExitCode::Failed, || {
+    Model::load(bytes, &beside(path), &Limits::default()).context(ExitCode::Failed, || {
         format!("can not run {}", path.display())
     })
 }

@@ -281,7 +281,7 @@ fn derive_graph(path: &Path, terms: &Terms) -> CommandResult<Manifest> {
     })?;
     let folder = folder_of(path);
     let beside = Recorder::new(beside(path));
-    let model = Model::load(&bytes, &beside, &limits).map_err(|error| {
+    let model = Model::load(bytes, &beside, &limits).map_err(|error| {
         CommandError::failed(cannot())
             .cause(harmless(&error.to_string()))
             .hint("docs/operator-spec.md lists what is supported")

@@ -197,7 +197,7 @@ fn recompute(path: &Path, expected: Digest, inputs: &[TensorData]) -> CommandRes
     let bytes = fs::read(path).context(ExitCode::NotFound, || {
         format!("can not read {}", path.display())
     })?;
-    let model = Model::load(&bytes, &beside(path), &Limits::default())
+    let model = Model::load(bytes, &beside(path), &Limits::default())
         .context(ExitCode::Failed, || {
             format!("can not run {}", path.display())
         })?;

@@ -70,6 +70,21 @@ pub(super) struct Heads {
     pub(super) cap_first: bool,
 }
 
+impl Heads {
+    /// Query, key and value, without a bias or a soft cap.
+    pub(super) fn of([query, key, value]: [ValueId; 3], scale: Option<f32>) -> Heads {
+        Heads {
+            query,
+            key,
+            value,
+            bias: None,
+            scale,
+            softcap: 0.0,
+            cap_first: true,
+        }
+    }
+}
+
 /// The values that attention passes through.
 pub(super) struct Scores {
     /// Products of queries and keys, scaled.

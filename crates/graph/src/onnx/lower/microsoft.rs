@@ -8,9 +8,10 @@ use super::attention::{Heads, Turn, attend, join_heads, mask, not_after, split_h
 use super::compose::Part;
 use super::linear::moments;
 use super::quantize::{convert, dynamic_range, quantised};
-use super::{Lowered, NodeContext};
+use super::{Failure, Lowered, NodeContext};
 use crate::error::OpError;
 use crate::graph::ValueId;
+use crate::operator::ordinal;
 use crate::ops::arithmetic::Arithmetic;
 use crate::ops::bits::Bits;
 use crate::ops::compare::Compare;
@@ -314,6 +315,43 @@ fn scale_of(cx: &mut Context<'_, '_>) -> Result<Option<f32>, OpError> {
     Ok(cx.maybe_float("scale")?.filter(|&s| s != 0.0))
 }
 
+/// What keeps queries from keys.
+struct Masks {
+    /// The operand that holds a mask.
+    given: usize,
+    /// What it adds where it hides a key.
+    filter: f32,
+    /// Whether keys after a query are hidden.
+    causal: bool,
+    /// The keys that came before the first query.
+    past: Option<ValueId>,
+}
+
+/// Attention under masks and a bias (operand 5), its heads joined.
+fn attend_under(cx: &mut Context<'_, '_>, heads: Heads, masks: &Masks) -> Result<ValueId, Failure> {
+    let (query, key) = (heads.query, heads.key);
+    let given = match cx.maybe(masks.given) {
+        Some(given) if cx.rank_of(given) > 3 => {
+            return Err(
+                OpError::operand(ordinal(masks.given), "of rank 4 is not supported").into(),
+            );
+        }
+        Some(given) => Some(masked(cx, given, masks.filter, key)?),
+        None => None,
+    };
+    let ahead = match masks.causal {
+        true => {
+            let keep = not_after(cx, query, key, masks.past)?;
+            Some(mask(cx, keep)?)
+        }
+        false => None,
+    };
+    let added = cx.maybe(5);
+    let bias = biases(cx, [given, ahead, added])?;
+    let scores = attend(cx, &Heads { bias, ..heads })?;
+    Ok(join_heads(cx, scores.output)?)
+}
+
 /// Self-attention with the weights of query, key and value side by side.
 fn attention(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(2, 6)?;
@@ -360,33 +398,14 @@ fn attention(cx: &mut Context<'_, '_>) -> Lowered {
             return Err(OpError::operand("input 3", "does not have the batch of the input").into());
         }
     }
-    let given = match cx.maybe(3) {
-        Some(given) if cx.rank_of(given) > 3 => {
-            return Err(OpError::operand("input 3", "of rank 4 is not supported").into());
-        }
-        Some(given) => Some(masked(cx, given, filter, key)?),
-        None => None,
+    let parts = Heads::of([query, key, value], scale);
+    let under = Masks {
+        given: 3,
+        filter,
+        causal,
+        past: past_key,
     };
-    let ahead = match causal {
-        true => {
-            let keep = not_after(cx, query, key, past_key)?;
-            Some(mask(cx, keep)?)
-        }
-        false => None,
-    };
-    let added = cx.maybe(5);
-    let bias = biases(cx, [given, ahead, added])?;
-    let heads = Heads {
-        query,
-        key,
-        value,
-        bias,
-        scale,
-        softcap: 0.0,
-        cap_first: true,
-    };
-    let scores = attend(cx, &heads)?;
-    let output = join_heads(cx, scores.output)?;
+    let output = attend_under(cx, parts, &under)?;
     let (key, value) = (cx.unsqueeze(key, 0)?, cx.unsqueeze(value, 0)?);
     let present = cx.concat(&[key, value], 0)?;
     Ok(vec![output, present])
@@ -430,37 +449,19 @@ fn multi_head(cx: &mut Context<'_, '_>) -> Lowered {
         (None, None) => None,
         _ => return Err(OpError::operand("inputs 6 and 7", "must be given together").into()),
     };
-    let given = match cx.maybe(4) {
-        Some(given) if cx.rank_of(given) > 3 => {
-            return Err(OpError::operand("input 4", "of rank 4 is not supported").into());
-        }
-        // Of rank 1 it may hold lengths or more: told apart by a size that may not be known.
-        Some(given) if cx.rank_of(given) == 1 => {
-            return Err(OpError::operand("input 4", "of rank 1 is not supported").into());
-        }
-        Some(given) => Some(masked(cx, given, filter, key)?),
-        None => None,
+    // Of rank 1 it may hold lengths or more: told apart by a size that may not be known.
+    if cx.maybe(4).is_some_and(|given| cx.rank_of(given) == 1) {
+        return Err(OpError::operand("input 4", "of rank 1 is not supported").into());
+    }
+    let parts = Heads::of([query, key, value], scale);
+    let under = Masks {
+        given: 4,
+        filter,
+        causal,
+        past,
     };
-    let ahead = match causal {
-        true => {
-            let keep = not_after(cx, query, key, past)?;
-            Some(mask(cx, keep)?)
-        }
-        false => None,
-    };
-    let added = cx.maybe(5);
-    let bias = biases(cx, [given, ahead, added])?;
-    let heads = Heads {
-        query,
-        key,
-        value,
-        bias,
-        scale,
-        softcap: 0.0,
-        cap_first: true,
-    };
-    let scores = attend(cx, &heads)?;
-    Ok(vec![join_heads(cx, scores.output)?, key, value])
+    let output = attend_under(cx, parts, &under)?;
+    Ok(vec![output, key, value])
 }
 
 /// Attention of few keys for many queries, with what came before. Every sequence of a batch must

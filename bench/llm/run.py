@@ -3,9 +3,10 @@
     python bench/llm/run.py FOLDER_OF_MODELS [--threads 1] [--prompt 128] [--answer 64] [NAME ...]
 
 Both are built for this machine: llama.cpp with native flags (requirements.txt says how), ours with
-`cargo build --release -p lemma-llm --example llm_speed`. Figures are tokens per second, best of several runs: by the clock,
-and (with one thread) by processor time, which a busy machine disturbs less. Memory is what the process has in use after
-its forward passes.
+`cargo build --release -p lemma-llm --example llm_speed`. Figures are tokens per second,
+best of several runs: by the clock, and (with one thread) by processor time, which a busy machine disturbs less and which
+for decoding is the mean of all steps. Memory is what the process has in use after eight streams, with room for the same
+number of positions in both.
 """
 
 import argparse
@@ -92,14 +93,14 @@ def peer(path: str, threads: int, prompt: int, answer: int) -> dict:
         token = run([(token, prompt + i, 0, True)])[0]
         runs.append(spent(start))
         first.append(token)
-    decode = least(runs)
-    used = rss() - before
+    decode = [least(runs)[0], sum(r[1] for r in runs) / len(runs)]
     ll.llama_memory_clear(memory, True)
     current = [read(stream) for stream in range(8)]
     start = clock()
     for i in range(answer - 1):
         current = run([(t, prompt + i, stream, True) for stream, t in enumerate(current)])
     eight = spent(start)
+    used = rss() - before
     assert quiet
     return {
         "prefill": [prompt / t for t in prefill],

@@ -27,22 +27,12 @@ fn cpu() -> f64 {
     own * 1e-9
 }
 
-/// Memory in use and its maximum so far, in MiB.
-fn memory() -> [f64; 2] {
+/// Memory in use, in MiB.
+fn memory() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    ["VmRSS:", "VmHWM:"].map(|key| {
-        status
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix(key)?
-                    .split_whitespace()
-                    .next()?
-                    .parse()
-                    .ok()
-            })
-            .unwrap_or(0.0)
-            / 1024.0
-    })
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
 }
 
 /// The least seconds of some runs: by the clock, and of this thread's processor time.
@@ -62,6 +52,9 @@ fn prompt(len: usize, stream: usize) -> Vec<u32> {
         .map(|i| 300 + ((i + 31 * stream) * 7919 % 7000) as u32)
         .collect()
 }
+
+/// Requests and the tokens of their answers.
+type Answers = Vec<(Request, Vec<u32>)>;
 
 struct Bench {
     model: Arc<Model>,
@@ -93,15 +86,19 @@ impl Bench {
         });
         let mut next = run(&tokens, 0);
         let mut position = tokens.len();
-        let decode = best(self.answer, || {
+        // The system counts processor time too coarsely for single steps: their mean counts.
+        let before = cpu();
+        let [least, _] = best(self.answer, || {
             next = run(&[next], position);
             position += 1;
         });
-        (prefill, decode)
+        let mean = (cpu() - before) / self.answer as f64;
+        (prefill, [least, mean])
     }
 
     /// Seconds for tokens of all streams after their prompts are read, and the answers.
-    fn streams(&self, count: usize) -> ([f64; 2], Vec<(Request, Vec<u32>)>) {
+    /// Also the memory in use when all are done, and nothing is let go of yet.
+    fn streams(&self, count: usize) -> ([f64; 2], Answers, f64) {
         let mut engine = Engine::new(
             self.model.clone(),
             Compute::new(self.threads),
@@ -144,6 +141,7 @@ impl Bench {
                 .into_iter()
                 .map(|(_, request, answer)| (request, answer))
                 .collect(),
+            memory(),
         )
     }
 }
@@ -169,9 +167,8 @@ fn main() {
         answer,
     };
     let (prefill, decode) = bench.forward();
-    let [rss, _] = memory();
-    let (one, mut served) = bench.streams(1);
-    let (eight, _) = bench.streams(8);
+    let (one, mut served, _) = bench.streams(1);
+    let (eight, _, rss) = bench.streams(8);
     let (request, tokens) = served.remove(0);
     let compute = Compute::new(threads);
     let again = best(2, || {

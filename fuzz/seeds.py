@@ -10,6 +10,7 @@ TYPES = ROOT / "crates/types/tests/vectors"
 VERIFY = ROOT / "crates/verify/tests/vectors"
 ONNX = ROOT / "crates/graph/tests/data"
 MODELS = ROOT / "models"
+LLM = ROOT / "crates/llm/tests/fixtures"
 
 OPERATORS = [
     "argmax_last",
@@ -195,6 +196,48 @@ def gguf(experts: int, vocabulary: str) -> bytes:
     return start + bytes(-len(start) % 32) + data
 
 
+SCHEMAS = {
+    "object": {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 9}, "b": {"enum": ["x", None]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    },
+    "parts": {
+        "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}, "maxItems": 2}},
+        "anyOf": [{"$ref": "#/$defs/t"}, {"type": "string", "pattern": "^[a-c]{1,3}$"}, {"type": "number"}],
+    },
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}},
+    {"type": "function", "function": {"name": "g"}},
+]
+ANSWERS = {
+    "tagged": 'So: <tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>\n<tool_call>{"name": "g"}</tool_call>',
+    "bare": '{"name": "f", "parameters": {"x": 1}}; {"name": "g", "parameters": {}}',
+    "listed": 'So: [TOOL_CALLS][{"name": "f", "arguments": {"x": "]"}}, {"name": "g"}]',
+    "named": "[TOOL_CALLS]f[ARGS]{}[TOOL_CALLS]g[ARGS]{}",
+}
+
+
+def byte_level() -> bytes:
+    """A byte-level vocabulary with a merge, as `tokenizer.json` has it."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(b) for b in plain] + [chr(256 + i) for i in range(256 - len(plain))]
+    steps = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+    added = {"id": 257, "content": "<s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return json.dumps(
+        {
+            "version": "1.0",
+            "added_tokens": [added | {"special": True}],
+            "normalizer": {"type": "NFC"},
+            "pre_tokenizer": steps,
+            "decoder": steps,
+            "model": {"type": "BPE", "vocab": {c: i for i, c in enumerate([*letters, "he"])}, "merges": [["h", "e"]]},
+        }
+    ).encode()
+
+
 def model_folder() -> bytes:
     """A `config.json` after its length, and a safetensors file."""
     config = json.dumps(
@@ -328,7 +371,8 @@ def seeds():
         "openings": vector(TYPES, "commitments.json")["openings"],
         "engine": vector(TYPES, "engine.json")["engine"],
     }
-    yield "work_answer", "two_tensors", b"LWAN" + sized(json.dumps(answer).encode(), 4) + few
+    yield "work_answer", "two_tensors", b"LWAN" + sized(json.dumps(answer).encode(), 4) + bytes(4) + few
+    yield "work_answer", "with_evidence", b"LWAN" + sized(json.dumps(answer).encode(), 4) + sized(b"proof", 4) + few
     texts = vector(TYPES, "text.json")["cases"]
     for index, case in enumerate(texts):
         yield "text_request", f"{index}", case["request"].encode()
@@ -360,11 +404,20 @@ def seeds():
         for vocabulary in ("gpt2", "llama"):
             yield "gguf", f"{vocabulary}_{experts}_experts", gguf(experts, vocabulary)
     yield "safetensors_folder", "qwen3", model_folder()
+    for name, schema in SCHEMAS.items():
+        yield "answer_schema", name, json.dumps(schema).encode()
+    for name, answer in ANSWERS.items():
+        listed = json.dumps(TOOLS).encode()
+        yield "tools", name, struct.pack("<I", len(listed)) + listed + answer.encode()
+    for name in ("bert", "xlm_roberta"):
+        yield "tokenizer_json", name, (LLM / name / "tokenizer.json").read_bytes()
+    yield "tokenizer_json", "byte_level", byte_level()
     for name, graph in integer_graphs():
         yield "integer_graph", name, graph
     # Places in a proof, in four bytes, and what is added there; one byte cuts it.
     for name, changes in [("honest", ""), ("nothing", "0000000000"), ("two_places", "40000000010010000080"), ("cut", "07")]:
         yield "proof", name, bytes.fromhex(changes)
+        yield "evidence", name, bytes.fromhex(changes)
     # The networks, an operator of each family, and a few of the models that must be refused; each is small.
     names = [f"valid/{case.name}" for case in sorted((ONNX / "valid").glob("network_*"))]
     names += [f"valid/{name}" for name in OPERATORS]

@@ -119,6 +119,45 @@ def gpt2(path):
     torch_export(path, Prefill(), (torch.randint(0, 50257, (2, SEQUENCE)),), ["ids"])
 
 
+def quantised(name, operators=None):
+    """The 8-bit form of another model, as onnxruntime's own quantiser makes it: DequantizeLinear and QuantizeLinear around
+    each operator."""
+
+    def export(path):
+        import onnxruntime
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        original = path.with_name(f"{name}.onnx")
+        if not original.exists():
+            MODELS[name](original)
+        session = onnxruntime.InferenceSession(str(original), providers=["CPUExecutionProvider"])
+        inputs = [(i.name, i.type, i.shape) for i in session.get_inputs()]
+        del session
+
+        class Samples(CalibrationDataReader):
+            left = [feed(inputs, 2)]
+
+            def get_next(self):
+                return self.left.pop() if self.left else None
+
+        prepared = path.with_suffix(".prepared.onnx")
+        quant_pre_process(str(original), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(path),
+            Samples(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=operators,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        prepared.unlink()
+
+    return export
+
+
 def gemm(m, k, n):
     def export(path):
         generator = np.random.default_rng(SEED)
@@ -172,6 +211,8 @@ MODELS = {
     "vit_b_16": vision("vit_b_16"),
     "mobilenet_v2": vision("mobilenet_v2"),
     "efficientnet_b0": vision("efficientnet_b0"),
+    "resnet50_int8": quantised("resnet50"),
+    "bert_base_int8": quantised("bert_base", ["MatMul"]),
 }
 PRODUCTS = {"gemm_{}x{}x{}".format(*s): gemm(*s) for s in GEMM_SHAPES}
 PRODUCTS |= {"gemm_int8_{}x{}x{}".format(*s): gemm_int8(*s) for s in GEMM_SHAPES}

@@ -16,11 +16,11 @@ pub fn work_request(data: &[u8]) -> bool {
 
 /// Answers that reach a gateway: what is read survives the way back.
 pub fn work_answer(data: &[u8]) -> bool {
-    let Ok((signed, outputs)) = decode_answer(data) else {
+    let Ok(answer) = decode_answer(data) else {
         return false;
     };
-    let again = decode_answer(&encode_answer(&signed, &outputs)).expect("what was written is read");
-    assert_eq!(again, (signed, outputs));
+    let again = decode_answer(&encode_answer(&answer)).expect("what was written is read");
+    assert_eq!(again, answer);
     true
 }
 

@@ -6,12 +6,13 @@ use lemma_graph::integer::{
     Expression, Factor, IntegerGraph, Node, Port, Relation, Skeleton, Source, Table, TensorRange,
     Term, View,
 };
-use lemma_proof::{Model, Profile, Proof, Statement, prove_inference, verify_inference};
+use lemma_proof::{Evidence, Model, Profile, Proof, Statement, prove_inference, verify_inference};
 
 struct Setup {
     model: Model,
     statement: Statement,
     bytes: Vec<u8>,
+    evidence: Vec<u8>,
 }
 
 fn view(source: Source, axes: &[usize]) -> View {
@@ -79,19 +80,24 @@ fn setup() -> &'static Setup {
         let model = Model::register(graph()).expect("registers");
         let (statement, proof) =
             prove_inference(&model, vec![vec![99, -3, 50]], 1, Profile::default()).expect("proves");
+        let bytes = proof.to_bytes();
+        let evidence = Evidence {
+            key: model.key().clone(),
+            statement: statement.clone(),
+            proof,
+        };
         Setup {
             model,
             statement,
-            bytes: proof.to_bytes(),
+            bytes,
+            evidence: evidence.to_bytes(),
         }
     })
 }
 
-/// Proofs: each five bytes of the data are a place and what is added there; one byte more cuts the
-/// proof. Only the proof as it was is accepted.
-pub fn proof(data: &[u8]) -> bool {
-    let setup = setup();
-    let mut bytes = setup.bytes.clone();
+/// Changes bytes: each five of the data are a place and what is added there; one byte more cuts.
+fn changed(bytes: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
     let (changes, rest) = data.as_chunks::<5>();
     for [a, b, c, d, change] in changes {
         let place = u32::from_le_bytes([*a, *b, *c, *d]) as usize % bytes.len();
@@ -100,6 +106,13 @@ pub fn proof(data: &[u8]) -> bool {
     if let [cut] = rest {
         bytes.truncate(bytes.len() - usize::from(*cut));
     }
+    bytes
+}
+
+/// Proofs, changed as the data say. Only the proof as it was is accepted.
+pub fn proof(data: &[u8]) -> bool {
+    let setup = setup();
+    let bytes = changed(&setup.bytes, data);
     let accepted = Proof::from_bytes(&bytes).is_ok_and(|proof| {
         verify_inference(
             setup.model.key(),
@@ -111,4 +124,21 @@ pub fn proof(data: &[u8]) -> bool {
     });
     assert_eq!(accepted, bytes == setup.bytes);
     accepted
+}
+
+/// Evidence, changed as the data say, and the data themselves. What is accepted is of this model only
+/// as it was: a verifier compares the root.
+pub fn evidence(data: &[u8]) -> bool {
+    let setup = setup();
+    let bytes = changed(&setup.evidence, data);
+    let accepted = |bytes: &[u8]| {
+        Evidence::from_bytes(bytes).is_ok_and(|evidence| {
+            assert_eq!(evidence.to_bytes(), bytes);
+            evidence.model_root() == setup.model.root() && evidence.verify(None).is_ok()
+        })
+    };
+    assert!(!accepted(data));
+    let holds = accepted(&bytes);
+    assert_eq!(holds, bytes == setup.evidence);
+    holds
 }

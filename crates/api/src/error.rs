@@ -110,9 +110,9 @@ impl From<InferError> for ApiError {
             InferError::UnknownModel(_) => {
                 return Self::new(StatusCode::NOT_FOUND, code, message).param("model");
             }
-            InferError::InvalidInput(_) | InferError::ModeNotOffered { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            InferError::InvalidInput(_)
+            | InferError::ModeNotOffered { .. }
+            | InferError::NotProvable => StatusCode::BAD_REQUEST,
             InferError::DuplicateRequest(_) => StatusCode::CONFLICT,
             InferError::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             InferError::NoWorker(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -251,7 +251,7 @@ mod tests {
         own.sent(NOW + AGAIN / 2, second.clone());
         assert_eq!(own.due(), Some(NOW + AGAIN));
         assert_eq!(own.again(NOW + AGAIN / 2, &pool), []);
-        assert_eq!(own.again(NOW + AGAIN, &pool), [first.clone()]);
+        assert_eq!(own.again(NOW + AGAIN, &pool), std::slice::from_ref(&first));
         assert_eq!(own.again(NOW + AGAIN, &pool), []);
         assert_eq!(
             own.again(NOW + AGAIN * 3, &pool),

@@ -4,7 +4,9 @@
 //! Here that is known only as the run goes: before each operator its outputs are bounded, and the
 //! run ends with an error rather than hold more memory, or take more operations, than it may.
 
-use lemma_kernels::Isa;
+use std::sync::Arc;
+
+use lemma_kernels::{Isa, Threads};
 use lemma_types::Digest;
 
 use crate::control::{Control, Lane, Subgraph};
@@ -25,7 +27,7 @@ const ITERATIONS: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) isa: Isa,
-    pub(crate) threads: usize,
+    pub(crate) threads: Arc<Threads>,
     /// Bytes that the run may hold.
     pub(crate) memory: u64,
     /// Operations that it may take.
@@ -46,7 +48,7 @@ fn bytes(tensors: &[Tensor]) -> u64 {
 }
 
 impl Machine {
-    pub(crate) fn new(isa: Isa, threads: usize, memory: u64, cost: u64) -> Machine {
+    pub(crate) fn new(isa: Isa, threads: Arc<Threads>, memory: u64, cost: u64) -> Machine {
         Machine {
             isa,
             threads,
@@ -168,7 +170,7 @@ impl Machine {
         self.room(made.saturating_add(scratch), node)?;
         op.eval(&Eval {
             isa: self.isa,
-            threads: self.threads,
+            threads: &self.threads,
             inputs: Operands(operands),
             outputs: &outputs,
             prepared,

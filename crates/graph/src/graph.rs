@@ -79,6 +79,8 @@ pub(crate) struct Builder {
     constants: Vec<Constant>,
     nodes: Vec<Node>,
     values: Vec<Value>,
+    /// First value of each operator, and the value of each constant and input.
+    firsts: [Vec<ValueId>; 3],
     /// First value of each operator that was seen, by digest.
     seen: BTreeMap<Digest, ValueId>,
     seen_constants: BTreeMap<Digest, ValueId>,
@@ -132,6 +134,21 @@ impl Builder {
         value
     }
 
+    /// The operator that makes a value as its first output, and that operator's operands.
+    pub(crate) fn maker(&self, value: ValueId) -> Option<(&Op, Vec<Option<ValueId>>)> {
+        let Ref::Node(index, 0) = self.values[value].source else {
+            return None;
+        };
+        let node = &self.nodes[index];
+        let id = |source: &Ref| match *source {
+            Ref::Node(i, output) => self.firsts[0][i] + output,
+            Ref::Constant(i) => self.firsts[1][i],
+            Ref::Input(i) => self.firsts[2][i],
+        };
+        let operands = node.inputs.iter().map(|i| i.as_ref().map(id));
+        Some((&node.op, operands.collect()))
+    }
+
     /// Adds an operator, unless an equal one is there; gives the first of its outputs, which are
     /// numbered on from there.
     pub(crate) fn operator(
@@ -171,6 +188,12 @@ impl Builder {
     }
 
     fn value(&mut self, source: Ref, fact: Fact) -> ValueId {
+        match source {
+            Ref::Node(_, 0) => self.firsts[0].push(self.values.len()),
+            Ref::Node(..) => {}
+            Ref::Constant(_) => self.firsts[1].push(self.values.len()),
+            Ref::Input(_) => self.firsts[2].push(self.values.len()),
+        }
         self.values.push(Value { source, fact });
         self.values.len() - 1
     }

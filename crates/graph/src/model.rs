@@ -241,11 +241,6 @@ impl Model {
         &self.graph
     }
 
-    /// Outputs of the operators that were computed when the model was loaded.
-    pub(crate) fn folded(&self) -> &Folded {
-        &self.folded
-    }
-
     /// Puts the inputs into the order of the signature.
     pub(crate) fn arrange<'t>(
         &self,
@@ -355,7 +350,7 @@ impl Model {
     }
 
     /// The plan for these shapes, made once.
-    fn plan(&self, shapes: &[&[usize]]) -> Result<Arc<Plan>, RunError> {
+    pub(crate) fn plan(&self, shapes: &[&[usize]]) -> Result<Arc<Plan>, RunError> {
         let key: Vec<Vec<usize>> = shapes.iter().map(|s| s.to_vec()).collect();
         let plans = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = plans().get(&key) {
@@ -413,7 +408,7 @@ impl Model {
 
     /// A run whose shapes depend on data.
     fn run_dynamic(&self, inputs: &[&Tensor], options: &RunOptions) -> Result<Run, RunError> {
-        let threads = options.threads.max(1);
+        let threads = self.threads(options.threads.max(1));
         let mut machine = Machine::new(options.isa, threads, options.memory, options.cost);
         let mut trace = options.trace.then(Vec::new);
         let loaded = Loaded {
@@ -468,6 +463,7 @@ impl Model {
         inputs: &[&Tensor],
         options: &RunOptions,
     ) -> Result<Run, RunError> {
+        let threads = self.threads(options.threads.max(1));
         let mut values: Vec<Vec<Tensor>> = Vec::with_capacity(plan.steps.len());
         let mut trace = options.trace.then(Vec::new);
         for (index, (node, step)) in self.graph.nodes.iter().zip(&plan.steps).enumerate() {
@@ -481,7 +477,7 @@ impl Model {
                         .collect();
                     let eval = Eval {
                         isa: options.isa,
-                        threads: options.threads.max(1),
+                        threads: &threads,
                         inputs: Operands(&operands),
                         outputs: &step.outputs,
                         prepared: self.prepared[index].as_ref(),

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use lemma_kernels::Isa;
+use lemma_kernels::{Isa, Threads};
 use lemma_types::tensor::DType;
 
 use crate::commit::Canon;
@@ -89,7 +89,7 @@ impl Concrete {
 /// One evaluation of an operator.
 pub(crate) struct Eval<'a> {
     pub(crate) isa: Isa,
-    pub(crate) threads: usize,
+    pub(crate) threads: &'a Threads,
     pub(crate) inputs: Operands<'a, Tensor>,
     /// The inferred types of the outputs.
     pub(crate) outputs: &'a [Concrete],
@@ -295,7 +295,7 @@ fn evaluate_small(
     }
     op.eval(&Eval {
         isa: Isa::PORTABLE,
-        threads: 1,
+        threads: &Threads::single(),
         inputs: Operands(&tensors),
         outputs: &outputs,
         prepared: None,

@@ -1,7 +1,7 @@
 //! Work done once when a model is loaded: operators on constants alone, and weights packed for the
 //! kernels. None of it is committed to, and none of it changes a bit.
 
-use lemma_kernels::Isa;
+use lemma_kernels::{Isa, Threads};
 
 use crate::error::{ImportError, OpError};
 use crate::fact::{Fact, Type};
@@ -86,7 +86,7 @@ impl Budget<'_> {
             .map_err(failed)?;
         let eval = Eval {
             isa: Isa::detect(),
-            threads: 1,
+            threads: &Threads::single(),
             inputs: Operands(operands),
             outputs: &outputs,
             prepared: None,

@@ -10,19 +10,7 @@ const SIDE: usize = 16;
 ///
 /// # Panics
 /// If `x` or `y` has another length than the shape says.
-pub fn transpose(
-    threads: &Threads,
-    batch: usize,
-    rows: usize,
-    columns: usize,
-    x: &[f32],
-    y: &mut [f32],
-) {
-    transpose_of(threads, batch, rows, columns, x, y);
-}
-
-/// [`transpose`] of values of any type.
-pub(crate) fn transpose_of<T: Copy + Send + Sync>(
+pub fn transpose<T: Copy + Send + Sync>(
     threads: &Threads,
     batch: usize,
     rows: usize,

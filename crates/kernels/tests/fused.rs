@@ -3,23 +3,13 @@
 
 mod common;
 
-use common::{Source, assert_same_bits};
+use common::{Source, assert_same_bits, everywhere};
 use lemma_kernels::{
     Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, PackedB, PackedFilters, Pool,
     PoolSpec, Pooling, Source as Operand, Strided, Threads, Unary, average_pool, binary, conv,
     conv_last, gemm, gemm_with, matmul, matmul_strided, max_pool, pool_last, product, softmax,
     transpose, unary_in_place,
 };
-
-/// Calls `check` with each instruction set and 1, 2 and 3 threads.
-fn everywhere(mut check: impl FnMut(Isa, &Threads)) {
-    for threads in 1..=3 {
-        let threads = Threads::new(threads);
-        for isa in Isa::available() {
-            check(isa, &threads);
-        }
-    }
-}
 
 #[test]
 fn rows_of_a_product_do_not_depend_on_tasks() {

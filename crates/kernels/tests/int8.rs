@@ -2,9 +2,15 @@
 
 mod common;
 
-use common::Source;
-use lemma_kernels::int8::{FiltersInt8, Int8, PackedInt8, conv_int8, gemm_int8};
-use lemma_kernels::{Conv, ConvSpec, Isa, Threads};
+use common::{Source, assert_same_bits, everywhere, specials};
+use lemma_kernels::int8::{
+    FiltersInt8, FiltersInt8Last, Int8, Output, PackedInt8, Quantised, conv_int8, conv_int8_last,
+    dequantize, gemm_int8, gemm_int8_with, quantize,
+};
+use lemma_kernels::{
+    Binary, Chain, Conv, ConvSpec, Isa, Link, Source as Operand, Threads, Unary, canonical,
+    transpose,
+};
 
 struct Bytes(Vec<u8>, bool);
 
@@ -39,15 +45,6 @@ fn with<R>(bytes: &Bytes, f: impl FnOnce(Int8<'_>) -> R) -> R {
         f(Int8::Signed(&bytes.signed()))
     } else {
         f(Int8::Unsigned(&bytes.0))
-    }
-}
-
-fn everywhere(mut check: impl FnMut(Isa, &Threads)) {
-    for threads in 1..=3 {
-        let threads = Threads::new(threads);
-        for isa in Isa::available() {
-            check(isa, &threads);
-        }
     }
 }
 
@@ -180,5 +177,200 @@ fn convolutions_follow_the_definition() {
             });
             assert!(y == expected, "{isa} {threads:?} {channels} → {out}");
         });
+    }
+}
+
+/// round(x ÷ scale) + zero, in wide integers.
+fn step(x: f32, scale: f32, zero: i32, low: i64, high: i64) -> i64 {
+    let steps = (x / scale).round_ties_even() as i64;
+    steps.saturating_add(i64::from(zero)).clamp(low, high)
+}
+
+#[test]
+fn quantisation_follows_the_definition() {
+    let mut source = Source::new(303);
+    let mut x = source.wild(40_000);
+    x.extend(specials());
+    x.extend((-2000..2000).map(|i| i as f32 * 0.25));
+    for (scale, zero) in [
+        (0.5, 3),
+        (1.0, 0),
+        (0.017, -128),
+        (f32::INFINITY, 7),
+        (0.0, 127),
+    ] {
+        everywhere(|isa, threads| {
+            let mut y = vec![77i8; x.len()];
+            quantize(isa, threads, &x, scale, zero, Quantised::Signed(&mut y));
+            let mut u = vec![77u8; x.len()];
+            quantize(
+                isa,
+                threads,
+                &x,
+                scale,
+                zero.abs(),
+                Quantised::Unsigned(&mut u),
+            );
+            for ((&x, &y), &u) in x.iter().zip(&y).zip(&u) {
+                assert_eq!(i64::from(y), step(x, scale, zero, -128, 127), "{x:e} {isa}");
+                assert_eq!(
+                    i64::from(u),
+                    step(x, scale, zero.abs(), 0, 255),
+                    "{x:e} {isa}"
+                );
+            }
+            let mut back = vec![0.0; y.len()];
+            let to = Output::Float(&mut back);
+            let x = Int8::Signed(&y);
+            dequantize(isa, threads, x, scale, zero, y.len(), &Chain::NONE, to);
+            for (&y, &found) in y.iter().zip(&back) {
+                let value = canonical((i32::from(y) - zero) as f32 * scale);
+                assert_eq!(value.to_bits(), found.to_bits());
+            }
+        });
+    }
+}
+
+/// Sums as f32, scaled for each column, with a bias, cut off at 0.
+fn scaled(sums: &[i32], scale: &[f32], bias: &[f32]) -> Vec<f32> {
+    let value = |(i, &sum): (usize, &i32)| {
+        let column = i % scale.len();
+        (sum as f32 * scale[column] + bias[column]).max(0.0)
+    };
+    sums.iter().enumerate().map(value).collect()
+}
+
+/// Checks a function that scales sums and writes them as f32 and as integers.
+fn check_finished(
+    expected: &[f32],
+    isa: Isa,
+    scale: &[f32],
+    bias: &[f32],
+    run: impl Fn(&Chain<'_>, Output<'_>),
+) {
+    let links = [
+        Link::Binary(Binary::Mul, Operand::Value(0), Operand::columns(scale)),
+        Link::Binary(Binary::Add, Operand::Value(1), Operand::columns(bias)),
+        Link::Unary(Unary::Relu, 2),
+    ];
+    let chain = Chain::new(&links);
+    let mut y = vec![-1.0; expected.len()];
+    run(&chain, Output::Float(&mut y));
+    assert_same_bits(&y, expected, isa);
+    let mut narrow = vec![1u8; expected.len()];
+    let to = Output::Quantised {
+        y: Quantised::Unsigned(&mut narrow),
+        scale: 0.37,
+        zero: 11,
+    };
+    run(&chain, to);
+    for (&x, &y) in expected.iter().zip(&narrow) {
+        assert_eq!(i64::from(y), step(x, 0.37, 11, 0, 255), "{isa}");
+    }
+    let mut narrow = vec![1i8; expected.len()];
+    let to = Output::Quantised {
+        y: Quantised::Signed(&mut narrow),
+        scale: 0.37,
+        zero: -7,
+    };
+    run(&chain, to);
+    for (&x, &y) in expected.iter().zip(&narrow) {
+        assert_eq!(i64::from(y), step(x, 0.37, -7, -128, 127), "{isa}");
+    }
+}
+
+#[test]
+fn products_go_on_as_floats() {
+    let mut source = Source::new(304);
+    for (m, k, n) in [(1, 40, 1200), (50, 65, 97), (9, 3, 2000), (130, 64, 48)] {
+        for form in 0..4 {
+            let a = Bytes::new(&mut source, m * k, form & 1 > 0);
+            let b = Bytes::new(&mut source, k * n, form & 2 > 0);
+            let b_zero: Vec<i32> = match form {
+                3 => (0..n).map(|_| source.below(9) as i32 - 4).collect(),
+                _ => vec![0],
+            };
+            let (scale, bias) = (source.values(n), source.values(n));
+            let packed = with(&b, |b| PackedInt8::pack(b, k, n, false));
+            let mut sums = vec![0; m * n];
+            let one = Threads::single();
+            with(&a, |a| {
+                gemm_int8(Isa::PORTABLE, &one, m, a, &[5], &packed, &b_zero, &mut sums);
+            });
+            let expected = scaled(&sums, &scale, &bias);
+            everywhere(|isa, threads| {
+                check_finished(&expected, isa, &scale, &bias, |chain, to| {
+                    with(&a, |a| {
+                        gemm_int8_with(isa, threads, m, a, 5, &packed, &b_zero, chain, to);
+                    });
+                });
+            });
+        }
+    }
+}
+
+#[test]
+fn convolutions_with_channels_last_agree_with_those_with_channels_first() {
+    let mut source = Source::new(305);
+    for (channels, out, groups, kernel, stride, dilation, pad) in [
+        (5, 7, 1, 3, 1, 1, 1),
+        (3, 50, 1, 3, 2, 2, 3),
+        (70, 70, 70, 3, 1, 1, 2),
+        (9, 9, 9, 2, 2, 3, 0),
+        (64, 50, 1, 1, 1, 1, 0),
+    ] {
+        for signed in [false, true] {
+            let shape = Conv::new(&ConvSpec {
+                batch: 2,
+                in_channels: channels,
+                out_channels: out,
+                groups,
+                input: &[8, 9],
+                kernel: &[kernel, kernel],
+                strides: &[stride, stride],
+                dilations: &[dilation, dilation],
+                pads_begin: &[pad, pad],
+                pads_end: &[0, pad],
+            })
+            .expect("a valid geometry");
+            let places: usize = shape.output_shape().iter().product();
+            let x = Bytes::new(&mut source, shape.input_len(), signed);
+            let w = Bytes::new(&mut source, shape.filter_len(), !signed);
+            let w_zero: Vec<i32> = match stride {
+                1 => vec![0],
+                _ => (0..out).map(|_| source.below(9) as i32).collect(),
+            };
+            let zero = if signed { -3 } else { 117 };
+            let one = Threads::single();
+            let first = with(&w, |w| FiltersInt8::pack(&shape, w));
+            let mut sums = vec![0; shape.output_len()];
+            with(&x, |x| {
+                conv_int8(
+                    Isa::PORTABLE,
+                    &one,
+                    &shape,
+                    x,
+                    zero,
+                    &first,
+                    &w_zero,
+                    &mut sums,
+                );
+            });
+            let mut turned = vec![0; sums.len()];
+            transpose(&one, 2, out, places, &sums, &mut turned);
+            let (scale, bias) = (source.values(out), source.values(out));
+            let expected = scaled(&turned, &scale, &bias);
+            let mut last = Bytes(vec![0; x.0.len()], signed);
+            transpose(&one, 2, channels, 72, &x.0, &mut last.0);
+            let packed = with(&w, |w| FiltersInt8Last::pack(&shape, w, &w_zero));
+            let packed = packed.expect("groups that are known");
+            everywhere(|isa, threads| {
+                check_finished(&expected, isa, &scale, &bias, |chain, to| {
+                    with(&last, |x| {
+                        conv_int8_last(isa, threads, &shape, x, zero, &packed, chain, to);
+                    });
+                });
+            });
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::Styles};
-use lemma_types::{Address, Amount, B256, Mode, ModelName};
+use lemma_types::{Address, Amount, B256, Digest, Mode, ModelName};
 
 use crate::{
     config::{Override, keys},
@@ -108,6 +108,9 @@ pub enum Command {
     Receipts(Receipts),
     /// Check a receipt offline
     Verify(Verify),
+    /// Prove what a quantised model computes, and check such proofs, with no network
+    #[command(subcommand)]
+    Proof(ProofCommand),
     /// Show how the network is
     Status(Client),
     /// Balances and transfers
@@ -216,7 +219,7 @@ pub enum LogFormat {
 /// `lemma models`
 #[derive(Debug, Subcommand)]
 pub enum Models {
-    /// Import an ONNX model, upload it, register its name
+    /// Import a model, upload it, register its name
     #[command(after_help = "\
 Example:
   lemma models push my-model.onnx --name acme/x --licence MIT")]
@@ -253,6 +256,96 @@ HF_ENDPOINT names another hub, HF_TOKEN a token for models that are not public. 
         #[command(flatten)]
         client: Client,
     },
+    /// Make a quantised model, which can be proved, of an ONNX model
+    #[command(after_help = "\
+Data are .npy files (or request bodies in JSON) with samples along the first axis.
+
+Example:
+  lemma models quantize model.onnx --calibration images.npy --output model.integer")]
+    Quantize(Quantize),
+}
+
+/// `lemma models quantize`
+#[derive(Args, Clone, Debug)]
+pub struct Quantize {
+    /// The ONNX file
+    pub path: PathBuf,
+    /// Typical inputs, on which scales are chosen; repeat for each input
+    #[arg(long, required = true, value_name = "[NAME=]FILE")]
+    pub calibration: Vec<String>,
+    /// Inputs on which the accuracy is measured; without, every fourth sample is kept for it if there are eight
+    #[arg(long, value_name = "[NAME=]FILE")]
+    pub evaluation: Vec<String>,
+    /// Where to write the quantised model; end it in .integer to publish it
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// `lemma proof`
+#[derive(Debug, Subcommand)]
+pub enum ProofCommand {
+    /// Run a quantised model and prove the result
+    #[command(after_help = "\
+Examples:
+  lemma proof prove --model model.integer --input x.npy --output answer.proof
+  lemma proof prove --model model.integer --input x.npy --receipt receipt.json --output proved.json")]
+    Prove(Prove),
+    /// Check a proof
+    #[command(after_help = "\
+Exits with 0 if the proof holds, 7 if not.
+
+Examples:
+  lemma proof verify answer.proof --model-root ROOT
+  lemma proof verify answer.proof --model model.integer --input x.npy")]
+    Verify(VerifyProof),
+    /// Show what a proof says, how sure it is, and how large its parts are
+    Show {
+        /// The proof
+        path: PathBuf,
+    },
+}
+
+/// `lemma proof prove`
+#[derive(Args, Clone, Debug)]
+pub struct Prove {
+    /// The quantised model
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Input, as FILE or NAME=FILE; samples along the first axis are proved together
+    #[arg(long, short, required = true, value_name = "[NAME=]FILE")]
+    pub input: Vec<String>,
+    /// Where to write the proof, or with --receipt the bundle that has it
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Raise this receipt of the model, a bundle with its salts, to `proved`
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
+    /// Least bits of soundness
+    #[arg(long, value_name = "BITS", default_value = "100", value_parser = ["100", "112"])]
+    pub security: String,
+    /// For whoever holds the model: smaller and cheaper, and says nothing to others
+    #[arg(long)]
+    pub holder: bool,
+}
+
+/// `lemma proof verify`
+#[derive(Args, Clone, Debug)]
+#[group(id = "trust", required = true, multiple = true, args = ["model_root", "model"])]
+pub struct VerifyProof {
+    /// The proof
+    pub path: PathBuf,
+    /// The root of the model that it has to be of, as `lemma models quantize` printed it
+    #[arg(long, value_name = "ROOT")]
+    pub model_root: Option<Digest>,
+    /// The quantised model: its root is derived
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// The inputs that it has to be about
+    #[arg(long, short, value_name = "[NAME=]FILE")]
+    pub input: Vec<String>,
+    /// Write the outputs here: .json, or .npy for a model with one output
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// `lemma models pull`
@@ -274,7 +367,7 @@ pub struct Pull {
 /// `lemma models push`
 #[derive(Args, Clone, Debug)]
 pub struct Push {
-    /// An ONNX file, a GGUF file, or a folder with safetensors files
+    /// An ONNX file, a quantised model (.integer), a GGUF file, or a folder with safetensors files
     pub path: PathBuf,
     /// Name to register: owner/model or owner/model:tag
     #[arg(long)]
@@ -487,7 +580,7 @@ pub struct Verify {
     /// Run the model again and compare every bit; needs --input or --transcript
     #[arg(long, requires = "model")]
     pub recompute: bool,
-    /// The model: an ONNX file, a GGUF file, or a folder with safetensors files
+    /// The model: an ONNX file, a quantised model, a GGUF file, or a folder with safetensors files
     #[arg(long, value_name = "FILE")]
     pub model: Option<PathBuf>,
 }
@@ -648,6 +741,8 @@ impl Cli {
                 | Command::Verify(_)
                 | Command::Wallet(Wallet::New { .. })
                 | Command::Config(_)
+                | Command::Proof(_)
+                | Command::Models(Models::Quantize(_))
                 | Command::Completions { .. },
             ) => {}
         }
@@ -656,92 +751,4 @@ impl Cli {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn flags_become_overrides() {
-        let arguments = [
-            "lemma",
-            "infer",
-            "a/b",
-            "--input",
-            "x.npy",
-            "--api",
-            "http://h",
-            "--timeout",
-            "5s",
-            "--no-progress",
-        ];
-        let cli = Cli::try_parse_from(arguments).unwrap();
-        let found: Vec<_> = cli
-            .overrides()
-            .iter()
-            .map(|given| (given.key.name, given.text.clone()))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                ("progress", "false".to_owned()),
-                ("api", "http://h".to_owned()),
-                ("timeout", "5s".to_owned())
-            ]
-        );
-    }
-
-    #[test]
-    fn wrong_arguments_are_refused_with_a_reason() {
-        for (arguments, reason) in [
-            (
-                vec!["models", "push", "x.onnx", "--name", "x"],
-                "owner/model",
-            ),
-            (vec!["infer", "a/b"], "--input"),
-            (vec!["models", "pull", "a/b"], "hf:OWNER/NAME"),
-            (
-                vec!["infer", "a/b", "--input", "x", "--mode", "verified"],
-                "unknown mode",
-            ),
-            (vec!["verify", "r.json"], "--trusted-root"),
-            (
-                vec!["verify", "r.json", "--trusted-root", "t", "--recompute"],
-                "--model",
-            ),
-            (
-                vec!["infer", "m.onnx", "--input", "x", "--threads", "2"],
-                "--local",
-            ),
-            (
-                vec![
-                    "infer",
-                    "--local",
-                    "m.onnx",
-                    "--input",
-                    "x",
-                    "--threads",
-                    "0",
-                ],
-                "--threads",
-            ),
-            (
-                vec![
-                    "infer", "--local", "m.onnx", "--input", "x", "--api", "http://h",
-                ],
-                "--api",
-            ),
-            (vec!["receipts", "get", "0x12"], "invalid"),
-            (vec!["up", "--heartbeat", "5"], "duration"),
-        ] {
-            let all = std::iter::once("lemma").chain(arguments);
-            let error = Cli::try_parse_from(all).unwrap_err().to_string();
-            assert!(error.contains(reason), "{error}");
-        }
-    }
-}
+mod tests;

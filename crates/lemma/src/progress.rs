@@ -26,6 +26,24 @@ pub(crate) fn spinner(message: &'static str, shell: &Shell) -> ProgressBar {
     spinner
 }
 
+/// A bar over steps that nobody sees unless they take longer than a second.
+pub(crate) fn steps(what: &'static str, shell: &Shell) -> ProgressBar {
+    let template = "{prefix} {bar:30.cyan/dim} {pos}/{len} {msg} {elapsed:.dim}";
+    let bar = bar(ProgressBar::new(0), template, shell).with_prefix(what);
+    bar.set_draw_target(ProgressDrawTarget::hidden());
+    bar
+}
+
+/// Moves such a bar on.
+pub(crate) fn step(bar: &ProgressBar, shown: bool, done: usize, of: usize, now: &'static str) {
+    if shown && bar.is_hidden() && bar.elapsed() > Duration::from_secs(1) {
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+    }
+    bar.set_length(of as u64);
+    bar.set_position(done as u64);
+    bar.set_message(now);
+}
+
 fn bar(bar: ProgressBar, template: &str, shell: &Shell) -> ProgressBar {
     if !shell.shows_progress() {
         bar.set_draw_target(ProgressDrawTarget::hidden());

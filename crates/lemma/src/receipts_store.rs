@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use lemma_types::{B256, SignedReceipt, commitment::Openings};
+use lemma_types::{B256, Bytes, SignedReceipt, commitment::Openings, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -102,11 +102,15 @@ impl ReceiptStore {
     }
 
     fn write(&self, path: &Path, stored: &StoredReceipt) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(stored).map_err(io::Error::other)?;
+        self.write_bytes(path, &text)
+    }
+
+    fn write_bytes(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.0)?;
-        let text = serde_json::to_vec_pretty(stored).map_err(io::Error::other)?;
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
         let mut file = fs::OpenOptions::new()
             .write(true)
@@ -114,9 +118,52 @@ impl ReceiptStore {
             .truncate(true)
             .mode(0o600)
             .open(&temporary)?;
-        io::Write::write_all(&mut file, &text)?;
+        io::Write::write_all(&mut file, bytes)?;
         file.sync_all()?;
         fs::rename(temporary, path)
+    }
+
+    fn proof_path(&self, id: B256) -> PathBuf {
+        self.0.join(format!("{id}.proof"))
+    }
+
+    /// Stores the proof of a receipt, durably.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn put_proof(&self, id: B256, proof: &[u8]) -> CommandResult {
+        let path = self.proof_path(id);
+        self.write_bytes(&path, proof)
+            .context(ExitCode::Failed, || {
+                format!("can not store the proof in {}", self.0.display())
+            })
+    }
+
+    /// The proof of a receipt, if the user has it.
+    ///
+    /// # Errors
+    /// If its file can not be read, or is too large.
+    pub fn proof(&self, id: B256) -> CommandResult<Option<Bytes>> {
+        let path = self.proof_path(id);
+        let file = match fs::File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file,
+        };
+        let mut bytes = Vec::new();
+        let read = file.and_then(|file| {
+            let most = limits::PROOF_BYTES as u64 + 1;
+            io::Read::read_to_end(&mut io::Read::take(file, most), &mut bytes)
+        });
+        read.context(ExitCode::Failed, || {
+            format!("can not read {}", path.display())
+        })?;
+        if bytes.len() > limits::PROOF_BYTES {
+            return Err(CommandError::failed(format!(
+                "{} is too large to be a proof",
+                path.display()
+            )));
+        }
+        Ok(Some(bytes.into()))
     }
 
     /// The receipt with this id, if the user has it.
@@ -167,7 +214,10 @@ impl ReceiptStore {
             }
         };
         let mut found: Vec<StoredReceipt> = entries
-            .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str()?.parse().ok())
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name();
+                name.to_str()?.strip_suffix(".json")?.parse().ok()
+            })
             .filter_map(|id: B256| self.get(id).ok().flatten())
             .collect();
         found.sort_by_key(|stored| {
@@ -218,6 +268,9 @@ mod tests {
         let (old, new) = (stored(1), stored(2));
         let path = store.put(&old).unwrap();
         store.put(&new).unwrap();
+        assert_eq!(store.proof(new.id()).unwrap(), None);
+        store.put_proof(new.id(), b"proof").unwrap();
+        assert_eq!(store.proof(new.id()).unwrap().unwrap()[..], b"proof"[..]);
         fs::write(store.0.join("notes.txt"), "x").unwrap();
         assert_eq!(store.list().unwrap(), [new, old.clone()]);
         assert_eq!(store.get(old.id()).unwrap(), Some(old));

@@ -49,6 +49,19 @@ pub(crate) fn all() -> CommandResult<Vec<SampleModel>> {
             ],
         )?,
         sample(
+            "lemma/digits-int8",
+            Format::Integer,
+            include_bytes!("../../../models/digits-int8/model.integer"),
+            include_str!("../../../models/digits-int8/lemma.json"),
+            vec![
+                ("example.json", DIGITS_EXAMPLE),
+                (
+                    "example.npy",
+                    include_bytes!("../../../models/digits/example.npy"),
+                ),
+            ],
+        )?,
+        sample(
             "lemma/iris",
             Format::Onnx,
             include_bytes!("../../../models/iris/model.onnx"),
@@ -141,7 +154,15 @@ mod tests {
     fn the_samples_are_whole() {
         let samples = all().unwrap();
         let names: Vec<_> = samples.iter().map(|sample| sample.name.as_str()).collect();
-        assert_eq!(names, ["lemma/digits", "lemma/iris", "lemma/nano"]);
+        assert_eq!(
+            names,
+            [
+                "lemma/digits",
+                "lemma/digits-int8",
+                "lemma/iris",
+                "lemma/nano"
+            ]
+        );
         for sample in &samples {
             assert!(!sample.content.is_empty());
             // What is asked of a language model needs no file.

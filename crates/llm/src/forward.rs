@@ -137,13 +137,44 @@ impl Model {
         chunks: &[Chunk<'_>],
         s: &'s mut Scratch,
     ) -> &'s [f32] {
+        self.hidden(c, cache, chunks, s);
+        let mut row = 0;
+        let mut wanted = Vec::new();
+        for chunk in chunks {
+            let len = chunk.tokens.len();
+            assert!(chunk.logits <= len, "logits of more tokens than there are");
+            wanted.extend(row + len - chunk.logits..row + len);
+            row += len;
+        }
+        self.logits(c, &wanted, s);
+        &s.logits
+    }
+
+    /// Runs the chunks up to the last layer, for [`logits_of`](Model::logits_of).
+    pub(crate) fn hidden(
+        &self,
+        c: &Compute,
+        cache: &mut Cache,
+        chunks: &[Chunk<'_>],
+        s: &mut Scratch,
+    ) {
         self.embed(c, chunks, s);
         self.angles(chunks, s);
         for (i, layer) in self.layers.iter().enumerate() {
             self.attend(c, cache, chunks, s, i, layer);
             self.feed_forward(c, s, layer);
         }
-        self.logits(c, chunks, s);
+    }
+
+    /// Logits of some rows of what [`hidden`](Model::hidden) left.
+    pub(crate) fn logits_of<'s>(
+        &self,
+        c: &Compute,
+        rows: std::ops::Range<usize>,
+        s: &'s mut Scratch,
+    ) -> &'s [f32] {
+        let wanted: Vec<usize> = rows.collect();
+        self.logits(c, &wanted, s);
         &s.logits
     }
 
@@ -362,16 +393,11 @@ impl Model {
         }
     }
 
-    fn logits(&self, c: &Compute, chunks: &[Chunk<'_>], s: &mut Scratch) {
+    fn logits(&self, c: &Compute, wanted: &[usize], s: &mut Scratch) {
         let dim = self.config.dim;
-        let mut row = 0;
         s.out.clear();
-        for chunk in chunks {
-            let len = chunk.tokens.len();
-            assert!(chunk.logits <= len, "logits of more tokens than there are");
-            s.out
-                .extend_from_slice(&s.x[(row + len - chunk.logits) * dim..(row + len) * dim]);
-            row += len;
+        for row in wanted {
+            s.out.extend_from_slice(&s.x[row * dim..(row + 1) * dim]);
         }
         let rows = s.rows.write(s.out.len());
         if rows.is_empty() {

@@ -49,7 +49,7 @@ pub enum ReplayError {
 }
 
 /// Positions of one forward pass, and of their logits that are held at a time.
-const STRIDE: usize = 256;
+const STRIDE: usize = 512;
 const LOGITS: usize = 32;
 
 /// Chooses every token of `answer` again and compares.
@@ -85,7 +85,7 @@ pub fn replay_each(
     compute: &Compute,
     vocabulary: Option<&TokenBytes>,
     request: &Request,
-    mut constraint: Option<Box<dyn Constraint>>,
+    constraint: Option<Box<dyn Constraint>>,
     answer: &[u32],
     finish: Finish,
     confirm: &mut dyn FnMut(Choice),
@@ -101,51 +101,36 @@ pub fn replay_each(
     let mut cache = Cache::new(config, tokens.len().div_ceil(PAGE));
     let pages: Vec<_> = cache.ids().collect();
     let mut scratch = Scratch::default();
-    let mut ending = Ending::new(request, vocabulary);
-    let mut history = History::new(&request.prompt);
+    let mut walk = Walk {
+        request,
+        answer,
+        finish,
+        constraint,
+        history: History::new(&request.prompt),
+        ending: Ending::new(request, vocabulary),
+    };
     // The logits of a token choose the next one; those of the last token choose nothing.
     let end = tokens.len() - 1;
     let first = request.prompt.len() - 1;
     let mut position = 0;
     while position < end {
-        let (len, logits) = if position < first {
-            (STRIDE.min(first - position), 0)
-        } else {
-            let len = LOGITS.min(end - position);
-            (len, len)
-        };
+        let len = STRIDE.min(end - position);
         let chunk = Chunk {
             tokens: &tokens[position..position + len],
             position,
             pages: &pages,
-            logits,
+            logits: 0,
         };
-        let rows = model.forward(compute, &mut cache, &[chunk], &mut scratch);
-        for row in rows.chunks_exact(config.vocab) {
-            let index = history.position() - request.prompt.len();
-            let found = answer[index];
-            let allowed = constraint.as_mut().and_then(|c| c.allowed());
-            let expected = sample(compute.isa, &request.sampling, &history, row, allowed)?;
-            if expected != found {
-                return Ok(Verdict::Differs {
-                    index,
-                    expected,
-                    found,
-                });
-            }
-            confirm(Choice::of(compute.isa, row, found, request.logprobs));
-            history.push(found);
-            if let Some(constraint) = &mut constraint {
-                constraint.push(found);
-            }
-            let should = ending.push(found);
-            let last = index + 1 == answer.len();
-            let given = last.then_some(finish);
-            if should != given {
-                return Ok(Verdict::Ending {
-                    tokens: index + 1,
-                    expected: should,
-                });
+        model.hidden(compute, &mut cache, &[chunk], &mut scratch);
+        let mut row = first.saturating_sub(position).min(len);
+        while row < len {
+            let rows = row..len.min(row + LOGITS);
+            row = rows.end;
+            let logits = model.logits_of(compute, rows, &mut scratch);
+            for logits in logits.chunks_exact(config.vocab) {
+                if let Some(verdict) = walk.step(compute, logits, confirm)? {
+                    return Ok(verdict);
+                }
             }
         }
         position += len;
@@ -157,6 +142,52 @@ pub fn replay_each(
         });
     }
     Ok(Verdict::Same)
+}
+
+/// Goes along an answer, token by token.
+struct Walk<'a> {
+    request: &'a Request,
+    answer: &'a [u32],
+    finish: Finish,
+    constraint: Option<Box<dyn Constraint>>,
+    history: History,
+    ending: Ending<'a>,
+}
+
+impl Walk<'_> {
+    /// Chooses the next token from its logits; a verdict if it is not what the answer has.
+    fn step(
+        &mut self,
+        compute: &Compute,
+        logits: &[f32],
+        confirm: &mut dyn FnMut(Choice),
+    ) -> Result<Option<Verdict>, NoToken> {
+        let Walk {
+            request, history, ..
+        } = self;
+        let index = history.position() - request.prompt.len();
+        let found = self.answer[index];
+        let allowed = self.constraint.as_mut().and_then(|c| c.allowed());
+        let expected = sample(compute.isa, &request.sampling, history, logits, allowed)?;
+        if expected != found {
+            return Ok(Some(Verdict::Differs {
+                index,
+                expected,
+                found,
+            }));
+        }
+        confirm(Choice::of(compute.isa, logits, found, request.logprobs));
+        history.push(found);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.push(found);
+        }
+        let should = self.ending.push(found);
+        let given = (index + 1 == self.answer.len()).then_some(self.finish);
+        Ok((should != given).then_some(Verdict::Ending {
+            tokens: index + 1,
+            expected: should,
+        }))
+    }
 }
 
 /// Follows an answer to its end.

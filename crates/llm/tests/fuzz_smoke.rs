@@ -16,3 +16,18 @@ fn gguf() {
 fn safetensors_folder() {
     smoke::run("safetensors_folder", llm::safetensors_folder);
 }
+
+#[test]
+fn answer_schema() {
+    smoke::run("answer_schema", llm::answer_schema);
+}
+
+#[test]
+fn tools() {
+    smoke::run("tools", llm::tools);
+}
+
+#[test]
+fn tokenizer_json() {
+    smoke::run("tokenizer_json", llm::tokenizer_json);
+}

@@ -12,6 +12,7 @@
 pub mod clock;
 pub mod gateway;
 pub mod host;
+pub mod integer;
 pub mod keys;
 pub mod language;
 pub mod ledger;

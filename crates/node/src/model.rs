@@ -12,7 +12,10 @@ use lemma_types::{
 };
 use std::io::Read as _;
 
-use crate::language::{LanguageError, LanguageModel};
+use crate::{
+    integer::{self, IntegerModelError},
+    language::{LanguageError, LanguageModel},
+};
 
 /// The engine of this program: what its receipts name.
 #[must_use]
@@ -43,7 +46,7 @@ pub struct Terms {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The manifest names no model file.
-    #[error("the manifest names no .onnx file")]
+    #[error("the manifest names no model file of its format")]
     NoModel,
     /// The manifest does not name the one file of a model that other servers answer for.
     #[error(
@@ -97,6 +100,9 @@ pub enum LoadError {
     /// The cost of the model can not be computed.
     #[error(transparent)]
     Cost(#[from] RunError),
+    /// The file is no quantised model.
+    #[error(transparent)]
+    Integer(#[from] IntegerModelError),
     /// The files are no language model.
     #[error(transparent)]
     Language(#[from] LanguageError),
@@ -155,6 +161,8 @@ pub fn total_bytes(manifest: &Manifest) -> u64 {
 pub enum AnyModel {
     /// Tensors in, tensors out.
     Graph(Box<Model>),
+    /// The same on integers, registered with the proof system.
+    Integer(Box<lemma_proof::Model>),
     /// Text in, text out.
     Language(Box<LanguageModel>),
     /// Text in, text out, by another server.
@@ -178,6 +186,10 @@ pub fn load_any(
     if manifest.format.is_text() {
         let language = load_language(manifest, store, max_bytes)?;
         return Ok(AnyModel::Language(Box::new(language)));
+    }
+    if manifest.format == Format::Integer {
+        check_bounds(manifest, max_bytes)?;
+        return Ok(AnyModel::Integer(Box::new(integer::load(manifest, store)?)));
     }
     Ok(AnyModel::Graph(Box::new(load(manifest, store, max_bytes)?)))
 }

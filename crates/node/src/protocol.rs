@@ -21,6 +21,8 @@
 //! | 0 | 4 | `LWAN` |
 //! | 4 | 4 | length of the JSON |
 //! | 8 | | [`Signed`] in JSON |
+//! | | 4 | length of the evidence, 0 if the mode has none |
+//! | | | the evidence that the receipt names |
 //! | | | tensors in canonical encoding |
 //!
 //! Any other status carries an [`ErrorBody`] in JSON.
@@ -34,8 +36,9 @@ pub mod text;
 
 use axum::http::StatusCode;
 use lemma_types::{
-    Address, Amount, B256, Digest, Engine, Mode, SignedReceipt,
+    Address, Amount, B256, Bytes, Digest, Engine, Mode, SignedReceipt,
     commitment::Openings,
+    limits,
     tensor::{self, TensorData, TensorError},
 };
 use serde::{Deserialize, Serialize};
@@ -214,14 +217,28 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
+/// What a worker answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkAnswer {
+    /// The receipt.
+    pub signed: Signed,
+    /// The proof that the receipt names, in mode `proved`.
+    pub evidence: Option<Bytes>,
+    /// Outputs, in the order of the model's signature.
+    pub outputs: Vec<TensorData>,
+}
+
 /// Encodes an answer.
 #[must_use]
-pub fn encode_answer(signed: &Signed, outputs: &[TensorData]) -> Vec<u8> {
-    let json = serde_json::to_vec(signed).expect("a receipt serialises to JSON");
+pub fn encode_answer(answer: &WorkAnswer) -> Vec<u8> {
+    let json = serde_json::to_vec(&answer.signed).expect("a receipt serialises to JSON");
+    let evidence = answer.evidence.as_deref().map_or(&[][..], |bytes| bytes);
     let mut bytes = ANSWER_MAGIC.to_vec();
     bytes.extend((json.len() as u32).to_le_bytes());
     bytes.extend(json);
-    bytes.extend(tensor::encode(outputs));
+    bytes.extend((evidence.len() as u32).to_le_bytes());
+    bytes.extend(evidence);
+    bytes.extend(tensor::encode(&answer.outputs));
     bytes
 }
 
@@ -229,7 +246,7 @@ pub fn encode_answer(signed: &Signed, outputs: &[TensorData]) -> Vec<u8> {
 ///
 /// # Errors
 /// See [`ProtocolError`].
-pub fn decode_answer(bytes: &[u8]) -> Result<(Signed, Vec<TensorData>), ProtocolError> {
+pub fn decode_answer(bytes: &[u8]) -> Result<WorkAnswer, ProtocolError> {
     let mut rest = bytes;
     let format = || ProtocolError::Format("answer");
     if take::<4>(&mut rest).ok_or_else(format)? != ANSWER_MAGIC {
@@ -239,8 +256,17 @@ pub fn decode_answer(bytes: &[u8]) -> Result<(Signed, Vec<TensorData>), Protocol
     if length > MAX_JSON_BYTES {
         return Err(format());
     }
-    let (json, tensors) = rest.split_at_checked(length).ok_or_else(format)?;
-    Ok((serde_json::from_slice(json)?, tensor::decode(tensors)?))
+    let (json, mut rest) = rest.split_at_checked(length).ok_or_else(format)?;
+    let length = u32::from_le_bytes(take(&mut rest).ok_or_else(format)?) as usize;
+    if length > limits::PROOF_BYTES {
+        return Err(format());
+    }
+    let (evidence, tensors) = rest.split_at_checked(length).ok_or_else(format)?;
+    Ok(WorkAnswer {
+        signed: serde_json::from_slice(json)?,
+        evidence: (!evidence.is_empty()).then(|| Bytes::copy_from_slice(evidence)),
+        outputs: tensor::decode(tensors)?,
+    })
 }
 
 /// What kind of error a worker reports.

@@ -25,7 +25,7 @@ use lemma_node::{
     ledger::Account,
     model::engine,
     network::NetworkConfig,
-    protocol::{self, ErrorBody, ErrorCode, Signed, WorkRequest, encode_answer},
+    protocol::{self, ErrorBody, ErrorCode, Signed, WorkAnswer, WorkRequest, encode_answer},
 };
 use lemma_types::{
     Address, Amount, B256, Digest, Engine, Mode, Receipt, SignedReceipt,
@@ -66,7 +66,11 @@ impl Answer {
             openings: self.openings,
             engine: self.engine.clone(),
         };
-        encode_answer(&signed, &self.outputs)
+        encode_answer(&WorkAnswer {
+            signed,
+            evidence: None,
+            outputs: self.outputs.clone(),
+        })
     }
 
     /// Commits anew to what the answer holds now.

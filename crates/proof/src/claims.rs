@@ -12,7 +12,7 @@ use crate::field::{
     Base, Ext, LANES, PackedBase, PackedExt, PackedFieldExtension, PrimeCharacteristicRing,
     lane_sum, pack,
 };
-use crate::plan::{Block, log_shape, log2};
+use crate::plan::{Block, Column, Plan, log_shape, log2};
 use crate::poly::{below, eq_eval, eq_table};
 use p3_field::PackedValue;
 
@@ -337,12 +337,15 @@ impl Accumulator {
     }
 }
 
-/// The target of a view's source.
-pub(crate) fn target(source: Source, value_column: impl Fn(usize) -> usize) -> Target {
-    match source {
-        Source::Input(i) => Target::Input(i),
-        Source::Constant(i) => Target::Constant(i),
-        Source::Node(i) => Target::Column(value_column(i)),
+impl Plan {
+    /// The target of a view's source. Every node has a column of values; a place that no stack has stands for one that
+    /// were missing, so a claim on it could not be proved.
+    pub(crate) fn target(&self, source: Source) -> Target {
+        match source {
+            Source::Input(i) => Target::Input(i),
+            Source::Constant(i) => Target::Constant(i),
+            Source::Node(i) => Target::Column(self.column(Column::Value(i)).unwrap_or(usize::MAX)),
+        }
     }
 }
 

@@ -95,6 +95,9 @@ pub enum VerifyError {
     /// The statement does not fit the graph.
     #[error("the statement does not fit the model: {0}")]
     Statement(#[from] IntegerError),
+    /// The proof is for holders of the weights, and there are none.
+    #[error("the proof is for holders of the model's weights: give the model")]
+    WeightsNeeded,
     /// The parameters of the proof system do not reach the profile's security.
     #[error("{0}")]
     Parameters(String),

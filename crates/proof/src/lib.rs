@@ -28,6 +28,7 @@
 mod batch;
 mod claims;
 mod error;
+mod evidence;
 mod field;
 #[cfg(test)]
 mod forgery;
@@ -47,9 +48,10 @@ mod verifier;
 mod witness;
 
 pub use error::{Check, ProveError, VerifyError};
+pub use evidence::{Evidence, MAX_EVIDENCE_BYTES};
 pub use model::{Model, ModelRoot, VerifyingKey};
 pub use profile::{Profile, Security, Weights};
 pub use proof::{MAX_PROOF_BYTES, Proof, Statement, VERSION};
-pub use prover::prove_inference;
+pub use prover::{Progress, prove_inference, prove_inference_watched};
 pub use soundness::{ErrorTerm, Soundness};
 pub use verifier::{HeldWeights, soundness, verify_inference, verify_with_weights};

@@ -3,7 +3,7 @@
 use lemma_graph::integer::{Expression, Source, Term, View};
 
 use crate::batch::prove_batch;
-use crate::claims::{Accumulator, Claim, Target, Weight, by_axis, target};
+use crate::claims::{Accumulator, Claim, Target, Weight, by_axis};
 use crate::error::ProveError;
 use crate::field::{Base, Ext};
 use crate::fractions::prove_sum;
@@ -14,8 +14,19 @@ use crate::poly::eq_table;
 use crate::profile::Profile;
 use crate::proof::{Proof, Statement, value_bytes};
 use crate::sumcheck::{Multiply, prove};
-use crate::transcript::{Honest, Hook, ProverTranscript};
+use crate::transcript::{Hook, ProverTranscript, Watched};
 use crate::witness::{Witness, fractions, padded};
+
+/// How far a prover is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What it does now.
+    pub step: &'static str,
+    /// Steps that are done.
+    pub done: usize,
+    /// All steps; they differ in length.
+    pub of: usize,
+}
 
 /// Executes a model on inputs and proves the result.
 ///
@@ -29,8 +40,22 @@ pub fn prove_inference(
     samples: usize,
     profile: Profile,
 ) -> Result<(Statement, Proof), ProveError> {
+    prove_inference_watched(model, inputs, samples, profile, &|_| {})
+}
+
+/// As [`prove_inference`], and tells `watch` before each step how far it is.
+///
+/// # Errors
+/// As [`prove_inference`].
+pub fn prove_inference_watched(
+    model: &Model,
+    inputs: Vec<Vec<i32>>,
+    samples: usize,
+    profile: Profile,
+    watch: &(dyn Fn(Progress) + Sync),
+) -> Result<(Statement, Proof), ProveError> {
     // Inside the pool from the start: its threads would else be woken for every small step.
-    rayon::scope(|_| execute_and_prove(model, inputs, samples, profile))
+    rayon::scope(|_| execute_and_prove(model, inputs, samples, profile, watch))
 }
 
 fn execute_and_prove(
@@ -38,8 +63,10 @@ fn execute_and_prove(
     inputs: Vec<Vec<i32>>,
     samples: usize,
     profile: Profile,
+    watch: &(dyn Fn(Progress) + Sync),
 ) -> Result<(Statement, Proof), ProveError> {
     let plan = Plan::new(model.graph().skeleton(), samples)?;
+    watch(plan.progress("execution", 0));
     let trace = model.graph().run(&inputs, samples)?;
     let statement = Statement {
         model_root: model.root(),
@@ -48,7 +75,14 @@ fn execute_and_prove(
         outputs: trace.outputs.clone(),
     };
     let witness = Witness::new(&plan, trace);
-    let proof = prove_witness(model, &plan, &statement, &witness, profile, &mut Honest)?;
+    let proof = prove_witness(
+        model,
+        &plan,
+        &statement,
+        &witness,
+        profile,
+        &mut Watched(watch),
+    )?;
     Ok((statement, proof))
 }
 
@@ -61,6 +95,7 @@ pub(crate) fn prove_witness(
     profile: Profile,
     hook: &mut dyn Hook,
 ) -> Result<Proof, ProveError> {
+    hook.progress(plan.progress("commitment", 1));
     let pcs = shared_pcs(plan.stack.bits, profile.security)?;
     let committed = pcs
         .commit(witness.cells.clone())
@@ -91,14 +126,18 @@ pub(crate) fn prove_witness(
         claims: Accumulator::new(plan.edges()),
         edge: 0,
     };
+    transcript.progress(plan.progress("lookups", 2));
     let points = prover.lookups(&mut transcript);
-    for (node, point) in plan.skeleton.nodes.iter().zip(&points) {
+    for (index, (node, point)) in plan.skeleton.nodes.iter().zip(&points).enumerate() {
+        transcript.progress(plan.progress("layers", 3 + index));
         prover.expression(&node.expression, point, &mut transcript);
     }
     for (_, expression) in &plan.skeleton.outputs {
         let point = transcript.draw_all("output point", variables(&expression.shape));
         prover.expression(expression, &point, &mut transcript);
     }
+    let last = 3 + plan.skeleton.nodes.len();
+    transcript.progress(plan.progress("openings", last));
     let claims = prover.claims.finish().unwrap_or_default();
     let at = prove_batch(
         &claims,
@@ -144,6 +183,12 @@ pub(crate) fn prove_witness(
 }
 
 impl Plan {
+    /// The progress of a proof: execution, commitment, lookups, every node, openings.
+    fn progress(&self, step: &'static str, done: usize) -> Progress {
+        let of = self.skeleton.nodes.len() + 4;
+        Progress { step, done, of }
+    }
+
     /// The block of the witness that a claim is about.
     pub(crate) fn column_block(&self, target: Target) -> Option<Block> {
         match target {
@@ -229,7 +274,7 @@ impl Prover<'_> {
 
     fn deliver(&mut self, view: &View, weight: Weight, value: Ext) {
         let plan = self.plan;
-        let target = target(view.source, |i| plan.column(Column::Value(i)).unwrap_or(0));
+        let target = plan.target(view.source);
         self.claims.deliver(
             self.edge,
             Claim {

@@ -155,6 +155,9 @@ pub(crate) trait Hook {
         None
     }
 
+    /// Told how far the prover is.
+    fn progress(&mut self, _progress: crate::prover::Progress) {}
+
     /// Other inputs than the statement's to compute with.
     fn inputs(&self) -> Option<&[Vec<i32>]> {
         None
@@ -168,9 +171,20 @@ pub(crate) trait Hook {
 }
 
 /// The honest prover.
+#[cfg(test)]
 pub(crate) struct Honest;
 
+#[cfg(test)]
 impl Hook for Honest {}
+
+/// The honest prover, watched.
+pub(crate) struct Watched<'a>(pub(crate) &'a (dyn Fn(crate::prover::Progress) + Sync));
+
+impl Hook for Watched<'_> {
+    fn progress(&mut self, progress: crate::prover::Progress) {
+        (self.0)(progress);
+    }
+}
 
 /// The prover's side: records what it sends.
 pub(crate) struct ProverTranscript<'h> {
@@ -207,6 +221,11 @@ impl<'h> ProverTranscript<'h> {
     pub(crate) fn root(&mut self, label: &'static str, root: &[u8; 32]) {
         self.step(Step::Root(label));
         self.state.absorb(label, root);
+    }
+
+    /// Tells the hook how far the prover is.
+    pub(crate) fn progress(&mut self, progress: crate::prover::Progress) {
+        self.hook.progress(progress);
     }
 
     /// The prover's hook.

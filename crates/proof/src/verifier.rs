@@ -3,12 +3,12 @@
 use lemma_graph::integer::{Expression, Term, View};
 
 use crate::batch::verify_batch;
-use crate::claims::{Accumulator, Claim, Target, Weight, by_axis, target, uncovered};
+use crate::claims::{Accumulator, Claim, Target, Weight, by_axis, uncovered};
 use crate::error::{Check, VerifyError, require};
 use crate::field::{Base, Ext, MODULUS, PrimeCharacteristicRing, power_of_two, small};
 use crate::fractions::{LeafClaim, verify_sum};
 use crate::model::{ModelRoot, VerifyingKey, shared_pcs};
-use crate::plan::{Block, Column, Lookup, Plan, Product, variables};
+use crate::plan::{Block, Lookup, Plan, Product, variables};
 use crate::poly::{below, eq_index, evaluate, index_eval};
 use crate::profile::Profile;
 use crate::proof::{Proof, Statement, value_bytes};
@@ -32,6 +32,12 @@ impl HeldWeights {
             cells: constant_cells(model.graph()),
             key: model.key().clone(),
         }
+    }
+
+    /// The root of the model whose weights they are.
+    #[must_use]
+    pub fn model_root(&self) -> ModelRoot {
+        self.key.model_root()
     }
 }
 
@@ -305,9 +311,7 @@ impl<'a> Session<'a> {
         let plan = &self.plan;
         let shape = plan.skeleton.source(view.source).shape;
         let weight = Weight::view(view, axes, coordinates, &shape);
-        let target = target(view.source, |i| {
-            plan.column(Column::Value(i)).unwrap_or(usize::MAX)
-        });
+        let target = plan.target(view.source);
         self.claims.deliver(
             self.edge,
             Claim {

@@ -1,4 +1,4 @@
-//! The fuzz target of `lemma-proof` over its seeds and mutations of them.
+//! The fuzz targets of `lemma-proof` over their seeds and mutations of them.
 
 #![allow(unreachable_pub)]
 
@@ -10,4 +10,9 @@ mod smoke;
 #[test]
 fn proofs() {
     smoke::run("proof", proof::proof);
+}
+
+#[test]
+fn evidence() {
+    smoke::run("evidence", proof::evidence);
 }

@@ -225,6 +225,10 @@ impl<S> Mouth<S> {
 }
 
 /// What is about to be said, and to whom.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives as long as one message is sent"
+)]
 pub(crate) enum Speech<'a, S: LimitedSender + 'a> {
     Honest(S::Checked<'a>),
     Lying {

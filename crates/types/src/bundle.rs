@@ -28,6 +28,11 @@ pub struct Bundle {
     /// Where the ledger settled the receipt; absent until the batch is final.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settlement: Option<Settlement>,
+    /// A succinct argument of the receipt's computation, in the encoding of `lemma-proof`: of a receipt of mode `proved` the
+    /// evidence that it names; of another one, what was proved later. It tells inputs and outputs, so it travels only with
+    /// whoever may learn them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Bytes>,
 }
 
 /// The way from a receipt to a finality certificate.

@@ -20,6 +20,8 @@ pub const CERTIFICATE_BYTES: usize = 4_096;
 pub const MERKLE_PATH: usize = 64;
 /// Largest bundle file, bytes.
 pub const BUNDLE_BYTES: usize = 8 << 20;
+/// Largest proof with its statement and key, bytes: in hexadecimal it leaves room for the rest of a bundle.
+pub const PROOF_BYTES: usize = 3 << 20;
 /// Largest request body over HTTP, bytes.
 pub const HTTP_BODY_BYTES: usize = 32 << 20;
 /// Longest canonical request to a language model, bytes.

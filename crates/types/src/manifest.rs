@@ -48,6 +48,9 @@ pub struct Manifest {
 pub enum Format {
     /// ONNX protobuf: the first file whose path ends in `.onnx` is the model.
     Onnx,
+    /// A quantised model, which can be proved: the first file whose path ends in `.integer` is its integer graph. The
+    /// graph root is the root that proofs name: a commitment to the graph and its constants.
+    Integer,
     /// A language model in one GGUF file, the first whose path ends in `.gguf`; it holds tokenizer and chat template too.
     Gguf,
     /// A language model in a folder: `config.json`, all files whose paths end in `.safetensors`, `tokenizer.json`, and, if
@@ -64,7 +67,7 @@ impl Format {
     #[must_use]
     pub const fn is_text(self) -> bool {
         match self {
-            Self::Onnx => false,
+            Self::Onnx | Self::Integer => false,
             Self::Gguf | Self::Safetensors | Self::Upstream => true,
         }
     }
@@ -79,7 +82,7 @@ impl Format {
     #[must_use]
     pub const fn mode(self) -> Mode {
         match self {
-            Self::Onnx | Self::Gguf | Self::Safetensors => Mode::Signed,
+            Self::Onnx | Self::Integer | Self::Gguf | Self::Safetensors => Mode::Signed,
             Self::Upstream => Mode::Relayed,
         }
     }

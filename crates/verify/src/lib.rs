@@ -25,12 +25,14 @@
 pub mod certificate;
 mod contents;
 mod format;
+mod proved;
 mod report;
 mod settlement;
 mod text;
 mod verifier;
 
 pub use format::{FormatError, decode_bundle, decode_trusted_root};
+pub use proved::Weight;
 pub use report::{Check, CheckName, Final, Outcome, Report, Verdict};
 pub use verifier::{
     Opened, Recompute, Recomputed, Replayed, TrustedRootError, Verifier, verify_answer,

@@ -41,11 +41,13 @@ pub enum CheckName {
     Finality,
     /// The model, run again, gives the same bytes.
     Recomputation,
+    /// A succinct argument shows that the answer is what the model gives on the request.
+    Proof,
 }
 
 impl CheckName {
     /// Every check, in the order of a report.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Format,
         Self::Network,
         Self::Signature,
@@ -62,6 +64,7 @@ impl CheckName {
         Self::Heights,
         Self::Finality,
         Self::Recomputation,
+        Self::Proof,
     ];
 
     /// The name, as programs and people see it.
@@ -84,6 +87,7 @@ impl CheckName {
             Self::Heights => "heights",
             Self::Finality => "finality",
             Self::Recomputation => "recomputation",
+            Self::Proof => "proof",
         }
     }
 }
@@ -208,6 +212,12 @@ impl Report {
         self.to_string()
     }
 
+    /// Whether a receipt of another mode was raised to `proved` by a proof that came later.
+    #[must_use]
+    pub fn raised(&self) -> bool {
+        self.mode != Some(Mode::Proved) && self.outcome(CheckName::Proof) == Some(Outcome::Ok)
+    }
+
     fn conclusion(&self) -> String {
         let names = |checks: &mut dyn Iterator<Item = &Check>| {
             let names: Vec<&str> = checks.map(|check| check.name.name()).collect();
@@ -217,6 +227,12 @@ impl Report {
             (Verdict::Verified, Some(Mode::Relayed)) => {
                 "Relayed: signed by the worker that passed it on; which model ran is not known."
                     .to_owned()
+            }
+            (Verdict::Verified, Some(mode)) if self.raised() => {
+                format!(
+                    "Verified in mode `{mode}`, raised to `{}` by a later proof.",
+                    Mode::Proved
+                )
             }
             (Verdict::Verified, Some(mode)) => format!("Verified in mode `{mode}`."),
             // A bundle that cannot be read has no mode, and is wrong.

@@ -14,6 +14,7 @@ use crate::{
     certificate::{NetworkKey, NetworkKeyError},
     contents::{Symbols, elements},
     format::{check_schema, decode_bundle},
+    proved::{self, Proved, Weight},
     report::{CheckName, Checks, Final, Finding, Outcome, Problem, Report},
     settlement, text,
 };
@@ -29,6 +30,8 @@ pub struct Opened {
     pub text: Option<Transcript>,
     /// What came of running the model again.
     pub recompute: Recompute,
+    /// The weights of a quantised model, for the bundle's proof.
+    pub weights: Option<Weight>,
 }
 
 /// Whether the model was to be run again, and what came of it.
@@ -144,6 +147,7 @@ fn verify(
     chain_id: u64,
     check_settlement: impl FnOnce(&mut Checks) -> Option<Final>,
 ) -> Report {
+    let proved_outputs;
     let mut contents = Contents {
         bundle,
         opened,
@@ -163,10 +167,19 @@ fn verify(
         // They open the commitment, so they are what was answered.
         contents.outputs = Some(&recomputed.outputs);
     }
+    let mut proof = contents.proof(&checks);
+    if contents.outputs.is_none()
+        && let Ok(proved) = &mut proof
+    {
+        // The check below compares them with the commitment.
+        proved_outputs = std::mem::take(&mut proved.outputs);
+        contents.outputs = Some(&proved_outputs);
+    }
     checks.record(CheckName::Response, contents.response(&mut symbols));
     checks.record(CheckName::Transcript, contents.transcript());
     let finality = check_settlement(&mut checks);
     checks.record(CheckName::Recomputation, recomputation);
+    checks.record(CheckName::Proof, proved::finding(&proof));
 
     let receipt = &bundle.receipt.receipt;
     Report {
@@ -176,7 +189,7 @@ fn verify(
         model: Some(receipt.model_root),
         worker: Some(receipt.worker),
         finality,
-        does_not_cover: gaps(receipt.mode, &checks),
+        does_not_cover: gaps(receipt.mode, &checks, opened.weights.is_some()),
         checks: checks.into_vec(),
     }
 }
@@ -255,6 +268,12 @@ fn mode(bundle: &Bundle) -> Finding {
             "mode `{}` has no evidence, but the receipt names some",
             receipt.mode
         ))),
+        Mode::Proved if receipt.evidence != B256::ZERO => {
+            Ok("`proved`: backed by the proof that the receipt names".to_owned())
+        }
+        Mode::Proved => Err(Problem::Failed(
+            "mode `proved` has evidence, but the receipt names none".to_owned(),
+        )),
         mode => Err(Problem::Missing(format!(
             "this verifier cannot check evidence of mode `{mode}`"
         ))),
@@ -361,6 +380,22 @@ impl<'a> Contents<'a> {
         )
     }
 
+    /// Checks the bundle's proof, and that its outputs are what the receipt commits to.
+    fn proof(&self, checks: &Checks) -> Result<Proved, Problem> {
+        let opens = checks.outcome(CheckName::Request) == Outcome::Ok;
+        let inputs = self.opened.inputs.as_deref().filter(|_| opens);
+        let proved = proved::check(self.bundle, inputs, self.opened.weights.as_ref())?;
+        let commitment = commitment::tensor_response(self.openings()?.response, &proved.outputs);
+        let other = commitment != self.bundle.receipt.receipt.response_commitment
+            || self.outputs.is_some_and(|known| known != proved.outputs);
+        if other {
+            return Err(Problem::Failed(
+                "the proof is of other outputs than the receipt's".to_owned(),
+            ));
+        }
+        Ok(proved)
+    }
+
     /// Compares a second run with what the receipt binds. Says something only if the run's inputs are the receipt's.
     fn recomputation(&self, checks: &Checks) -> Finding {
         let (graph_root, numeric_spec) = match &self.opened.recompute {
@@ -462,10 +497,13 @@ pub(crate) fn opens(what: &str, actual: B256, committed: B256) -> Finding {
 }
 
 /// What stays open even if every check holds.
-fn gaps(mode: Mode, checks: &Checks) -> Vec<String> {
+fn gaps(mode: Mode, checks: &Checks, derived: bool) -> Vec<String> {
     let holds = |name| checks.outcome(name) == Outcome::Ok;
     let mut gaps = Vec::new();
-    if !(mode == Mode::Signed && holds(CheckName::Recomputation)) {
+    if holds(CheckName::Proof) {
+        gaps.push(Mode::Proved.does_not_cover().to_owned());
+        gaps.extend(proved::gaps(derived));
+    } else if !(mode == Mode::Signed && holds(CheckName::Recomputation)) {
         gaps.push(mode.does_not_cover().to_owned());
     }
     if !holds(CheckName::Request) || !holds(CheckName::Response) {

@@ -132,6 +132,7 @@ impl Case {
             manifest: self.manifest.clone(),
             openings: Some(openings),
             settlement: None,
+            proof: None,
         }
     }
 

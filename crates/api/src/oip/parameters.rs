@@ -1,7 +1,7 @@
 //! The parameters of a request and a response that are Lemma's.
 
 use lemma_node::gateway::Answer;
-use lemma_types::{B256, Engine, Mode, SignedReceipt, commitment::Openings};
+use lemma_types::{B256, Bytes, Engine, Mode, SignedReceipt, commitment::Openings};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -21,6 +21,8 @@ pub const RECEIPT: &str = "lemma_receipt";
 pub const OPENINGS: &str = "lemma_openings";
 /// Response: the engine that the receipt names, as JSON in a text.
 pub const ENGINE: &str = "lemma_engine";
+/// Response in mode `proved`: the proof with its statement, in hexadecimal.
+pub const PROOF: &str = "lemma_proof";
 
 /// What a client needs to check an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct Evidence {
     pub openings: Openings,
     /// The engine that it names.
     pub engine: Engine,
+    /// The proof that the receipt names, in mode `proved`.
+    pub proof: Option<Bytes>,
 }
 
 /// Why a response has no evidence.
@@ -59,6 +63,13 @@ impl Evidence {
             receipt: parse(parameters, RECEIPT)?,
             openings: parse(parameters, OPENINGS)?,
             engine: parse(parameters, ENGINE)?,
+            proof: match parameters.get(PROOF) {
+                None => None,
+                Some(value) => {
+                    let proof = serde_json::from_value(value.clone());
+                    Some(proof.map_err(|error| EvidenceError::Malformed { name: PROOF, error })?)
+                }
+            },
         })
     }
 }
@@ -84,8 +95,10 @@ pub(super) fn of(answer: &Answer) -> Map<String, Value> {
         (OPENINGS, embedded(&answer.openings)),
         (ENGINE, embedded(&answer.engine)),
     ];
+    let proof = answer.evidence.as_ref().map(|proof| (PROOF, json!(proof)));
     entries
         .into_iter()
+        .chain(proof)
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
 }

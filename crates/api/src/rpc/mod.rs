@@ -159,9 +159,7 @@ pub fn holds_a_call(body: &[u8]) -> bool {
     };
     match serde_json::from_slice(body) {
         Err(_) => false,
-        Ok(Value::Array(calls)) => {
-            calls.len() <= MAX_BATCH && calls.into_iter().map(holds).any(|held| held)
-        }
+        Ok(Value::Array(calls)) => calls.len() <= MAX_BATCH && calls.into_iter().any(holds),
         Ok(call) => holds(call),
     }
 }

@@ -94,6 +94,7 @@ pub(super) async fn bundle(
         BundleStatus::Final(bundle) => {
             let public = Bundle {
                 openings: None,
+                proof: None,
                 ..bundle
             };
             let kind = [(

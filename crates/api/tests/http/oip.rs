@@ -221,6 +221,7 @@ fn the_answer_carries_all_that_checks_it() {
         manifest,
         openings: Some(evidence.openings),
         settlement: None,
+        proof: None,
     };
     let opened = Opened {
         inputs: Some(vec![image()]),

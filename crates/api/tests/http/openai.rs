@@ -85,6 +85,7 @@ fn check(lemma: &Value) -> Transcript {
         manifest: model().clone(),
         openings: Some(serde_json::from_value(part("openings")).unwrap()),
         settlement: None,
+        proof: None,
     };
     let opened = Opened {
         text: Some(transcript.clone()),

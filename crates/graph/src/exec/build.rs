@@ -137,6 +137,11 @@ impl<'a> Builder<'a> {
         if is_alias(self.node(index)) {
             return self.alias(index);
         }
+        for make in [Builder::integer, Builder::dequantise, Builder::quantise] {
+            if make(self, index).is_some() {
+                return;
+            }
+        }
         if self.is_f32(index) {
             let tried = [
                 Builder::conv,
@@ -178,7 +183,9 @@ impl<'a> Builder<'a> {
         let shape = self.planned[index].outputs[0].shape.clone();
         let places = shape[2..].iter().product();
         let sizes = [shape[0], places, shape[1]];
-        let at = self.emit(index, index, Action::Transpose { x, sizes }, shape, (0, 0));
+        let dtype = self.planned[index].outputs[0].dtype;
+        let turn = Action::Transpose { x, sizes };
+        let at = self.emit_as(dtype, index, index, turn, shape, (0, 0));
         if let Some(made) = &mut self.made[index] {
             made.first = Some(vec![at]);
         }
@@ -198,11 +205,13 @@ impl<'a> Builder<'a> {
         }
         let x = self.first(source);
         let sizes = [shape[0], shape[1], shape[2..].iter().product()];
-        let node = match source {
-            Ref::Node(i, _) => i,
-            _ => 0,
+        let (node, dtype) = match source {
+            Ref::Node(i, output) => (i, self.planned[i].outputs[output].dtype),
+            Ref::Input(i) => (0, self.graph.inputs[i].dtype),
+            Ref::Constant(i) => (0, self.graph.constants[i].tensor.dtype()),
         };
-        let at = self.emit(
+        let at = self.emit_as(
+            dtype,
             node,
             node,
             Action::Transpose { x, sizes },
@@ -234,12 +243,25 @@ impl<'a> Builder<'a> {
         shape: Vec<usize>,
         scratch: (u64, u64),
     ) -> At {
-        let elements = shape.iter().product();
+        self.emit_as(DType::F32, node, packed, action, shape, scratch)
+    }
+
+    /// Adds a step that makes one value: of f32 in a slot, of another type in memory of its own.
+    pub(super) fn emit_as(
+        &mut self,
+        dtype: DType,
+        node: usize,
+        packed: usize,
+        action: Action,
+        shape: Vec<usize>,
+        scratch: (u64, u64),
+    ) -> At {
+        let elements: usize = shape.iter().product();
         let id = self.values.len();
         self.values.push(Value {
             elements,
-            bytes: elements as u64 * 4,
-            slotted: true,
+            bytes: elements as u64 * dtype.size() as u64,
+            slotted: dtype == DType::F32,
             aliases: Vec::new(),
         });
         self.push(node, packed, action, vec![id], shape, scratch, &[]);

@@ -44,6 +44,13 @@ pub(super) enum LinkSpec {
     Softmax(usize),
 }
 
+impl LinkSpec {
+    /// Whether it needs whole rows.
+    pub(super) fn by_rows(&self) -> bool {
+        matches!(self, LinkSpec::Softmax(_))
+    }
+}
+
 /// A chain whose operands are yet to be found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ChainSpec {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::integer::{Sink, Sums};
 use super::{Action, At, Id, Program, Step};
 use crate::tensor::{Storage, Tensor};
 
@@ -113,6 +114,21 @@ pub(super) fn reads(action: &Action, plain: &[At]) -> Vec<At> {
         Action::Plain => plain.to_vec(),
         Action::Alias(at) => vec![*at],
         Action::Product { a, chain, .. } => with(&[*a], chain),
+        Action::Integer(i) => {
+            let zeros = match i.sums {
+                Sums::Product { zeros, .. } => zeros,
+                Sums::Conv(_) => None,
+            };
+            let own = [Some(i.x), i.zero, zeros].into_iter().flatten();
+            let sink = i.sink.iter().flat_map(Sink::reads);
+            own.chain(i.chain.reads()).chain(sink).collect()
+        }
+        Action::Dequantise(d) => {
+            let own = [Some(d.x), Some(d.scale), d.zero].into_iter().flatten();
+            let sink = d.sink.iter().flat_map(Sink::reads);
+            own.chain(d.chain.reads()).chain(sink).collect()
+        }
+        Action::Quantise { x, sink } => [*x].into_iter().chain(sink.reads()).collect(),
         Action::Batched(b) => with(&[b.a.at, b.b.at], &b.chain),
         Action::Conv { x, chain, .. } | Action::Chain { x, chain, .. } => with(&[*x], chain),
         Action::Pool { x, .. } | Action::Places { x, .. } | Action::Transpose { x, .. } => vec![*x],

@@ -1,19 +1,22 @@
 //! How a plan is carried out: operators fused, values laid out for the kernels, memory reused.
 //!
 //! A [`Program`] is derived from a graph and the shapes of one plan. It computes the same bits as
-//! the operators one by one, as tests compare; nothing of it is committed to. Three things make it
+//! the operators one by one, as tests compare; nothing of it is committed to. Four things make it
 //! faster:
 //!
 //! * **Chains**: elementwise operators that follow a product, a convolution or each other are
 //!   applied to values that are still in the cache ([`lemma_kernels::Chain`]).
 //! * **Layout**: convolutions and what follows them keep their values with the channels last; a
 //!   transposition around a product is a matter of strides.
+//! * **Integers**: sums of products of 8-bit integers go on as f32 while they are in the cache, up to
+//!   quantisation.
 //! * **Memory**: values of f32 live in slots that later values take over.
 
 mod build;
 mod chain;
 mod fuse;
 mod grow;
+mod integer;
 mod memory;
 mod pattern;
 mod run;
@@ -23,6 +26,7 @@ use lemma_kernels::{Channels, Pooling, Reduction};
 
 pub(crate) use build::build;
 use chain::ChainSpec;
+use integer::{Dequantised, Integer, Sink};
 pub(crate) use memory::Arena;
 pub(crate) use run::{Context, run};
 
@@ -84,6 +88,12 @@ enum Action {
         epsilon: f32,
         root_mean_square: bool,
     },
+    /// Sums of products of 8-bit integers, and what follows.
+    Integer(Box<Integer>),
+    /// 8-bit integers as f32, and what follows.
+    Dequantise(Box<Dequantised>),
+    /// f32 as 8-bit integers.
+    Quantise { x: At, sink: Sink },
     /// A transposition of `batch` matrices of rows × columns.
     Transpose { x: At, sizes: [usize; 3] },
 }
@@ -117,7 +127,7 @@ struct Step {
     /// The operator whose packed operand it uses.
     packed: usize,
     action: Action,
-    /// What it makes, and in which slot; none where the operator brings its own memory.
+    /// What it makes, and in which slot; none where the step brings its own memory.
     writes: Vec<Id>,
     slot: Option<usize>,
     /// The shape of what it makes in memory, unless the operator says.

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use lemma_kernels as kernels;
+use lemma_kernels::int8::{self, FiltersInt8Last, Int8, Output, PackedInt8, Quantised};
 use lemma_kernels::{FiltersLast, Isa, PackedB, Strided, Threads};
+use lemma_types::tensor::DType;
 
+use super::integer::{Dequantised, Integer, Sums};
 use super::{Action, Arena, At, Batched, Matrices, Program, Step};
 use crate::error::{OpError, RunError};
 use crate::graph::{Graph, Ref};
 use crate::operator::{Eval, Operands, Prepared, typed};
+use crate::ops::quantize::{self, widened};
+use crate::ops::unreachable_type;
 use crate::plan::{Step as Planned, failed};
 use crate::tensor::{Storage, Tensor};
 
@@ -93,7 +98,10 @@ impl<'a> Context<'a> {
             }
             _ => {}
         }
-        let slot = step.slot.expect("a step that makes a value has a slot");
+        let Some(slot) = step.slot else {
+            values[step.writes[0]] = Some(self.bytes(step, values)?);
+            return Ok(());
+        };
         let len = step.shape.iter().product();
         let taken = match (&step.action, step.in_place) {
             (
@@ -123,7 +131,7 @@ impl<'a> Context<'a> {
             .collect();
         node.op.eval(&Eval {
             isa: self.isa,
-            threads: self.threads.count(),
+            threads: self.threads,
             inputs: Operands(&operands),
             outputs: &self.planned[step.node].outputs,
             prepared: self.prepared[step.node].as_ref(),
@@ -212,8 +220,136 @@ impl<'a> Context<'a> {
                 kernels::transpose(threads, *batch, *rows, *columns, slice(*x)?, y);
                 Ok(())
             }
-            Action::Plain | Action::Alias(_) => Ok(()),
+            Action::Integer(integer) => self.integer(step, integer, values, Output::Float(y)),
+            Action::Dequantise(d) => self.dequantise(d, values, Output::Float(y)),
+            Action::Plain | Action::Alias(_) | Action::Quantise { .. } => Ok(()),
         }
+    }
+
+    /// What a step makes of 8-bit integers.
+    fn bytes(&self, step: &Step, values: &[Option<Tensor>]) -> Result<Tensor, OpError> {
+        let len = step.shape.iter().product();
+        let sink = match &step.action {
+            Action::Integer(integer) => integer.sink,
+            Action::Dequantise(dequantised) => dequantised.sink,
+            Action::Quantise { sink, .. } => Some(*sink),
+            _ => None,
+        };
+        let Some(sink) = sink else {
+            let (Action::Transpose { x, sizes }, shape) = (&step.action, step.shape.clone()) else {
+                return Err(OpError::shape("a step makes no integers"));
+            };
+            let x = self.find(*x, values);
+            return Ok(match x.storage() {
+                Storage::U8(x) => Tensor::from_parts(shape, self.turned(x, *sizes)),
+                Storage::I8(x) => Tensor::from_parts(shape, self.turned(x, *sizes)),
+                _ => return Err(unreachable_type(x.dtype())),
+            });
+        };
+        let scale = self.number(sink.scale, values)?;
+        let zero = self.zero(sink.zero, values)?;
+        let quantised = |y| Output::Quantised { y, scale, zero };
+        Ok(if sink.to == DType::U8 {
+            let mut y = vec![0u8; len];
+            self.quantised(step, values, quantised(Quantised::Unsigned(&mut y)))?;
+            Tensor::from_parts(step.shape.clone(), y)
+        } else {
+            let mut y = vec![0i8; len];
+            self.quantised(step, values, quantised(Quantised::Signed(&mut y)))?;
+            Tensor::from_parts(step.shape.clone(), y)
+        })
+    }
+
+    fn turned<T: Copy + Default + Send + Sync>(
+        &self,
+        x: &[T],
+        [batch, rows, columns]: [usize; 3],
+    ) -> Vec<T> {
+        let mut y = vec![T::default(); x.len()];
+        kernels::transpose(self.threads, batch, rows, columns, x, &mut y);
+        y
+    }
+
+    fn quantised(
+        &self,
+        step: &Step,
+        values: &[Option<Tensor>],
+        to: Output<'_>,
+    ) -> Result<(), OpError> {
+        match (&step.action, to) {
+            (Action::Integer(integer), to) => self.integer(step, integer, values, to),
+            (Action::Dequantise(dequantised), to) => self.dequantise(dequantised, values, to),
+            (Action::Quantise { x, .. }, Output::Quantised { y, scale, zero }) => {
+                let x = typed::<f32>(self.find(*x, values))?;
+                int8::quantize(self.isa, self.threads, x, scale, zero, y);
+                Ok(())
+            }
+            _ => Err(OpError::shape("a step makes no integers")),
+        }
+    }
+
+    /// The one element of a tensor of f32.
+    fn number(&self, at: At, values: &[Option<Tensor>]) -> Result<f32, OpError> {
+        let first = typed::<f32>(self.find(at, values))?.first().copied();
+        first.ok_or_else(|| OpError::shape("an operand is empty"))
+    }
+
+    /// One zero point, or 0.
+    fn zero(&self, at: Option<At>, values: &[Option<Tensor>]) -> Result<i32, OpError> {
+        let zeros = self.zeros(at, values)?;
+        let first = zeros.first().copied();
+        first.ok_or_else(|| OpError::shape("an operand is empty"))
+    }
+
+    fn zeros(&self, at: Option<At>, values: &[Option<Tensor>]) -> Result<Vec<i32>, OpError> {
+        at.map_or(Ok(vec![0]), |at| widened(self.find(at, values)))
+    }
+
+    fn int8<'t>(&'t self, at: At, values: &'t [Option<Tensor>]) -> Result<Int8<'t>, OpError> {
+        let tensor = self.find(at, values);
+        quantize::bytes(tensor).ok_or_else(|| unreachable_type(tensor.dtype()))
+    }
+
+    fn integer(
+        &self,
+        step: &Step,
+        integer: &Integer,
+        values: &[Option<Tensor>],
+        to: Output<'_>,
+    ) -> Result<(), OpError> {
+        let (isa, threads) = (self.isa, self.threads);
+        let find = |at: At| self.find(at, values);
+        let x = self.int8(integer.x, values)?;
+        let zero = self.zero(integer.zero, values)?;
+        match &integer.sums {
+            Sums::Product { rows, zeros } => {
+                let b = self.packed::<PackedInt8>(step)?;
+                let zeros = self.zeros(*zeros, values)?;
+                integer.chain.resolve(&find, |chain| {
+                    int8::gemm_int8_with(isa, threads, *rows, x, zero, b, &zeros, chain, to);
+                })
+            }
+            Sums::Conv(geometry) => {
+                let filters = self.packed::<FiltersInt8Last>(step)?;
+                integer.chain.resolve(&find, |chain| {
+                    int8::conv_int8_last(isa, threads, geometry, x, zero, filters, chain, to);
+                })
+            }
+        }
+    }
+
+    fn dequantise(
+        &self,
+        d: &Dequantised,
+        values: &[Option<Tensor>],
+        to: Output<'_>,
+    ) -> Result<(), OpError> {
+        let find = |at: At| self.find(at, values);
+        let x = self.int8(d.x, values)?;
+        let (scale, zero) = (self.number(d.scale, values)?, self.zero(d.zero, values)?);
+        d.chain.resolve(&find, |chain| {
+            int8::dequantize(self.isa, self.threads, x, scale, zero, d.n, chain, to);
+        })
     }
 
     fn batched(

@@ -105,11 +105,10 @@ impl IntegerGraph {
                     ),
                 });
             }
-            let one = |&v: &f32| {
-                let v = f64::from(v) / f64::from(port.scale);
-                (v.round_ties_even() as i32).clamp(range.low, range.high)
-            };
-            Ok(values.iter().map(one).collect())
+            Ok(values
+                .iter()
+                .map(|&v| super::ports::round(v, port, range))
+                .collect())
         };
         inputs.iter().zip(declared).map(round).collect()
     }

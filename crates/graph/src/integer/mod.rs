@@ -12,6 +12,7 @@ mod bounds;
 mod codec;
 mod error;
 mod execute;
+mod ports;
 mod quantise;
 mod view;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub use codec::MAX_BYTES;
 pub use error::{IntegerError, QuantiseError};
 pub use execute::{SplitAxes, Trace, split_axes};
+pub use ports::Rounded;
 pub use quantise::{Accuracy, Options, OutputAccuracy, Quantised, Sample, quantise};
 pub use view::{Factor, Relation, Source, View};
 

@@ -198,7 +198,7 @@ impl Conv {
     }
 
     /// The geometry that packing asks for: it depends on the filters alone.
-    fn filters_only(&self, filters: &Tensor) -> Option<kernels::Conv> {
+    pub(crate) fn filters_only(&self, filters: &Tensor) -> Option<kernels::Conv> {
         let [out, group, ..] = *filters.shape() else {
             return None;
         };
@@ -300,28 +300,18 @@ impl Operator for Conv {
                 &packed
             }
         };
-        let parts = cx.threads.min(*batch).max(1);
-        if parts == 1 {
-            kernels::conv(cx.isa, &geometry, values, filters, bias, &mut y);
-            return cx.output(y);
-        }
-        // Images are independent: a thread takes a share of the batch.
-        let per = batch.div_ceil(parts);
+        // Images are independent, and shared out among the threads.
         let (image, result) = (values.len() / batch, y.len() / batch);
-        let shares = values.chunks(per * image).zip(y.chunks_mut(per * result));
-        let jobs = shares
-            .map(|(x, y)| {
-                Ok((
-                    self.geometry(x.len() / image, *channels, spatial, *out)?,
-                    x,
-                    y,
-                ))
-            })
-            .collect::<Result<Vec<_>, OpError>>()?;
-        std::thread::scope(|scope| {
-            for (geometry, x, y) in jobs {
-                scope.spawn(move || kernels::conv(cx.isa, &geometry, x, filters, bias, y));
-            }
+        let one = self.geometry(1, *channels, spatial, *out)?;
+        cx.threads.chunks(&mut y, result, |i, y| {
+            kernels::conv(
+                cx.isa,
+                &one,
+                &values[i * image..][..image],
+                filters,
+                bias,
+                y,
+            );
         });
         cx.output(y)
     }

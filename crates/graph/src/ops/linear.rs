@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use lemma_kernels as kernels;
-use lemma_kernels::PackedB;
+use lemma_kernels::{Chain, PackedB};
 use lemma_types::tensor::DType;
 
 use crate::commit::Canon;
@@ -12,21 +12,9 @@ use crate::ops::broadcast::{Runs, broadcast_shapes, broadcast_strides};
 use crate::ops::expect;
 use crate::tensor::Tensor;
 
-/// `C = A · B` on `rows × k` and `k × n`, split by rows among threads; a split never changes a bit.
-fn product(isa: kernels::Isa, threads: usize, rows: usize, a: &[f32], b: &PackedB, c: &mut [f32]) {
-    /// Multiply-accumulates below which a thread costs more than it saves.
-    const WORTH_A_THREAD: usize = 1 << 20;
-    let (k, n) = (b.k(), b.n());
-    let parts = threads.min(rows).min(rows * k * n / WORTH_A_THREAD).max(1);
-    if parts == 1 {
-        return kernels::gemm(isa, rows, a, b, c);
-    }
-    let per = rows.div_ceil(parts);
-    std::thread::scope(|scope| {
-        for (a, c) in a.chunks(per * k).zip(c.chunks_mut(per * n)) {
-            scope.spawn(move || kernels::gemm(isa, c.len() / n, a, b, c));
-        }
-    });
+/// `C = A · B` on `rows × k` and `k × n`.
+fn product(cx: &Eval<'_>, rows: usize, a: &[f32], b: &PackedB, c: &mut [f32]) {
+    kernels::gemm_with(cx.isa, cx.threads, rows, a, b, &Chain::NONE, c);
 }
 
 /// NumPy's `matmul`: the two innermost dimensions are matrices, the others broadcast; a vector on
@@ -128,15 +116,8 @@ impl Operator for MatMul {
         if g.one_right() {
             let rows = g.batch() * g.rows;
             match cx.prepared.and_then(|p| p.downcast_ref::<PackedB>()) {
-                Some(packed) => product(cx.isa, cx.threads, rows, a, packed, &mut c),
-                None => product(
-                    cx.isa,
-                    cx.threads,
-                    rows,
-                    a,
-                    &PackedB::pack(b, g.k, g.cols, false),
-                    &mut c,
-                ),
+                Some(packed) => product(cx, rows, a, packed, &mut c),
+                None => product(cx, rows, a, &PackedB::pack(b, g.k, g.cols, false), &mut c),
             }
             return cx.output(c);
         }
@@ -246,10 +227,10 @@ impl Gemm {
             a
         };
         match cx.prepared.and_then(|p| p.downcast_ref::<PackedB>()) {
-            Some(packed) => product(cx.isa, cx.threads, rows, a, packed, &mut c),
+            Some(packed) => product(cx, rows, a, packed, &mut c),
             None => {
                 let packed = PackedB::pack(cx.slice(1)?, k, cols, self.trans_b);
-                product(cx.isa, cx.threads, rows, a, &packed, &mut c);
+                product(cx, rows, a, &packed, &mut c);
             }
         }
         Ok(c)

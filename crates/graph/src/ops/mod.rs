@@ -11,6 +11,7 @@ pub(crate) mod functions;
 pub(crate) mod generate;
 pub(crate) mod grams;
 pub(crate) mod index;
+pub(crate) mod int8;
 pub(crate) mod join;
 pub(crate) mod late;
 pub(crate) mod layout;

@@ -43,13 +43,6 @@ impl Sliding {
 }
 
 impl Taps {
-    /// Output, position of the window and place in the input, positions of an output in row-major
-    /// order; places in the padding are left out.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
-        (0..self.output.iter().product())
-            .flat_map(move |o| self.window(o).map(move |(tap, at)| (o, tap, at)))
-    }
-
     /// Positions of one window and their places in the input.
     pub(crate) fn window(&self, o: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
         let (out, own, taps) = (

@@ -165,14 +165,15 @@ fn text_field(number: u64, text: &str) -> Field {
     Field::Bytes(number, text.as_bytes().to_vec())
 }
 
-/// A node; attributes are lists of integers, but `group` is one.
+/// A node; attributes are lists of integers, but some are one.
 pub fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64])]) -> Field {
     let mut fields: Vec<Field> = inputs.iter().map(|i| text_field(1, i)).collect();
     fields.push(text_field(2, output));
     fields.push(text_field(3, op));
     fields.push(text_field(4, op));
     for (name, values) in attributes {
-        let (kind, number) = if *name == "group" { (2, 3) } else { (7, 8) };
+        let one = ["group", "axis", "transB"].contains(name);
+        let (kind, number) = if one { (2, 3) } else { (7, 8) };
         let mut attribute = vec![text_field(1, name), Field::Varint(20, kind)];
         attribute.extend(
             values
@@ -217,6 +218,21 @@ pub fn floats(name: &str, dims: &[i64], values: &[f32]) -> Field {
     let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     fields.extend([
         Field::Varint(2, 1),
+        text_field(8, name),
+        Field::Bytes(9, raw),
+    ]);
+    Field::Bytes(5, encode(&fields))
+}
+
+/// An initializer of INT8.
+pub fn bytes(name: &str, dims: &[i64], values: &[i8]) -> Field {
+    let mut fields: Vec<Field> = dims
+        .iter()
+        .map(|d| Field::Varint(1, d.unsigned_abs()))
+        .collect();
+    let raw = values.iter().map(|v| v.cast_unsigned()).collect();
+    fields.extend([
+        Field::Varint(2, 3),
         text_field(8, name),
         Field::Bytes(9, raw),
     ]);

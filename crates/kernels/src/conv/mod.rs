@@ -147,6 +147,10 @@ impl Conv {
         self.group_in * self.window.kernel_len()
     }
 
+    pub(crate) fn batch(&self) -> usize {
+        self.batch
+    }
+
     pub(crate) fn window(&self) -> &Window {
         &self.window
     }

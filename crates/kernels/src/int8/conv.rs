@@ -1,10 +1,10 @@
 //! Convolution of 8-bit integers in 32 bits.
 
-use super::{Int8, PackedInt8, ZeroPoints, multiply_rows};
+use super::{Int8, PackedInt8, Sums, ZeroPoints, multiply_rows};
 use crate::conv::Conv;
 use crate::isa::Isa;
-use crate::threads::Threads;
-use crate::transpose::transpose_of;
+use crate::threads::{Slots, Threads};
+use crate::transpose::transpose;
 use crate::window::Axis;
 
 /// The filters of an integer convolution, arranged once.
@@ -89,8 +89,22 @@ pub fn conv_int8(
             gather(conv, &x, start, row, padding, to);
         };
         let b = &filters.groups[group];
-        multiply_rows(isa, threads, outputs, |_| zero, fill, b, zeros, &mut rows);
-        transpose_of(threads, 1, outputs, out, &rows, y);
+        let store = Sums {
+            out: Slots::of(&mut rows),
+            n: out,
+        };
+        multiply_rows(
+            isa,
+            threads,
+            outputs,
+            |_| zero,
+            fill,
+            b,
+            zeros,
+            false,
+            store,
+        );
+        transpose(threads, 1, outputs, out, &rows, y);
     }
 }
 

@@ -14,6 +14,8 @@
 //!
 //! [`PackedInt8::pack`] arranges a constant B once and [`gemm_int8`] multiplies; for a B that is no
 //! constant, pack in each run. [`FiltersInt8::pack`] and [`conv_int8`] are the same for convolution.
+//! [`gemm_int8_with`] and [`conv_int8_last`] (channels last) go on with the sums as f32: scales, biases
+//! and what else elementwise follows, up to quantisation, are applied while they are in the cache.
 //! Zero points are passed as `i32`, one for all or one for each row of A, column of B or output
 //! channel. A place in the padding of a convolution has the value of the input's zero point, so
 //! that it counts as 0.
@@ -22,14 +24,21 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod conv;
+mod depthwise;
+mod finish;
+mod last;
 mod pack;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
-use crate::isa::Isa;
+use crate::chain::Chain;
+use crate::isa::{Isa, Kernel};
 use crate::threads::{Slots, Threads};
 pub use conv::{FiltersInt8, conv_int8};
+use finish::Finished;
+pub use finish::{Output, Quantised, dequantize, quantize};
+pub use last::{FiltersInt8Last, conv_int8_last};
 pub use pack::PackedInt8;
 pub(crate) use pack::{COLUMNS, QUAD};
 
@@ -142,13 +151,113 @@ pub fn gemm_int8(
     let raised = a.raised_by();
     let zero = |row: usize| a_zero[if a_zero.len() == 1 { 0 } else { row }].wrapping_add(raised);
     let fill = |row: usize, out: &mut [u8]| a.raise(row * k..(row + 1) * k, out);
-    multiply_rows(isa, threads, m, zero, fill, b, b_zero, c);
+    let store = Sums {
+        out: Slots::of(c),
+        n,
+    };
+    multiply_rows(isa, threads, m, zero, fill, b, b_zero, false, store);
 }
 
+/// [`gemm_int8`] with one zero point for all of A, whose sums become f32 (rounded to nearest); a
+/// chain follows on them, and where the result is to be 8-bit integers, quantisation.
+///
+/// # Panics
+/// If a length is another than the shapes say, or an operand of the chain does not fit.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "two matrices with zero points, how, and what follows"
+)]
+pub fn gemm_int8_with(
+    isa: Isa,
+    threads: &Threads,
+    m: usize,
+    a: Int8<'_>,
+    a_zero: i32,
+    b: &PackedInt8,
+    b_zero: ZeroPoints<'_>,
+    chain: &Chain<'_>,
+    c: Output<'_>,
+) {
+    let (k, n) = (b.k(), b.n());
+    assert_eq!(
+        Some(a.len()),
+        m.checked_mul(k),
+        "gemm_int8: left matrix is not {m} × {k}"
+    );
+    assert_eq!(
+        Some(c.len()),
+        m.checked_mul(n),
+        "gemm_int8: result is not {m} × {n}"
+    );
+    assert!(
+        b_zero.len() == 1 || b_zero.len() == n,
+        "gemm_int8: zero points of {n} columns"
+    );
+    chain.check("gemm_int8", m, n);
+    let zero = a_zero.wrapping_add(a.raised_by());
+    let fill = |row: usize, out: &mut [u8]| a.raise(row * k..(row + 1) * k, out);
+    let whole = chain.by_rows();
+    let store = Finished::new(isa, n, chain, c);
+    multiply_rows(isa, threads, m, |_| zero, fill, b, b_zero, whole, store);
+}
+
+/// What takes the sums of a product.
+trait Store: Sync {
+    type Sum: From32;
+
+    /// Takes the sums of rows from `row` on, in the columns from `column` on, `width` of each.
+    ///
+    /// # Safety
+    /// Nobody else uses this part of the result.
+    unsafe fn store(&self, row: usize, column: usize, width: usize, sums: &mut [Self::Sum]);
+}
+
+/// What a sum of 32 bits is kept as.
+trait From32: Copy + Default + Send + Sync {
+    fn from_sum(sum: i32) -> Self;
+}
+
+impl From32 for i32 {
+    #[inline(always)]
+    fn from_sum(sum: i32) -> i32 {
+        sum
+    }
+}
+
+impl From32 for f32 {
+    #[inline(always)]
+    fn from_sum(sum: i32) -> f32 {
+        sum as f32
+    }
+}
+
+/// The sums themselves: a matrix of rows as long as the second member says.
+struct Sums<'a> {
+    out: Slots<'a, i32>,
+    n: usize,
+}
+
+impl Store for Sums<'_> {
+    type Sum = i32;
+
+    unsafe fn store(&self, row: usize, column: usize, width: usize, sums: &mut [i32]) {
+        for (i, sums) in sums.chunks_exact(width).enumerate() {
+            let start = (row + i) * self.n + column;
+            // SAFETY: the caller's part of the result.
+            let line = unsafe { self.out.slice(start, width) };
+            line.copy_from_slice(sums);
+        }
+    }
+}
+
+/// Most columns of a task, unless rows have to be whole: with the rows of a group they fill half of
+/// a second-level cache.
+const TOGETHER: usize = 24 * COLUMNS;
+
 /// A product whose left rows are written by `fill` when they are needed, as values without a sign;
-/// `zero` is the zero point of a row.
+/// `zero` is the zero point of a row. With `whole` a task has whole rows.
 #[allow(clippy::too_many_arguments, reason = "as gemm_int8")]
-fn multiply_rows(
+fn multiply_rows<S: Store>(
     isa: Isa,
     threads: &Threads,
     m: usize,
@@ -156,31 +265,35 @@ fn multiply_rows(
     fill: impl Fn(usize, &mut [u8]) + Sync,
     b: &PackedInt8,
     b_zero: ZeroPoints<'_>,
-    c: &mut [i32],
+    whole: bool,
+    out: S,
 ) {
     let (k, n) = (b.k(), b.n());
-    if c.is_empty() {
+    if m == 0 || n == 0 {
         return;
     }
     let zeros: Vec<i32> = b_zero
         .iter()
         .map(|&z| z.wrapping_sub(b.lowered()))
         .collect();
+    let weighed = zeros.iter().any(|&z| z != 0);
     let panels = n.div_ceil(COLUMNS);
     let group = GROUP.min(m.div_ceil(threads.count()).next_multiple_of(ROWS));
     let groups = m.div_ceil(group);
     // Few rows are split by columns.
-    let parts = if groups < 2 * threads.count() && threads.count() > 1 {
+    let parts = if whole {
+        1
+    } else if groups < 2 * threads.count() && threads.count() > 1 {
         ((m * k * n) >> 18)
             .clamp(1, 4 * threads.count())
             .min(panels)
+            .max(n.div_ceil(TOGETHER))
     } else {
-        1
+        n.div_ceil(TOGETHER)
     };
     let together = panels.div_ceil(parts);
     let parts = panels.div_ceil(together);
     let stride = k.next_multiple_of(QUAD);
-    let out = Slots::of(c);
     threads.run(groups * parts, |task| {
         let (g, part) = (task / parts, task % parts);
         let (first, height) = (g * group, group.min(m - g * group));
@@ -189,40 +302,62 @@ fn multiply_rows(
         for (i, sum) in sums[..height].iter_mut().enumerate() {
             let row = &mut rows[i * stride..][..k];
             fill(first + i, row);
-            // At most 255 each: far from wrapping in 64 bits, and the low half is what counts.
-            *sum = row.iter().map(|&v| u64::from(v)).sum::<u64>() as i32;
+            if weighed {
+                *sum = isa.run(Total { row });
+            }
         }
+        let left = part * together * COLUMNS;
+        let wide = n.min((part + 1) * together * COLUMNS) - left;
+        let mut lines = vec![S::Sum::default(); height * wide];
         let mut tile = [[0i32; COLUMNS]; ROWS];
         for panel in part * together..panels.min((part + 1) * together) {
             let column = panel * COLUMNS;
             let width = COLUMNS.min(n - column);
-            let zeros = match zeros.len() {
-                1 => &zeros[..],
-                _ => &zeros[column..column + width],
+            let zeros = match (weighed, zeros.len()) {
+                (false, _) => &[0][..],
+                (true, 1) => &zeros[..],
+                (true, _) => &zeros[column..column + width],
             };
             for start in (0..height).step_by(ROWS) {
                 let count = ROWS.min(height - start);
-                let left = &rows[start * stride..(start + count) * stride];
-                multiply(isa, count, stride, left, b.panel(panel), &mut tile);
+                let left_rows = &rows[start * stride..(start + count) * stride];
+                multiply(isa, count, stride, left_rows, b.panel(panel), &mut tile);
                 for (i, products) in tile[..count].iter().enumerate() {
-                    let row = first + start + i;
-                    let fold = Fold {
+                    let line = (start + i) * wide + column - left;
+                    isa.run(Fold {
                         k,
-                        zero: zero(row),
+                        zero: zero(first + start + i),
                         sum: sums[start + i],
                         zeros,
-                    };
-                    // SAFETY: rows and columns of a task are its own.
-                    let line = unsafe { out.slice(row * n + column, width) };
-                    fold.apply(products, b.sums(column, width), line);
+                        products,
+                        sums: b.sums(column, width),
+                        out: &mut lines[line..line + width],
+                    });
                 }
             }
         }
+        // SAFETY: rows and columns of a task are its own.
+        unsafe { out.store(first, left, wide, &mut lines) };
     });
 }
 
-/// What is left to do when Σ a·b is known.
-struct Fold<'a> {
+/// Σ of a row.
+struct Total<'a> {
+    row: &'a [u8],
+}
+
+impl Kernel for Total<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn run(self) -> i32 {
+        // At most 255 each: far from wrapping in 64 bits, and the low half is what counts.
+        self.row.iter().map(|&v| u64::from(v)).sum::<u64>() as i32
+    }
+}
+
+/// What is left to do when Σ a·b of a row and some columns is known.
+struct Fold<'a, T> {
     k: usize,
     /// The zero point of the row, for values stored without a sign.
     zero: i32,
@@ -230,25 +365,34 @@ struct Fold<'a> {
     sum: i32,
     /// Zero points of the columns.
     zeros: &'a [i32],
+    products: &'a [i32],
+    /// Σ b of the columns.
+    sums: &'a [i32],
+    out: &'a mut [T],
 }
 
-impl Fold<'_> {
-    fn apply(&self, products: &[i32], sums: &[i32], out: &mut [i32]) {
+impl<T: From32> Kernel for Fold<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
         let row = self
             .sum
             .wrapping_sub((self.k as i32).wrapping_mul(self.zero));
+        let columns = self.products.iter().zip(self.sums);
         match self.zeros {
             [0] => {
-                for ((out, &p), &s) in out.iter_mut().zip(products).zip(sums) {
-                    *out = p.wrapping_sub(self.zero.wrapping_mul(s));
+                for (out, (&p, &s)) in self.out.iter_mut().zip(columns) {
+                    *out = T::from_sum(p.wrapping_sub(self.zero.wrapping_mul(s)));
                 }
             }
             zeros => {
-                let columns = sums.iter().zip(zeros.iter().cycle());
-                for ((out, &p), (&s, &zero)) in out.iter_mut().zip(products).zip(columns) {
-                    *out = p
+                let columns = columns.zip(zeros.iter().cycle());
+                for (out, ((&p, &s), &zero)) in self.out.iter_mut().zip(columns) {
+                    let sum = p
                         .wrapping_sub(self.zero.wrapping_mul(s))
                         .wrapping_sub(zero.wrapping_mul(row));
+                    *out = T::from_sum(sum);
                 }
             }
         }

@@ -1,6 +1,18 @@
 //! What the tests of the kernels share: fixed inputs and comparison of bits.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use lemma_kernels::{Isa, Threads};
+
+/// Calls `check` with each instruction set and 1, 2 and 3 threads.
+pub(crate) fn everywhere(mut check: impl FnMut(Isa, &Threads)) {
+    for threads in 1..=3 {
+        let threads = Threads::new(threads);
+        for isa in Isa::available() {
+            check(isa, &threads);
+        }
+    }
+}
+
 /// A small generator of fixed pseudo-random numbers (xorshift64*).
 pub(crate) struct Source(u64);
 

@@ -4,7 +4,9 @@ use lemma_api::oip::{
     Body, HEADER_LENGTH, Request, Response,
     parameters::{self, Evidence},
 };
-use lemma_types::{B256, Engine, Mode, SignedReceipt, commitment::Openings, tensor::TensorData};
+use lemma_types::{
+    B256, Bytes, Engine, Mode, SignedReceipt, commitment::Openings, tensor::TensorData,
+};
 use serde_json::{Map, Value, json};
 
 use super::Client;
@@ -24,6 +26,8 @@ pub struct Answer {
     pub openings: Openings,
     /// The engine that it names.
     pub engine: Engine,
+    /// The proof, in mode `proved`.
+    pub proof: Option<Bytes>,
     /// The id that this request was given: the receipt has to name it.
     pub request_id: B256,
 }
@@ -84,6 +88,7 @@ impl Client {
             receipt,
             openings,
             engine,
+            proof,
         } = Evidence::parse(&response.parameters)
             .context(ExitCode::VerificationFailed, no_answer)?;
         Ok(Answer {
@@ -95,6 +100,7 @@ impl Client {
             receipt,
             openings,
             engine,
+            proof,
             request_id,
         })
     }

@@ -7,7 +7,7 @@ use lemma_graph::io::npy;
 use lemma_kernels::half::{bf16_to_f32, f16_to_f32};
 use lemma_node::protocol::Signed;
 use lemma_types::{
-    Address, B256, Digest, Mode, ModelName,
+    Address, B256, Bytes, Digest, Mode, ModelName,
     bundle::Bundle,
     tensor::{DType, TensorData},
 };
@@ -66,6 +66,17 @@ pub(super) fn run(arguments: &Infer, config: &Config, shell: &mut Shell) -> Comm
         checked.answer.receipt.receipt.mode,
         checked.answer.receipt.receipt.worker,
     ));
+    let proof = checked.report.checks.iter();
+    if let Some(check) = proof
+        .filter(|check| check.name == CheckName::Proof && check.outcome == Outcome::Ok)
+        .next_back()
+    {
+        shell.note(format_args!(
+            "{} {}",
+            paint(styles::GOOD, "proved"),
+            harmless(&check.detail)
+        ));
+    }
     Ok(())
 }
 
@@ -88,6 +99,9 @@ pub(super) async fn execute(
         answer.receipt.clone(),
         answer.openings,
     );
+    if let Some(proof) = &answer.proof {
+        store.put_proof(stored.id(), proof)?;
+    }
     store.put(&stored)?;
     Ok(Checked {
         model: model.id.clone(),
@@ -137,13 +151,22 @@ fn check(
         outputs: Some(answer.outputs.clone()),
         ..Opened::default()
     };
-    check_signed(model, &signed, answer.request_id, mode, chain_id, &opened)
+    check_signed(
+        model,
+        &signed,
+        answer.proof.as_ref(),
+        answer.request_id,
+        mode,
+        chain_id,
+        &opened,
+    )
 }
 
 /// Everything that can be checked of an answer of any kind before its receipt is settled.
 pub(super) fn check_signed(
     model: &ModelInfo,
     signed: &Signed,
+    proof: Option<&Bytes>,
     request_id: B256,
     mode: Mode,
     chain_id: u64,
@@ -173,8 +196,10 @@ pub(super) fn check_signed(
         manifest: model.manifest.clone(),
         openings: Some(signed.openings),
         settlement: None,
+        proof: proof.cloned(),
     };
     let report = verify_answer(&bundle, chain_id, opened);
+    let proof = (mode == Mode::Proved).then_some(CheckName::Proof);
     let needed = [
         CheckName::Network,
         CheckName::Signature,
@@ -187,7 +212,8 @@ pub(super) fn check_signed(
     ];
     if let Some(failure) = report.checks.iter().find(|check| {
         check.outcome == Outcome::Failed
-            || (needed.contains(&check.name) && check.outcome != Outcome::Ok)
+            || (needed.iter().chain(&proof).any(|name| *name == check.name)
+                && check.outcome != Outcome::Ok)
     }) {
         return Err(refused(&format!("{}: {}", failure.name, failure.detail)));
     }

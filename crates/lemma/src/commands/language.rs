@@ -59,7 +59,9 @@ fn names(path: &Path, format: Format) -> CommandResult<Vec<String>> {
 
 fn folder(path: &Path, format: Format) -> &Path {
     match format {
-        Format::Gguf | Format::Onnx | Format::Upstream => path.parent().unwrap_or(Path::new("")),
+        Format::Gguf | Format::Onnx | Format::Integer | Format::Upstream => {
+            path.parent().unwrap_or(Path::new(""))
+        }
         Format::Safetensors => path,
     }
 }

@@ -10,8 +10,10 @@ mod language;
 mod local;
 mod local_text;
 mod models;
+mod proof;
 mod pull;
 mod push;
+mod quantized;
 mod receipts;
 mod run;
 mod status;
@@ -54,6 +56,8 @@ pub(crate) fn run(
         Command::Doctor(_) => return doctor::run(config, shell),
         Command::Receipts(arguments) => return receipts::run(arguments, config, shell),
         Command::Up(arguments) => return up::run(&arguments, config, shell),
+        Command::Models(Models::Quantize(arguments)) => quantized::quantize(&arguments, shell),
+        Command::Proof(arguments) => proof::run(&arguments, shell),
         Command::Models(Models::Push(arguments)) => push::run(&arguments, config, shell),
         Command::Models(Models::Pull(arguments)) => pull::run(&arguments, shell),
         Command::Models(arguments) => models::run(&arguments, config, shell),

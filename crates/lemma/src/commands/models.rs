@@ -43,9 +43,9 @@ pub(super) fn run(command: &Models, config: &Config, shell: &mut Shell) -> Comma
             let info = block_on(client.model(model))?;
             verify(path, &info, shell)
         }
-        Models::Pull(_) | Models::Push(_) => Err(CommandError::new(
+        Models::Pull(_) | Models::Push(_) | Models::Quantize(_) => Err(CommandError::new(
             ExitCode::Internal,
-            "pull and push are other commands",
+            "another command's affair",
         )),
     }
 }

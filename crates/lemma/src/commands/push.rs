@@ -19,7 +19,7 @@ use lemma_types::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{block_on, language, models::describe_spec};
+use super::{block_on, language, models::describe_spec, quantized};
 use crate::{
     cli::Push,
     client::{Client, Mined, Transaction},
@@ -243,7 +243,7 @@ pub(super) fn beside(path: &Path) -> Folder {
     Folder::new(folder_of(path))
 }
 
-fn folder_of(path: &Path) -> PathBuf {
+pub(super) fn folder_of(path: &Path) -> PathBuf {
     if path.is_dir() {
         return path.to_owned();
     }
@@ -255,6 +255,9 @@ fn folder_of(path: &Path) -> PathBuf {
 
 /// Imports a model and describes it. What can be derived is derived; only the terms are taken on trust.
 pub(super) fn derive(path: &Path, terms: &Terms) -> CommandResult<Manifest> {
+    if quantized::is_one(path) {
+        return quantized::derive(path, terms);
+    }
     match language::format_of(path) {
         Some(format) => language::derive(path, format, terms),
         None => derive_graph(path, terms),

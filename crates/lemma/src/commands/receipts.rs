@@ -51,7 +51,10 @@ pub(super) async fn fetch(
 ) -> CommandResult<Bundle> {
     let stored = store.get(id)?;
     match client.bundle(id, wait).await? {
-        BundleState::Final(bundle) => Ok(opened(*bundle, stored)),
+        BundleState::Final(bundle) => Ok(Bundle {
+            proof: store.proof(id)?,
+            ..opened(*bundle, stored)
+        }),
         BundleState::Pending => {
             let error = CommandError::new(
                 ExitCode::Inconclusive,

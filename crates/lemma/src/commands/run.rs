@@ -218,6 +218,7 @@ pub(super) async fn ask(
     let report = check_signed(
         model,
         signed,
+        None,
         generation.request_id,
         mode,
         chain_id,

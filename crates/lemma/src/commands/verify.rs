@@ -9,7 +9,7 @@ use lemma_verify::{
     decode_trusted_root,
 };
 
-use super::{language, push::beside};
+use super::{language, push::beside, quantized};
 use crate::{
     cli::Verify,
     error::{CommandError, CommandResult, Context as _},
@@ -26,7 +26,13 @@ const MAX_TRANSCRIPT_BYTES: u64 = 64 << 20;
 pub(super) fn run(arguments: &Verify, shell: &mut Shell) -> CommandResult<ExitCode> {
     let bundle = read_bundle(&arguments.bundle)?;
     let verifier = read_trusted_root(&arguments.trusted_root)?;
-    let opened = open(arguments, &bundle)?;
+    let opened = Opened {
+        weights: match &arguments.model {
+            Some(path) if quantized::is_one(path) => Some(quantized::weights(path)?),
+            _ => None,
+        },
+        ..open(arguments, &bundle)?
+    };
     let report = verifier.verify_bytes(&bundle, &opened);
     show(&report, shell)?;
     Ok(exit_code(&report))
@@ -74,6 +80,10 @@ fn show(report: &Report, shell: &mut Shell) -> CommandResult {
         Verdict::Verified if report.mode == Some(Mode::Relayed) => shell.line(paint(
             styles::WARNING,
             "Relayed: signed by the worker that passed it on; which model ran is not known",
+        )),
+        Verdict::Verified if report.raised() => shell.line(paint(
+            styles::GOOD,
+            format!("Verified in mode `{mode}`, raised to `proved` by a later proof"),
         )),
         Verdict::Verified => shell.line(paint(styles::GOOD, format!("Verified in mode `{mode}`"))),
         Verdict::Wrong => shell.line(paint(styles::ERROR, "WRONG: do not rely on it")),
@@ -152,6 +162,7 @@ fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
         inputs,
         outputs,
         recompute,
+        weights: None,
     })
 }
 
@@ -180,6 +191,9 @@ fn open_text(arguments: &Verify, path: &Path) -> CommandResult<Opened> {
 
 /// Runs a model again. Whether it is the one with root `expected` is for the verifier to say.
 fn recompute(path: &Path, expected: Digest, inputs: &[TensorData]) -> CommandResult<Recompute> {
+    if quantized::is_one(path) {
+        return quantized::recompute(path, expected, inputs);
+    }
     let bytes = fs::read(path).context(ExitCode::NotFound, || {
         format!("can not read {}", path.display())
     })?;

@@ -4,6 +4,7 @@ mod template;
 mod tools;
 mod vocabulary;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -207,20 +208,28 @@ impl Encoder {
 
 /// A tokenizer that neither cuts nor pads, whatever its file says.
 fn read(json: &[u8]) -> Result<tokenizers::Tokenizer, TextError> {
-    let malformed = |e: tokenizers::Error| TextError::Tokenizer(e.to_string());
-    let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
-    inner.with_padding(None);
-    inner.with_truncation(None).map_err(malformed)?;
-    Ok(inner)
+    guarded(|| {
+        let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+        inner.with_padding(None);
+        inner.with_truncation(None)?;
+        Ok(inner)
+    })
+    .map_err(TextError::Tokenizer)
+}
+
+/// Calls the tokenizer library, which panics at some malformed files instead of refusing them.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizer library failed on it".to_owned()),
+    }
 }
 
 fn tokens(inner: &tokenizers::Tokenizer, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
     if text.len() > MAX_TEXT {
         return Err(TextError::TooLong(text.len()));
     }
-    let encoding = inner
-        .encode_fast(text, special)
-        .map_err(|e| TextError::Encode(e.to_string()))?;
+    let encoding = guarded(|| inner.encode_fast(text, special)).map_err(TextError::Encode)?;
     Ok(encoding.get_ids().to_vec())
 }
 

@@ -213,6 +213,56 @@ mod tests {
     }
 
     #[test]
+    fn tools_and_calls_reach_the_template_in_their_order() {
+        // What templates of models that call tools make use of.
+        let source = r#"{%- set ns = namespace(last=-1, many=false) %}
+            {%- for m in messages[::-1] %}
+                {%- set index = (messages | length - 1) - loop.index0 %}
+                {%- if ns.last < 0 and m.role == "user" and m.content is string and not (m.content.startswith('<r>') and m.content.endswith('</r>')) %}
+                    {%- set ns.last = index %}
+                {%- endif %}
+            {%- endfor %}
+            {%- if tools is defined and tools is not none %}
+                {%- for tool in tools %}{{ "
+" }}{{ tool | tojson }}{% endfor %}
+            {%- endif %}
+            {%- for m in messages[ns.last:] %}
+                {%- if m.tool_calls is defined and m.tool_calls %}
+                    {%- for call in m.tool_calls %}
+                        {%- set f = call.function if call.function else call %}
+                        {{- '
+{"name": "' + f.name + '", "arguments": ' ~ (f.arguments | tojson) ~ '}' }}
+                        {%- for key, value in f.arguments.items() %}{{ '
+' ~ key ~ '=' ~ value }}{% endfor %}
+                        {%- for key, value in f.arguments | items %}{{ ';' ~ key }}{% endfor %}
+                    {%- endfor %}
+                {%- else %}
+                    {%- set content = (m.content or '').split('</think>')[-1].lstrip('
+') %}
+                    {{- '
+' ~ m['role'] | upper ~ ': ' ~ content | trim }}
+                {%- endif %}
+            {%- endfor %}
+            {%- if strftime_now is defined %}{{ strftime_now("%d") }}{% endif %}
+            {%- if enable_thinking is defined and enable_thinking is false %}no{% endif %}"#;
+        let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": {"z": 1, "a": "x"}}});
+        let messages = json!([
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "first"},
+            {"role": "user", "content": "second"},
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "content": "<think>…</think>\n\n3 ", "tool_call_id": "1"},
+        ]);
+        let tools = json!([{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}]);
+        let template = Template::new(source, None, None).unwrap();
+        assert_eq!(
+            template.render(&messages, Some(&tools)).unwrap(),
+            "\n{\"type\": \"function\", \"function\": {\"name\": \"f\", \"description\": \"d\", \"parameters\": {}}}\
+             \nUSER: second\n{\"name\": \"f\", \"arguments\": {\"z\": 1, \"a\": \"x\"}}\nz=1\na=x;z;a\nTOOL: 3"
+        );
+    }
+
+    #[test]
     fn a_template_can_refuse_but_not_run_away() {
         let refusal = render("{{ raise_exception('roles must alternate') }}", &json!([]));
         assert!(

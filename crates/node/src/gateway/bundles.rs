@@ -10,7 +10,7 @@ use lemma_types::{
     merkle,
     settlement::receipt_leaf,
 };
-use lemma_verify::{Opened, Outcome, Verdict};
+use lemma_verify::{Check, CheckName, Opened, Outcome, Verdict};
 
 use super::{
     BundleStatus, GatewayError, Inner, blocking,
@@ -154,6 +154,7 @@ impl Inner {
                     manifest: (*manifest).clone(),
                     openings: None,
                     settlement: Some(settlement),
+                    proof: None,
                 };
                 match inner.check(&bundle) {
                     Ok(()) => return Ok(BundleStatus::Final(bundle)),
@@ -171,10 +172,17 @@ impl Inner {
         if report.verdict == Verdict::Verified {
             return Ok(());
         }
-        let wanting = report
+        // A proof tells what was asked and answered: whoever asked has it, and nobody else.
+        let theirs =
+            |check: &&Check| check.name == CheckName::Proof && check.outcome == Outcome::Missing;
+        let mut wanting = report
             .checks
             .iter()
-            .find(|check| matches!(check.outcome, Outcome::Failed | Outcome::Missing));
+            .filter(|check| matches!(check.outcome, Outcome::Failed | Outcome::Missing));
+        let wanting = wanting.find(|check| !theirs(check));
+        if wanting.is_none() && report.verdict == Verdict::Inconclusive {
+            return Ok(());
+        }
         Err(match wanting {
             Some(check) => format!(
                 "the proof does not verify: {}: {}",

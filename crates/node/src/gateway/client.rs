@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use lemma_types::{B256, tensor::TensorData};
+use lemma_types::B256;
 use reqwest::{Client, Response, header};
 
 use crate::protocol::{
-    self, ErrorBody, MAX_ANSWER_BYTES, MAX_BATCH, MAX_JSON_BYTES, ReceiptState, Signed,
+    self, ErrorBody, MAX_ANSWER_BYTES, MAX_BATCH, MAX_JSON_BYTES, ReceiptState, WorkAnswer,
     decode_answer,
     text::{Frame, Frames},
 };
@@ -70,7 +70,7 @@ impl WorkerClient {
         &self,
         endpoint: &str,
         body: bytes::Bytes,
-    ) -> Result<(Signed, Vec<TensorData>), WorkerFailure> {
+    ) -> Result<WorkAnswer, WorkerFailure> {
         let request = self
             .client
             .post(format!("{endpoint}{}", protocol::INFER))

@@ -54,6 +54,12 @@ pub enum InferError {
     /// The inputs do not fit the model's signature; says which, and what was expected.
     #[error("input is not what the model takes: {0}")]
     InvalidInput(String),
+    /// Mode `proved` of a model that can not be proved.
+    #[error(
+        "mode `proved` is not offered for this model: only a quantised one can be proved, and `lemma models quantize` makes one \
+         of an ONNX model"
+    )]
+    NotProvable,
     /// The mode is not offered.
     #[error("mode `{asked}` is not offered here: `{offered}` is")]
     ModeNotOffered {
@@ -107,7 +113,7 @@ impl InferError {
         match self {
             Self::UnknownModel(_) => "model_not_found",
             Self::InvalidInput(_) => "invalid_input",
-            Self::ModeNotOffered { .. } => "mode_not_offered",
+            Self::ModeNotOffered { .. } | Self::NotProvable => "mode_not_offered",
             Self::DuplicateRequest(_) => "duplicate_request",
             Self::Busy(_) => "busy",
             Self::NoWorker(_) => "no_worker",

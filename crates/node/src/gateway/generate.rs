@@ -429,7 +429,7 @@ impl Relay {
                 ..Opened::default()
             };
             inner
-                .check_signed(&terms, &manifest, worker, &signed, &opened)
+                .check_signed(&terms, &manifest, worker, &signed, None, &opened)
                 .map(|()| (opened, signed))
         });
         let checked = checked.await;

@@ -5,7 +5,8 @@ use std::{collections::HashSet, sync::Arc, time::Instant};
 use bytes::Bytes;
 use lemma_chain::BlockId;
 use lemma_types::{
-    Address, Amount, B256, Digest, Manifest, Mode, ModelName, bundle::Bundle, tensor::TensorData,
+    Address, Amount, B256, Digest, Manifest, Mode, ModelName, bundle::Bundle, manifest::Format,
+    tensor::TensorData,
 };
 use lemma_verify::{CheckName, Opened, Outcome, verify_answer};
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,7 +19,7 @@ use crate::{
     keys::random_word,
     metrics as names,
     model::{engine, signature},
-    protocol::{ErrorCode, Signed, Terms, WorkRequest},
+    protocol::{ErrorCode, Signed, Terms, WorkAnswer, WorkRequest},
 };
 
 /// Most workers that are asked for one request.
@@ -47,7 +48,7 @@ impl Inner {
     }
 
     async fn infer_inner(self: &Arc<Self>, request: InferRequest) -> Result<Answer, InferError> {
-        if request.mode != Mode::Signed {
+        if !matches!(request.mode, Mode::Signed | Mode::Proved) {
             return Err(InferError::ModeNotOffered {
                 asked: request.mode,
                 offered: Mode::Signed,
@@ -61,6 +62,9 @@ impl Inner {
                 "the model takes text, not tensors: use /v1/chat/completions, or `lemma run`"
                     .to_owned(),
             ));
+        }
+        if request.mode == Mode::Proved && model.manifest.format != Format::Integer {
+            return Err(InferError::NotProvable);
         }
         let inputs = arrange(&model.manifest, request.inputs)?;
         let (request_id, _chosen) = match request.request_id {
@@ -122,7 +126,11 @@ impl Inner {
             };
             tried.push(lease.address);
             match self.attempt(&lease, &asked, body.clone()).await {
-                Ok((signed, outputs)) => {
+                Ok(WorkAnswer {
+                    signed,
+                    evidence,
+                    outputs,
+                }) => {
                     lease.succeeded();
                     let served = Served {
                         receipt: signed.receipt.clone(),
@@ -135,6 +143,7 @@ impl Inner {
                         receipt: signed.receipt,
                         engine: signed.engine,
                         openings: signed.openings,
+                        evidence,
                         worker: lease.address,
                         failovers: tried.len() as u32 - 1,
                     });
@@ -156,13 +165,12 @@ impl Inner {
         lease: &Lease,
         asked: &Arc<Asked>,
         body: Bytes,
-    ) -> Result<(Signed, Vec<TensorData>), Attempt> {
-        let (signed, outputs) = self.client.infer(&lease.endpoint, body).await?;
+    ) -> Result<WorkAnswer, Attempt> {
+        let answer = self.client.infer(&lease.endpoint, body).await?;
         let (inner, asked, worker) = (Arc::clone(self), Arc::clone(asked), lease.address);
-        // Hashes and a signature: short, but not for the async threads.
-        let checked = tokio::task::spawn_blocking(move || {
-            inner.check_answer(&asked, worker, signed, outputs)
-        });
+        // Hashes, a signature, a proof: short, but not for the async threads.
+        let checked =
+            tokio::task::spawn_blocking(move || inner.check_answer(&asked, worker, answer));
         match checked.await {
             Ok(result) => result.map_err(Attempt::Refused),
             Err(_) => Err(Attempt::Refused("the check did not end".to_owned())),
@@ -174,9 +182,16 @@ impl Inner {
         &self,
         asked: &Asked,
         worker: Address,
-        signed: Signed,
-        outputs: Vec<TensorData>,
-    ) -> Result<(Signed, Vec<TensorData>), String> {
+        answer: WorkAnswer,
+    ) -> Result<WorkAnswer, String> {
+        let WorkAnswer {
+            signed,
+            evidence,
+            outputs,
+        } = answer;
+        if asked.work.mode != Mode::Proved && evidence.is_some() {
+            return Err("evidence that nobody asked for".to_owned());
+        }
         let opened = Opened {
             inputs: Some(asked.work.inputs.clone()),
             outputs: Some(outputs),
@@ -187,10 +202,15 @@ impl Inner {
             &asked.manifest,
             worker,
             &signed,
+            evidence.as_ref(),
             &opened,
         )?;
         let outputs = opened.outputs.expect("put there above");
-        Ok((signed, outputs))
+        Ok(WorkAnswer {
+            signed,
+            evidence,
+            outputs,
+        })
     }
 
     /// Everything that can be checked of a receipt and what it was signed for, before it is settled. Fails closed.
@@ -200,6 +220,7 @@ impl Inner {
         manifest: &Manifest,
         worker: Address,
         signed: &Signed,
+        evidence: Option<&lemma_types::Bytes>,
         opened: &Opened,
     ) -> Result<(), String> {
         self.check_terms(terms, worker, signed)?;
@@ -211,9 +232,11 @@ impl Inner {
             manifest: manifest.clone(),
             openings: Some(signed.openings),
             settlement: None,
+            proof: evidence.cloned(),
         };
         let report = verify_answer(&bundle, self.ledger.chain_id(), opened);
-        for name in REQUIRED {
+        let proof = (terms.mode == Mode::Proved).then_some(CheckName::Proof);
+        for name in REQUIRED.into_iter().chain(proof) {
             match report.checks.iter().find(|check| check.name == name) {
                 Some(check) if check.outcome == Outcome::Ok => {}
                 Some(check) => return Err(format!("{name}: {}", check.detail)),

@@ -107,7 +107,8 @@ pub struct InferRequest {
     pub model: ModelRef,
     /// Its inputs by name, in any order. They are put into the order of the model's signature.
     pub inputs: Vec<TensorData>,
-    /// What shall back the result. Only [`Mode::Signed`] is offered now.
+    /// What shall back the result. [`Mode::Signed`], and of quantised models
+    /// [`Mode::Proved`].
     pub mode: Mode,
     /// The request's id, never used before; `None` draws one.
     pub request_id: Option<B256>,
@@ -126,6 +127,8 @@ pub struct Answer {
     pub engine: Engine,
     /// The salts of its commitments: secret between worker, gateway and client. The gateway keeps no copy.
     pub openings: Openings,
+    /// The proof, in mode `proved`. The gateway keeps no copy of it either.
+    pub evidence: Option<lemma_types::Bytes>,
     /// The account of the worker that ran it.
     pub worker: Address,
     /// How many workers were tried before this one.

@@ -13,7 +13,7 @@ use lemma_types::{
 
 use super::{NetworkError, layout::Layout};
 use crate::{
-    Gateway,
+    Gateway, integer,
     language::{self, LanguageModel},
     ledger::Account,
     model,
@@ -136,6 +136,7 @@ async fn register(
 const fn file_name(format: Format) -> &'static str {
     match format {
         Format::Onnx => "model.onnx",
+        Format::Integer => "model.integer",
         Format::Gguf => "model.gguf",
         Format::Safetensors => "model.safetensors",
         Format::Upstream => UpstreamModel::PATH,
@@ -160,6 +161,9 @@ fn manifest(sample: &SampleModel) -> Result<Vec<u8>, String> {
         let language = LanguageModel::load(format, &files, &Compute::new(1))
             .map_err(|error| error.to_string())?;
         language::manifest(&language, format, vec![file], terms)
+    } else if format == Format::Integer {
+        let model = integer::register(content).map_err(|error| error.to_string())?;
+        integer::manifest(&model, vec![file], terms)
     } else {
         let model =
             Model::load(content, &NoFiles, &Limits::small()).map_err(|error| error.to_string())?;

@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Instant};
 
-use lemma_graph::{Isa, Model, RunError, RunOptions, compute_units};
+use lemma_graph::{Isa, RunOptions, compute_units};
 use lemma_types::{
-    Address, Amount, B256, Digest, Mode, Receipt,
+    Address, Amount, B256, Bytes, Digest, Mode, Receipt,
     commitment::{self, Openings},
+    limits,
     tensor::TensorData,
 };
 
@@ -17,11 +18,12 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    integer,
     keys::random_word,
     ledger::Ledger,
     metrics as names,
     model::engine,
-    protocol::{ErrorBody, ErrorCode, Signed, WorkRequest},
+    protocol::{ErrorBody, ErrorCode, Signed, WorkAnswer, WorkRequest},
 };
 
 /// What a worker needs to answer requests.
@@ -57,15 +59,17 @@ struct Computed {
     transcript_root: B256,
     usage_in: u64,
     usage_out: u64,
+    /// The proof, in mode `proved`.
+    evidence: Option<Bytes>,
 }
+
+/// Bytes that the prover holds at most for each element of a node: columns with their code words, their hashes, and the
+/// leaves of the lookups.
+const PROVER_BYTES: u64 = 512;
 
 impl Executor {
     /// Answers a request. Dropping the future gives up what has not begun.
-    pub(crate) async fn infer(
-        &self,
-        request: WorkRequest,
-    ) -> Result<(Signed, Vec<TensorData>), ErrorBody> {
-        self.check_mode(request.mode)?;
+    pub(crate) async fn infer(&self, request: WorkRequest) -> Result<WorkAnswer, ErrorBody> {
         let WorkRequest {
             request_id,
             model_root,
@@ -75,11 +79,19 @@ impl Executor {
             inputs,
             mode,
         } = request;
+        if mode != Mode::Proved {
+            self.check_mode(mode)?;
+        }
         let loaded = self.load(model_root).await?;
+        if mode == Mode::Proved && !matches!(loaded.model, Runnable::Integer(_)) {
+            let message =
+                "mode `proved` is not offered for this model: only a quantised one can be proved";
+            return Err(error(ErrorCode::ModeNotOffered, message));
+        }
         let units = self.compute_units(&loaded, &inputs)?;
         let price = self.price(units, offer)?;
         let thread = self.queue.thread().await?;
-        let computed = self.run(thread, loaded, model_root, inputs).await?;
+        let computed = self.run(thread, loaded, model_root, inputs, mode).await?;
         let anchor = self.ledger.head();
         let receipt = Receipt {
             request_id,
@@ -101,10 +113,17 @@ impl Executor {
             completed_at: self.clock.now_ms(),
             // The notary fills it in.
             previous_receipt: B256::ZERO,
-            evidence: B256::ZERO,
+            evidence: computed
+                .evidence
+                .as_deref()
+                .map_or(B256::ZERO, |evidence| Digest::of(evidence).to_b256()),
         };
         let signed = self.sign(receipt, computed.openings).await?;
-        Ok((signed, computed.outputs))
+        Ok(WorkAnswer {
+            signed,
+            evidence: computed.evidence,
+            outputs: computed.outputs,
+        })
     }
 
     pub(crate) fn check_mode(&self, mode: Mode) -> Result<(), ErrorBody> {
@@ -137,7 +156,6 @@ impl Executor {
     /// Work of this request, by the shapes of its inputs; checks them against the signature.
     fn compute_units(&self, loaded: &Loaded, inputs: &[TensorData]) -> Result<u64, ErrorBody> {
         let invalid = |reason: String| error(ErrorCode::InvalidInput, reason);
-        let model = graph(loaded)?;
         let specs = &loaded.manifest.inputs;
         let in_order = specs.len() == inputs.len()
             && specs
@@ -152,9 +170,33 @@ impl Executor {
         }
         let shape = |input: &TensorData| input.shape().iter().map(|dim| *dim as usize).collect();
         let shapes: Vec<Vec<usize>> = inputs.iter().map(shape).collect();
-        let operations = model
-            .cost(&shapes)
-            .map_err(|reason| invalid(reason.to_string()))?;
+        let operations = match &loaded.model {
+            Runnable::Graph(model) => model
+                .cost(&shapes)
+                .map_err(|reason| invalid(reason.to_string()))?,
+            Runnable::Integer(model) => {
+                let skeleton = model.graph().skeleton();
+                let rounded = skeleton.round(inputs);
+                let samples = rounded
+                    .map_err(|reason| invalid(reason.to_string()))?
+                    .samples as u64;
+                let elements = skeleton.nodes.iter().fold(0u64, |sum, node| {
+                    let size = node.expression.shape.iter().product::<usize>() as u64;
+                    sum.saturating_add(size)
+                });
+                let memory = elements
+                    .saturating_mul(samples)
+                    .saturating_mul(PROVER_BYTES);
+                let operations = skeleton.operations().saturating_mul(samples);
+                if memory > self.limits.memory || operations > self.limits.operations {
+                    return Err(invalid(format!(
+                        "{samples} samples at once are too many here"
+                    )));
+                }
+                operations
+            }
+            Runnable::Language(_) | Runnable::Upstream(_) => return Err(takes_text()),
+        };
         Ok(compute_units(operations))
     }
 
@@ -178,6 +220,7 @@ impl Executor {
         loaded: Arc<Loaded>,
         model_root: Digest,
         inputs: Vec<TensorData>,
+        mode: Mode,
     ) -> Result<Computed, ErrorBody> {
         let options = RunOptions {
             isa: Isa::detect(),
@@ -190,10 +233,10 @@ impl Executor {
         let began = Instant::now();
         let run = tokio::task::spawn_blocking(move || {
             let _thread = thread;
-            let outputs = graph(&loaded)?
-                .infer(&inputs, &options)
-                .map_err(|reason: RunError| error(ErrorCode::InvalidInput, reason.to_string()))?;
-            Ok::<_, ErrorBody>(commit(model_root, &inputs, outputs, openings))
+            let (outputs, evidence) = compute(&loaded, &inputs, mode, &options)?;
+            let mut computed = commit(model_root, &inputs, outputs, openings);
+            computed.evidence = evidence;
+            Ok::<_, ErrorBody>(computed)
         });
         let computed = run.await.map_err(|failure| {
             tracing::error!(model = %model_root.short(), %failure, "an execution did not end");
@@ -204,14 +247,44 @@ impl Executor {
     }
 }
 
-fn graph(loaded: &Loaded) -> Result<&Model, ErrorBody> {
+/// Runs a model; in mode `proved` proves it too.
+fn compute(
+    loaded: &Loaded,
+    inputs: &[TensorData],
+    mode: Mode,
+    options: &RunOptions,
+) -> Result<(Vec<TensorData>, Option<Bytes>), ErrorBody> {
+    let invalid = |reason: String| error(ErrorCode::InvalidInput, reason);
     match &loaded.model {
-        Runnable::Graph(model) => Ok(model),
-        Runnable::Language(_) | Runnable::Upstream(_) => Err(error(
-            ErrorCode::InvalidInput,
-            "the model takes text, not tensors: use /v1/chat/completions, or `lemma run`",
-        )),
+        Runnable::Graph(model) => {
+            let outputs = model.infer(inputs, options);
+            Ok((outputs.map_err(|reason| invalid(reason.to_string()))?, None))
+        }
+        Runnable::Integer(model) if mode == Mode::Proved => {
+            let proved = integer::prove(model, inputs);
+            let (outputs, evidence) = proved.map_err(|reason| invalid(reason.to_string()))?;
+            if evidence.len() > limits::PROOF_BYTES {
+                return Err(invalid(format!(
+                    "the proof would have {} bytes, at most {} are passed on: ask for fewer samples at once",
+                    evidence.len(),
+                    limits::PROOF_BYTES
+                )));
+            }
+            Ok((outputs, Some(evidence.into())))
+        }
+        Runnable::Integer(model) => {
+            let outputs = model.graph().infer(inputs);
+            Ok((outputs.map_err(|reason| invalid(reason.to_string()))?, None))
+        }
+        Runnable::Language(_) | Runnable::Upstream(_) => Err(takes_text()),
     }
+}
+
+fn takes_text() -> ErrorBody {
+    error(
+        ErrorCode::InvalidInput,
+        "the model takes text, not tensors: use /v1/chat/completions, or `lemma run`",
+    )
 }
 
 fn commit(
@@ -233,6 +306,7 @@ fn commit(
         usage_in: elements(inputs),
         usage_out: elements(&outputs),
         outputs,
+        evidence: None,
     }
 }
 

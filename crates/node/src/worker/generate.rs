@@ -147,7 +147,7 @@ async fn submit(
 fn text_engine(loaded: &Loaded) -> Result<&TextEngine, ErrorBody> {
     match &loaded.model {
         Runnable::Language(engine) => Ok(engine),
-        Runnable::Graph(_) | Runnable::Upstream(_) => Err(error(
+        Runnable::Graph(_) | Runnable::Integer(_) | Runnable::Upstream(_) => Err(error(
             ErrorCode::InvalidInput,
             "the model takes tensors, not text: ask for an inference with its inputs",
         )),

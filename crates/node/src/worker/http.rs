@@ -58,8 +58,8 @@ async fn infer(
 ) -> Result<Response, ErrorBody> {
     let request: WorkRequest = accept(&service, body, WorkRequest::decode)?;
     refuse_duplicate(&service, request.request_id).await?;
-    let (signed, outputs) = service.executor.infer(request).await?;
-    let answer = encode_answer(&signed, &outputs);
+    let answer = service.executor.infer(request).await?;
+    let answer = encode_answer(&answer);
     Ok(([(header::CONTENT_TYPE, protocol::MEDIA_TYPE)], answer).into_response())
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Loaded {
 pub(crate) enum Runnable {
     /// Tensors in, tensors out: runs on the thread of a request.
     Graph(Box<Model>),
+    /// The same on integers; can be proved.
+    Integer(Box<lemma_proof::Model>),
     /// Text in, text out: an engine that requests share.
     Language(TextEngine),
     /// Text in, text out: another server answers.
@@ -133,6 +135,7 @@ impl Models {
             let model = match model::load_any(&manifest, &store, limit)? {
                 AnyModel::Graph(model) => Runnable::Graph(model),
                 AnyModel::Upstream(model) => Runnable::Upstream(model),
+                AnyModel::Integer(model) => Runnable::Integer(model),
                 AnyModel::Language(language) => {
                     Runnable::Language(TextEngine::start(*language, engines)?)
                 }

@@ -198,6 +198,7 @@ impl Plan {
             manifest: self.manifest,
             openings: Some(openings),
             settlement: Some(settlement),
+            proof: None,
         };
         (self.bundle)(&mut bundle);
         Case {
@@ -317,6 +318,7 @@ impl Case {
             inputs: Some(self.inputs.clone()),
             outputs: Some(self.outputs.clone()),
             recompute: Recompute::Done(self.recomputed()),
+            weights: None,
         }
     }
 

@@ -107,7 +107,7 @@ pub(super) fn lower(
 ) -> Result<IntegerGraph, QuantiseError> {
     let graph = model.graph();
     let borrowed: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
-    let plan = crate::plan::Plan::new(graph, model.folded(), &[], &borrowed)?;
+    let plan = model.plan(&borrowed)?;
     let wide = wide_values(graph);
     let shared = shared_values(graph);
     let width = |w: bool| if w { Width(options.wide) } else { NARROW };
@@ -469,7 +469,7 @@ impl Lowering<'_> {
             .collect();
         Ok(self.op.eval(&Eval {
             isa: Isa::PORTABLE,
-            threads: 1,
+            threads: &lemma_kernels::Threads::single(),
             inputs: Operands(&borrowed),
             outputs: &outputs,
             prepared: None,
@@ -507,7 +507,7 @@ fn unary(op: Arc<dyn crate::operator::Operator>) -> Function {
         }];
         let result = op.eval(&Eval {
             isa: Isa::PORTABLE,
-            threads: 1,
+            threads: &lemma_kernels::Threads::single(),
             inputs: Operands(&[Some(&tensor)]),
             outputs: &outputs,
             prepared: None,

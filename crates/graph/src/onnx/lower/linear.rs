@@ -4,7 +4,7 @@ use lemma_kernels::Reduction;
 use lemma_types::tensor::DType;
 
 use super::compose::Part;
-use super::{Lowered, NodeContext};
+use super::{Lowered, NodeContext, dequantised};
 use crate::error::OpError;
 use crate::graph::ValueId;
 use crate::ops::conv::{Conv, Padding, Sliding};
@@ -39,6 +39,9 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, op: &str) -> Option<Lowered> {
 
 fn matmul(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(2, 2)?;
+    if let Some(y) = dequantised::product(cx, false)? {
+        return Ok(vec![y]);
+    }
     if cx.fact(0)?.dtype() == DType::F32 {
         cx.one(MatMul)
     } else {
@@ -58,6 +61,13 @@ fn gemm(cx: &mut Context<'_, '_>) -> Lowered {
         trans_a: cx.flag("transA", false)?,
         trans_b: cx.flag("transB", false)?,
     };
+    let plain = op.alpha == 1.0 && !op.trans_a && (op.beta == 1.0 || cx.maybe(2).is_none());
+    if plain && let Some(y) = dequantised::product(cx, op.trans_b)? {
+        return Ok(vec![match cx.maybe(2) {
+            Some(addend) => cx.plus(y, addend)?,
+            None => y,
+        }]);
+    }
     cx.one(op)
 }
 
@@ -168,6 +178,9 @@ fn conv(cx: &mut Context<'_, '_>) -> Lowered {
     cx.arity(2, 3)?;
     let window = convolution(cx, 0, 1)?;
     let groups = groups(cx)?;
+    if let Some(y) = dequantised::convolution(cx, groups, &window)? {
+        return Ok(vec![y]);
+    }
     cx.one(Conv { groups, window })
 }
 

@@ -16,8 +16,9 @@ use crate::ops::bits::Bits;
 use crate::ops::compare::Compare;
 use crate::ops::generate::Checked;
 use crate::ops::generate::Range;
+use crate::ops::int8::MatMulInteger;
 use crate::ops::norm::{Normalize, RowNorm};
-use crate::ops::quantize::{Dequantize, Grain, MatMulInteger, Quantize};
+use crate::ops::quantize::{Dequantize, Grain, Quantize};
 use crate::tensor::Tensor;
 
 type Context<'n, 'a> = NodeContext<'n, 'a>;

@@ -6,6 +6,7 @@
 
 mod attention;
 mod compose;
+mod dequantised;
 mod elementwise;
 mod image;
 mod layout;

@@ -14,8 +14,9 @@ use crate::onnx::narrow::Narrow;
 use crate::onnx::tensor::element;
 use crate::ops::arithmetic::Arithmetic;
 use crate::ops::cast::Cast;
+use crate::ops::int8::{ConvInteger, MatMulInteger};
 use crate::ops::narrow::{FromBits, ToBits, ToInt4};
-use crate::ops::quantize::{ConvInteger, Dequantize, Grain, MatMulInteger, Quantize};
+use crate::ops::quantize::{Dequantize, Grain, Quantize};
 use crate::ops::reshape::Reshape;
 use crate::tensor::Tensor;
 

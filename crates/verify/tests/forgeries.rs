@@ -229,7 +229,7 @@ fn mode() {
     forge(CheckName::Mode, |plan| {
         plan.receipt = Box::new(|receipt| receipt.mode = Mode::Relayed);
     });
-    let checked = [Mode::Signed, Mode::Relayed];
+    let checked = [Mode::Signed, Mode::Relayed, Mode::Proved];
     for mode in Mode::ALL.into_iter().filter(|mode| !checked.contains(mode)) {
         let plan = Plan {
             receipt: Box::new(move |receipt| receipt.mode = mode),

@@ -195,7 +195,7 @@ impl Executor {
                 }
                 operations
             }
-            Runnable::Language(_) => return Err(takes_text()),
+            Runnable::Language(_) | Runnable::Upstream(_) => return Err(takes_text()),
         };
         Ok(compute_units(operations))
     }

@@ -330,12 +330,11 @@ pub struct Prove {
 
 /// `lemma proof verify`
 #[derive(Args, Clone, Debug)]
-#[group(id = "trust", required = true, multiple = true, args = ["model_root", "model"])]
 pub struct VerifyProof {
     /// The proof
     pub path: PathBuf,
     /// The root of the model that it has to be of, as `lemma models quantize` printed it
-    #[arg(long, value_name = "ROOT")]
+    #[arg(long, value_name = "ROOT", required_unless_present = "model")]
     pub model_root: Option<Digest>,
     /// The quantised model: its root is derived
     #[arg(long, value_name = "FILE")]

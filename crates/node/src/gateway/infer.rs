@@ -263,7 +263,10 @@ impl Inner {
                 receipt.payer == work.payer && receipt.payment == work.payment,
             ),
             ("price", receipt.price <= work.offer),
-            ("evidence", receipt.evidence.is_zero()),
+            (
+                "evidence",
+                receipt.evidence.is_zero() == (work.mode != Mode::Proved),
+            ),
         ];
         if let Some((term, _)) = terms.iter().find(|(_, holds)| !holds) {
             return Err(format!("the receipt's {term} is not that of the request"));

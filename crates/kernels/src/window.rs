@@ -162,7 +162,10 @@ impl Window {
     /// The same windows with fewer axes, where two neighbours may be taken for one: every output
     /// sees exactly the input of the same place.
     pub(crate) fn flattened(mut self) -> Window {
-        let plain = |a: &Axis| a.kernel == 1 && a.stride == 1 && a.begin == 0 && a.end == 0;
+        // A single window has no stride, so the sizes have to tell.
+        let plain = |a: &Axis| {
+            a.kernel == 1 && a.stride == 1 && a.output == a.input && a.begin == 0 && a.end == 0
+        };
         for outer in [1, 0] {
             let [before, after] = [self.axes[outer], self.axes[2]];
             if !plain(&before) || !plain(&after) {

@@ -432,3 +432,33 @@ fn impossible_geometries_are_refused() {
         })
     ));
 }
+
+/// Where one window is all there is, values beyond it are read by nobody, whatever the stride.
+#[test]
+fn a_stride_beyond_the_input_leaves_one_output() {
+    let shape = Conv::new(&ConvSpec {
+        batch: 1,
+        in_channels: 2,
+        out_channels: 2,
+        groups: 2,
+        input: &[1, 2],
+        kernel: &[1, 1],
+        strides: &[2, 2],
+        dilations: &[1, 1],
+        pads_begin: &[0, 0],
+        pads_end: &[0, 0],
+    })
+    .expect("a valid geometry");
+    assert_eq!((shape.output_shape(), shape.output_len()), (vec![1, 1], 2));
+    let packed = PackedFilters::pack(&shape, &[10.0, 100.0]);
+    let mut y = [0.0; 2];
+    conv(
+        Isa::PORTABLE,
+        &shape,
+        &[1.0, 2.0, 3.0, 4.0],
+        &packed,
+        None,
+        &mut y,
+    );
+    assert_eq!(y, [10.0, 300.0]);
+}

@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 #[path = "../../node/tests/support/language.rs"]
 mod language;
+#[path = "journey/proved.rs"]
+mod proved;
 mod support;
 
 use support::{User, repository};

@@ -25,6 +25,7 @@ fn main() {
         inputs: Some(tensors(include_bytes!("../tests/vectors/inputs.json"))),
         outputs: Some(tensors(include_bytes!("../tests/vectors/outputs.json"))),
         recompute: Recompute::NotAsked,
+        ..Opened::default()
     };
     let verifier = Verifier::new(&root).unwrap();
     assert_eq!(

@@ -66,12 +66,13 @@ fn from_a_model_to_verified_evidence_and_through_crashes() {
 }
 
 fn check_ready_line(user: &User, ready: &Value) {
-    let keys: Vec<&str> = ready
+    let mut keys: Vec<&str> = ready
         .as_object()
         .unwrap()
         .keys()
         .map(String::as_str)
         .collect();
+    keys.sort_unstable();
     assert_eq!(
         keys,
         [

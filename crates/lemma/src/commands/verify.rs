@@ -133,16 +133,16 @@ fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
             "--recompute needs what was asked: --input, or --transcript for a language model",
         ));
     }
-    if let Some(path) = &arguments.transcript {
-        return open_text(arguments, path);
-    }
-    if arguments.input.is_empty() && arguments.output.is_empty() {
+    if !asked && arguments.output.is_empty() {
         return Ok(Opened::default());
     }
-    // A bundle that can not be read fails its own check; the inputs then do not matter.
+    // A bundle that can not be read fails its own check; what was asked then does not matter.
     let Ok(bundle) = decode_bundle(bundle) else {
         return Ok(Opened::default());
     };
+    if let Some(path) = &arguments.transcript {
+        return open_text(arguments, path, bundle.manifest.graph_root);
+    }
     let manifest = &bundle.manifest;
     let read = |files: &[String], specs| {
         (!files.is_empty())
@@ -166,7 +166,7 @@ fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
     })
 }
 
-fn open_text(arguments: &Verify, path: &Path) -> CommandResult<Opened> {
+fn open_text(arguments: &Verify, path: &Path, expected: Digest) -> CommandResult<Opened> {
     let cannot = || format!("can not use the transcript {}", path.display());
     let mut bytes = Vec::new();
     let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
@@ -178,7 +178,7 @@ fn open_text(arguments: &Verify, path: &Path) -> CommandResult<Opened> {
     // One that is impossible fails the verifier's checks; it need not be replayed.
     let recompute = match &arguments.model {
         Some(model) if arguments.recompute && transcript.check().is_ok() => {
-            language::replay(model, &transcript)?
+            language::replay(model, expected, &transcript)?
         }
         _ => Recompute::NotAsked,
     };

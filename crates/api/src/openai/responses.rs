@@ -32,8 +32,11 @@ use crate::error::ApiError;
 #[derive(Clone, Debug)]
 pub(super) struct Echo(Map<String, Value>);
 
-/// Fields that a response says again, with what stands for absent ones.
-const ECHOED: [(&str, fn() -> Value); 8] = [
+/// What stands for a field that a request does not have.
+type Absent = fn() -> Value;
+
+/// Fields that a response says again.
+const ECHOED: [(&str, Absent); 8] = [
     ("instructions", || Value::Null),
     ("max_output_tokens", || Value::Null),
     ("metadata", || json!({})),

@@ -119,7 +119,10 @@ impl Rpc {
     async fn single(&self, call: Value) -> Option<Value> {
         let Request { id, method, params } = match Request::parse(call) {
             Ok(request) => request,
-            Err((id, error)) => return Some(failure(id, &error)),
+            Err(refused) => {
+                let (id, error) = *refused;
+                return Some(failure(id, &error));
+            }
         };
         let result = match parse(&method, params) {
             Ok(call) => self.carry_out(call).await,
@@ -172,8 +175,10 @@ struct Request {
 }
 
 impl Request {
-    fn parse(call: Value) -> Result<Self, (Value, RpcError)> {
-        let refuse = |id: Value, reason: &str| Err((id, RpcError::invalid_request(reason)));
+    /// What is no request is refused under the id that it has, null if that is none.
+    fn parse(call: Value) -> Result<Self, Box<(Value, RpcError)>> {
+        let refuse =
+            |id: Value, reason: &str| Err(Box::new((id, RpcError::invalid_request(reason))));
         let Value::Object(mut call) = call else {
             return refuse(Value::Null, "expected an object");
         };

@@ -66,10 +66,9 @@ pub(super) fn run(arguments: &Infer, config: &Config, shell: &mut Shell) -> Comm
         checked.answer.receipt.receipt.mode,
         checked.answer.receipt.receipt.worker,
     ));
-    let proof = checked.report.checks.iter();
-    if let Some(check) = proof
-        .filter(|check| check.name == CheckName::Proof && check.outcome == Outcome::Ok)
-        .next_back()
+    let mut proof = checked.report.checks.iter();
+    if let Some(check) =
+        proof.rfind(|check| check.name == CheckName::Proof && check.outcome == Outcome::Ok)
     {
         shell.note(format_args!(
             "{} {}",

@@ -286,7 +286,7 @@ impl Hub {
         file: &Listed,
     ) -> CommandResult<RemoteFile> {
         let known = match &file.known {
-            Some(known) => known.clone(),
+            Some(known) => *known,
             None => self.head(model, commit, &file.name).await?,
         };
         let (size, hash) = known;

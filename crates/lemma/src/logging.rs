@@ -24,6 +24,12 @@ const OURS: [&str; 8] = [
     "lemma_verify",
 ];
 
+/// Engines of consensus that call it an error when their peers stop before them, as they do whenever a node is stopped.
+const LOUD_AT_THE_END: [&str; 2] = [
+    "commonware_broadcast::buffered::engine",
+    "commonware_resolver::p2p::engine",
+];
+
 /// Starts the log. `verbose` counts `-v`: 0 is warnings, 1 what we do, 2 details, 3 also what our dependencies do.
 ///
 /// # Errors
@@ -68,8 +74,11 @@ fn directives(verbose: u8) -> String {
         2 => ("debug", "info"),
         _ => ("trace", "debug"),
     };
-    let ours: Vec<String> = OURS.iter().map(|name| format!("{name}={ours}")).collect();
-    format!("{others},{}", ours.join(","))
+    let mut all: Vec<String> = OURS.iter().map(|name| format!("{name}={ours}")).collect();
+    if verbose == 0 {
+        all.extend(LOUD_AT_THE_END.map(|name| format!("{name}=off")));
+    }
+    format!("{others},{}", all.join(","))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 mod common;
 
 use common::onnx::{Field, bytes, floats, ints, model, node, typed, value};
-use lemma_graph::{Isa, Limits, Model, NoFiles, RunOptions, Tensor};
+use common::plain_and_fused;
+use lemma_graph::{Limits, Model, NoFiles, RunOptions, Tensor};
 
 /// Fixed numbers in (−1, 1).
 struct Source(u64);
@@ -40,30 +41,7 @@ fn check(graph: &[Field], row: &[usize]) {
     for batch in [9, 1, 2, 5] {
         let shape: Vec<usize> = [&[batch][..], row].concat();
         let x = Tensor::new(&shape, all[..batch * len].to_vec()).unwrap();
-        let run = |isa, threads, trace| {
-            let options = RunOptions {
-                isa,
-                threads,
-                trace,
-                ..RunOptions::default()
-            };
-            model.run(&[("x", x.clone())], &options).unwrap().outputs
-        };
-        let expected = run(Isa::PORTABLE, 1, true);
-        for isa in Isa::available() {
-            for threads in [1, 2, 3] {
-                // Twice: the second run finds the memory of the first.
-                for _ in 0..2 {
-                    let found = run(isa, threads, false);
-                    for (i, (a, b)) in expected.iter().zip(&found).enumerate() {
-                        assert!(
-                            a.same_bits(b),
-                            "output {i}, batch {batch}, {isa}, {threads} threads"
-                        );
-                    }
-                }
-            }
-        }
+        let expected = plain_and_fused(&model, &x, &[1, 2, 3], &format!("batch {batch}"));
         // The first of a batch is what it is alone.
         let alone = alone.get_or_insert_with(|| expected.clone());
         for (one, found) in alone.iter().zip(&expected) {

@@ -6,7 +6,8 @@
 mod common;
 
 use common::onnx::{Field, bytes, floats, ints, model, node, typed, value};
-use lemma_graph::{Isa, Limits, Model, NoFiles, RunOptions, Tensor};
+use common::plain_and_fused;
+use lemma_graph::{Limits, Model, NoFiles, Tensor};
 
 /// Fixed numbers.
 struct Source(u64);
@@ -270,30 +271,6 @@ fn random_graphs_run_as_their_operators_do() {
         let x = Tensor::new(&dims, random.source.values(n as usize)).unwrap();
         let model = Model::load(model(&graph), &NoFiles, &Limits::small())
             .unwrap_or_else(|e| panic!("graph {seed} is refused: {e}"));
-        let run = |isa, threads, trace| {
-            let options = RunOptions {
-                isa,
-                threads,
-                trace,
-                ..RunOptions::default()
-            };
-            let run = model.run(&[("x", x.clone())], &options);
-            run.unwrap_or_else(|e| panic!("graph {seed} fails: {e}"))
-                .outputs
-        };
-        let expected = run(Isa::PORTABLE, 1, true);
-        for isa in Isa::available() {
-            for threads in [1, 2] {
-                // The second run finds the memory of the first.
-                for _ in 0..2 {
-                    for (i, (a, b)) in expected.iter().zip(run(isa, threads, false)).enumerate() {
-                        assert!(
-                            a.same_bits(&b),
-                            "graph {seed}: output {i} on {isa} with {threads} threads"
-                        );
-                    }
-                }
-            }
-        }
+        plain_and_fused(&model, &x, &[1, 2], &format!("graph {seed}"));
     }
 }

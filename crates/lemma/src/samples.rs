@@ -40,7 +40,6 @@ pub(crate) fn all() -> CommandResult<Vec<SampleModel>> {
             DIGITS_MODEL,
             include_str!("../../../models/digits/lemma.json"),
             vec![
-                ("model.onnx", DIGITS_MODEL),
                 ("example.json", DIGITS_EXAMPLE),
                 (
                     "example.npy",

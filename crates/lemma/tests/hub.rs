@@ -61,34 +61,28 @@ fn is_linked(name: &str) -> bool {
 impl Hub {
     /// A runtime that serves until it is dropped, and the hub.
     fn serve(files: &[(&str, Vec<u8>)], lists: bool) -> (tokio::runtime::Runtime, Arc<Self>) {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .unwrap();
         let files = files
             .iter()
             .map(|(name, content)| ((*name).to_owned(), content.clone()));
-        let hub = Arc::new(Self {
-            base: format!("http://{}", listener.local_addr().unwrap()),
-            files: Mutex::new(files.collect()),
-            asked: Mutex::default(),
-            broken: AtomicUsize::new(0),
-            lists,
-        });
-        let routes = Router::new()
-            .route(
-                "/api/models/{owner}/{name}/revision/{revision}",
-                get(revision),
-            )
-            .route("/{owner}/{name}/resolve/{commit}/{file}", get(resolve))
-            .route("/storage/{file}", get(storage))
-            .with_state(Arc::clone(&hub));
-        runtime.spawn(async move { axum::serve(listener, routes).await });
-        (runtime, hub)
+        let files = Mutex::new(files.collect());
+        support::serve(|base| {
+            let hub = Arc::new(Self {
+                base,
+                files,
+                asked: Mutex::default(),
+                broken: AtomicUsize::new(0),
+                lists,
+            });
+            let routes = Router::new()
+                .route(
+                    "/api/models/{owner}/{name}/revision/{revision}",
+                    get(revision),
+                )
+                .route("/{owner}/{name}/resolve/{commit}/{file}", get(resolve))
+                .route("/storage/{file}", get(storage))
+                .with_state(Arc::clone(&hub));
+            (routes, hub)
+        })
     }
 
     fn content(&self, name: &str) -> Option<Vec<u8>> {

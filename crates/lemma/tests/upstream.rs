@@ -13,18 +13,10 @@ const KEY: &str = "sk-never-shown";
 
 /// A server with OpenAI's API, as long as the runtime lives.
 fn serve() -> (tokio::runtime::Runtime, String) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let listener = runtime
-        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-        .unwrap();
-    let base = format!("http://{}/v1", listener.local_addr().unwrap());
-    let routes = Router::new().route("/v1/chat/completions", post(chat));
-    runtime.spawn(async move { axum::serve(listener, routes).await });
-    (runtime, base)
+    support::serve(|address| {
+        let routes = Router::new().route("/v1/chat/completions", post(chat));
+        (routes, format!("{address}/v1"))
+    })
 }
 
 async fn chat(headers: HeaderMap, Json(body): Json<Value>) -> String {

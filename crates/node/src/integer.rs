@@ -1,7 +1,7 @@
 //! Quantised models as manifests describe them: made from an integer graph, and loaded again from a content store.
 
 use lemma_graph::{
-    IMPORTER_VERSION, compute_units,
+    compute_units,
     integer::{IntegerError, IntegerGraph, MAX_BYTES},
 };
 use lemma_proof::{Evidence, Model, Profile, ProveError, prove_inference};
@@ -12,7 +12,7 @@ use lemma_types::{
     tensor::TensorData,
 };
 
-use crate::model::{LoadError, Terms, signature};
+use crate::model::{Derived, LoadError, Terms, read};
 
 /// How the path of an integer graph ends.
 pub const EXTENSION: &str = ".integer";
@@ -46,26 +46,18 @@ pub fn graph_root(model: &Model) -> Digest {
 ///
 /// # Errors
 /// [`LoadError::Manifest`] if a path or text is not acceptable.
-pub fn manifest(model: &Model, mut files: Vec<File>, terms: Terms) -> Result<Manifest, LoadError> {
-    files.sort_by(|a, b| a.path.cmp(&b.path));
+pub fn manifest(model: &Model, files: Vec<File>, terms: Terms) -> Result<Manifest, LoadError> {
+    derived(model).manifest(Format::Integer, files, terms)
+}
+
+fn derived(model: &Model) -> Derived {
     let skeleton = model.graph().skeleton();
-    let manifest = Manifest {
-        schema: Manifest::SCHEMA.to_owned(),
-        format: Format::Integer,
-        files,
+    Derived {
         graph_root: graph_root(model),
-        importer: IMPORTER_VERSION,
         inputs: skeleton.input_specs(),
         outputs: skeleton.output_specs(),
         compute_units: compute_units(skeleton.operations()),
-        licence: terms.licence,
-        output_licence: terms.output_licence,
-        description: terms.description,
-        royalty: terms.royalty,
-        parent: terms.parent,
-    };
-    manifest.check()?;
-    Ok(manifest)
+    }
 }
 
 /// Loads a quantised model whose file is in the store, derives everything that the manifest states, and refuses any
@@ -82,45 +74,8 @@ pub(crate) fn load(manifest: &Manifest, store: &BlobStore) -> Result<Model, Load
             limit: MAX_BYTES as u64,
         });
     }
-    let bytes = store
-        .read(&file.blake3, file.size)
-        .map_err(|error| LoadError::File {
-            path: file.path.clone(),
-            error,
-        })?;
-    let model = register(&bytes)?;
-    let derived = self::manifest(&model, manifest.files.clone(), Terms::default())?;
-    let text = |value: &dyn ToString| value.to_string();
-    for (field, stated, derived) in [
-        (
-            "graph_root",
-            text(&manifest.graph_root),
-            text(&derived.graph_root),
-        ),
-        (
-            "inputs",
-            signature(&manifest.inputs),
-            signature(&derived.inputs),
-        ),
-        (
-            "outputs",
-            signature(&manifest.outputs),
-            signature(&derived.outputs),
-        ),
-        (
-            "compute_units",
-            text(&manifest.compute_units),
-            text(&derived.compute_units),
-        ),
-    ] {
-        if stated != derived {
-            return Err(LoadError::Mismatch {
-                field,
-                stated,
-                derived,
-            });
-        }
-    }
+    let model = register(&read(store, file)?)?;
+    derived(&model).check(manifest)?;
     Ok(model)
 }
 

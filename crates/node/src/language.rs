@@ -26,7 +26,7 @@ use lemma_types::{
 };
 use serde_json::{Value, json};
 
-use crate::model::{LoadError, Terms};
+use crate::model::{Derived, LoadError, Terms};
 
 /// Why files are no language model.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +155,11 @@ impl LanguageModel {
     #[must_use]
     pub const fn root(&self) -> Digest {
         self.root
+    }
+
+    /// What its manifest has to state.
+    pub(crate) const fn derived(&self) -> Derived {
+        Derived::of_text(self.root(), self.units_per_token())
     }
 
     /// Work for one token, in units of 10^6 operations, rounded up.
@@ -390,25 +395,8 @@ fn units_per_token(tensors: &Tensors<'_>) -> u64 {
 pub fn manifest(
     language: &LanguageModel,
     format: Format,
-    mut files: Vec<File>,
+    files: Vec<File>,
     terms: Terms,
 ) -> Result<Manifest, LoadError> {
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    let manifest = Manifest {
-        schema: Manifest::SCHEMA.to_owned(),
-        format,
-        files,
-        graph_root: language.root(),
-        importer: lemma_graph::IMPORTER_VERSION,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        compute_units: language.units_per_token(),
-        licence: terms.licence,
-        output_licence: terms.output_licence,
-        description: terms.description,
-        royalty: terms.royalty,
-        parent: terms.parent,
-    };
-    manifest.check()?;
-    Ok(manifest)
+    language.derived().manifest(format, files, terms)
 }

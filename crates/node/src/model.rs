@@ -111,30 +111,98 @@ pub enum LoadError {
     Manifest(#[from] ManifestError),
 }
 
+/// What follows from a model's files, and its manifest has to state.
+pub(crate) struct Derived {
+    pub(crate) graph_root: Digest,
+    pub(crate) inputs: Vec<TensorSpec>,
+    pub(crate) outputs: Vec<TensorSpec>,
+    pub(crate) compute_units: u64,
+}
+
+impl Derived {
+    fn of(model: &Model) -> Result<Self, LoadError> {
+        Ok(Self {
+            graph_root: model.root(),
+            inputs: model.inputs().to_vec(),
+            outputs: model.outputs().to_vec(),
+            compute_units: least_compute_units(model)?,
+        })
+    }
+
+    /// Of a model whose inputs and outputs are text.
+    pub(crate) const fn of_text(graph_root: Digest, compute_units: u64) -> Self {
+        Self {
+            graph_root,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            compute_units,
+        }
+    }
+
+    /// The manifest of the model that has these files.
+    pub(crate) fn manifest(
+        self,
+        format: Format,
+        mut files: Vec<File>,
+        terms: Terms,
+    ) -> Result<Manifest, LoadError> {
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let manifest = Manifest {
+            schema: Manifest::SCHEMA.to_owned(),
+            format,
+            files,
+            graph_root: self.graph_root,
+            importer: IMPORTER_VERSION,
+            inputs: self.inputs,
+            outputs: self.outputs,
+            compute_units: self.compute_units,
+            licence: terms.licence,
+            output_licence: terms.output_licence,
+            description: terms.description,
+            royalty: terms.royalty,
+            parent: terms.parent,
+        };
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Refuses a manifest that states anything else.
+    pub(crate) fn check(&self, manifest: &Manifest) -> Result<(), LoadError> {
+        let mismatch = |field, stated: &dyn ToString, derived: &dyn ToString| LoadError::Mismatch {
+            field,
+            stated: stated.to_string(),
+            derived: derived.to_string(),
+        };
+        let tensors =
+            |field, stated, derived| mismatch(field, &signature(stated), &signature(derived));
+        if manifest.graph_root != self.graph_root {
+            return Err(mismatch(
+                "graph_root",
+                &manifest.graph_root,
+                &self.graph_root,
+            ));
+        }
+        if manifest.inputs != self.inputs {
+            return Err(tensors("inputs", &manifest.inputs, &self.inputs));
+        }
+        if manifest.outputs != self.outputs {
+            return Err(tensors("outputs", &manifest.outputs, &self.outputs));
+        }
+        if manifest.compute_units != self.compute_units {
+            let (stated, derived) = (&manifest.compute_units, &self.compute_units);
+            return Err(mismatch("compute_units", stated, derived));
+        }
+        Ok(())
+    }
+}
+
 /// Makes the manifest of a model. `files` are all its files; the first whose path ends in `.onnx` must be the one that
 /// `model` was loaded from.
 ///
 /// # Errors
 /// [`LoadError::Cost`], or [`LoadError::Manifest`] if a path or text is not acceptable.
-pub fn manifest(model: &Model, mut files: Vec<File>, terms: Terms) -> Result<Manifest, LoadError> {
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    let manifest = Manifest {
-        schema: Manifest::SCHEMA.to_owned(),
-        format: Format::Onnx,
-        files,
-        graph_root: model.root(),
-        importer: IMPORTER_VERSION,
-        inputs: model.inputs().to_vec(),
-        outputs: model.outputs().to_vec(),
-        compute_units: least_compute_units(model)?,
-        licence: terms.licence,
-        output_licence: terms.output_licence,
-        description: terms.description,
-        royalty: terms.royalty,
-        parent: terms.parent,
-    };
-    manifest.check()?;
-    Ok(manifest)
+pub fn manifest(model: &Model, files: Vec<File>, terms: Terms) -> Result<Manifest, LoadError> {
+    Derived::of(model)?.manifest(Format::Onnx, files, terms)
 }
 
 /// Work of one inference with every symbolic dimension 1.
@@ -210,6 +278,20 @@ fn check_bounds(manifest: &Manifest, max_bytes: u64) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// A whole file of a model.
+pub(crate) fn read(store: &BlobStore, file: &File) -> Result<Vec<u8>, LoadError> {
+    store
+        .read(&file.blake3, file.size)
+        .map_err(|error| damaged(file, error))
+}
+
+fn damaged(file: &File, error: StoreError) -> LoadError {
+    LoadError::File {
+        path: file.path.clone(),
+        error,
+    }
+}
+
 fn load_language(
     manifest: &Manifest,
     store: &BlobStore,
@@ -218,15 +300,10 @@ fn load_language(
     check_bounds(manifest, max_bytes)?;
     let mut files = Vec::with_capacity(manifest.files.len());
     for file in &manifest.files {
-        let bytes = store.read(&file.blake3, file.size);
-        let bytes = bytes.map_err(|error| LoadError::File {
-            path: file.path.clone(),
-            error,
-        })?;
-        files.push((file.path.clone(), bytes));
+        files.push((file.path.clone(), read(store, file)?));
     }
     let language = LanguageModel::load(manifest.format, &files, &lemma_llm::Compute::new(1))?;
-    same(manifest, language.root(), language.units_per_token())?;
+    language.derived().check(manifest)?;
     Ok(language)
 }
 
@@ -242,39 +319,14 @@ fn load_upstream(
     if file.path != UpstreamModel::PATH || file.size > UpstreamModel::MAX_BYTES as u64 {
         return Err(LoadError::NoUpstream);
     }
-    let bytes = store.read(&file.blake3, file.size);
-    let bytes = bytes.map_err(|error| LoadError::File {
-        path: file.path.clone(),
-        error,
-    })?;
-    let model = UpstreamModel::decode(&bytes)?;
-    same(manifest, model.root(), 0)?;
+    let model = UpstreamModel::decode(&read(store, file)?)?;
+    upstream(&model).check(manifest)?;
     Ok(model)
 }
 
-/// Refuses a manifest that does not state what was derived.
-fn same(manifest: &Manifest, root: Digest, units: u64) -> Result<(), LoadError> {
-    for (field, stated, derived) in [
-        (
-            "graph_root",
-            manifest.graph_root.to_string(),
-            root.to_string(),
-        ),
-        (
-            "compute_units",
-            manifest.compute_units.to_string(),
-            units.to_string(),
-        ),
-    ] {
-        if stated != derived {
-            return Err(LoadError::Mismatch {
-                field,
-                stated,
-                derived,
-            });
-        }
-    }
-    Ok(())
+/// The work of another server is known to nobody.
+fn upstream(model: &UpstreamModel) -> Derived {
+    Derived::of_text(model.root(), 0)
 }
 
 /// Makes the manifest of a model that other servers answer for, by the name that workers ask them for.
@@ -283,28 +335,12 @@ fn same(manifest: &Manifest, root: Digest, units: u64) -> Result<(), LoadError> 
 /// [`LoadError::Manifest`] if a text is not acceptable.
 pub fn upstream_manifest(model: &UpstreamModel, terms: Terms) -> Result<Manifest, LoadError> {
     let content = model.encode();
-    let manifest = Manifest {
-        schema: Manifest::SCHEMA.to_owned(),
-        format: Format::Upstream,
-        files: vec![File {
-            path: UpstreamModel::PATH.to_owned(),
-            size: content.len() as u64,
-            blake3: Digest::of(&content),
-        }],
-        graph_root: model.root(),
-        importer: IMPORTER_VERSION,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        // Nobody knows.
-        compute_units: 0,
-        licence: terms.licence,
-        output_licence: terms.output_licence,
-        description: terms.description,
-        royalty: terms.royalty,
-        parent: terms.parent,
+    let file = File {
+        path: UpstreamModel::PATH.to_owned(),
+        size: content.len() as u64,
+        blake3: Digest::of(&content),
     };
-    manifest.check()?;
-    Ok(manifest)
+    upstream(model).manifest(Format::Upstream, vec![file], terms)
 }
 
 /// Loads a model whose files are in the store, derives everything that the manifest states, and refuses any difference.
@@ -319,10 +355,6 @@ pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Mo
         .iter()
         .find(|file| file.path.ends_with(".onnx"))
         .ok_or(LoadError::NoModel)?;
-    let wrong = |file: &File, error| LoadError::File {
-        path: file.path.clone(),
-        error,
-    };
     // Every byte is checked once here; slices are read unchecked afterwards.
     for beside in manifest
         .files
@@ -331,11 +363,9 @@ pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Mo
     {
         store
             .verify(&beside.blake3)
-            .map_err(|error| wrong(beside, error))?;
+            .map_err(|error| damaged(beside, error))?;
     }
-    let bytes = store
-        .read(&file.blake3, file.size)
-        .map_err(|error| wrong(file, error))?;
+    let bytes = read(store, file)?;
     let folder = Path::new(&file.path)
         .parent()
         .and_then(Path::to_str)
@@ -351,37 +381,8 @@ pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Mo
         ..Limits::default()
     };
     let model = Model::load(bytes, &files, &limits)?;
-    check(manifest, &model)?;
+    Derived::of(&model)?.check(manifest)?;
     Ok(model)
-}
-
-fn check(manifest: &Manifest, model: &Model) -> Result<(), LoadError> {
-    let mismatch = |field, stated: String, derived: String| LoadError::Mismatch {
-        field,
-        stated,
-        derived,
-    };
-    if manifest.graph_root != model.root() {
-        let (stated, derived) = (manifest.graph_root.to_string(), model.root().to_string());
-        return Err(mismatch("graph_root", stated, derived));
-    }
-    for (field, stated, derived) in [
-        ("inputs", &manifest.inputs, model.inputs()),
-        ("outputs", &manifest.outputs, model.outputs()),
-    ] {
-        if stated != derived {
-            return Err(mismatch(field, signature(stated), signature(derived)));
-        }
-    }
-    let units = least_compute_units(model)?;
-    if manifest.compute_units != units {
-        return Err(mismatch(
-            "compute_units",
-            manifest.compute_units.to_string(),
-            units.to_string(),
-        ));
-    }
-    Ok(())
 }
 
 /// A signature in one line: `image FP32 [batch, 1, 8, 8]`.

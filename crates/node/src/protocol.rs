@@ -69,18 +69,8 @@ const ANSWER_MAGIC: [u8; 4] = *b"LWAN";
 /// What a gateway asks of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkRequest {
-    /// What shall back the result.
-    pub mode: Mode,
-    /// The request's id.
-    pub request_id: B256,
-    /// BLAKE3 of the model's manifest.
-    pub model_root: Digest,
-    /// Who pays; zero if nobody does.
-    pub payer: Address,
-    /// Reference to the payment; zero if there is none.
-    pub payment: B256,
-    /// The most that the client pays.
-    pub offer: Amount,
+    /// Who asks for which model, and on which terms.
+    pub terms: Terms,
     /// Inputs, in the order of the model's signature.
     pub inputs: Vec<TensorData>,
 }
@@ -160,24 +150,11 @@ pub enum ProtocolError {
 }
 
 impl WorkRequest {
-    /// Everything but the inputs.
-    #[must_use]
-    pub const fn terms(&self) -> Terms {
-        Terms {
-            mode: self.mode,
-            request_id: self.request_id,
-            model_root: self.model_root,
-            payer: self.payer,
-            payment: self.payment,
-            offer: self.offer,
-        }
-    }
-
     /// Encodes the body.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = REQUEST_MAGIC.to_vec();
-        self.terms().encode_into(&mut bytes);
+        self.terms.encode_into(&mut bytes);
         bytes.extend(tensor::encode(&self.inputs));
         bytes
     }
@@ -191,21 +168,8 @@ impl WorkRequest {
         if take::<4>(&mut rest) != Some(REQUEST_MAGIC) {
             return Err(ProtocolError::Format("request"));
         }
-        let Terms {
-            mode,
-            request_id,
-            model_root,
-            payer,
-            payment,
-            offer,
-        } = Terms::decode_from(&mut rest)?;
         Ok(Self {
-            mode,
-            request_id,
-            model_root,
-            payer,
-            payment,
-            offer,
+            terms: Terms::decode_from(&mut rest)?,
             inputs: tensor::decode(rest)?,
         })
     }
@@ -394,12 +358,14 @@ mod tests {
 
     fn request() -> WorkRequest {
         WorkRequest {
-            mode: Mode::Signed,
-            request_id: B256::repeat_byte(1),
-            model_root: Digest::of(b"model"),
-            payer: Address::repeat_byte(2),
-            payment: B256::repeat_byte(3),
-            offer: Amount::from_units(u128::MAX - 1),
+            terms: Terms {
+                mode: Mode::Signed,
+                request_id: B256::repeat_byte(1),
+                model_root: Digest::of(b"model"),
+                payer: Address::repeat_byte(2),
+                payment: B256::repeat_byte(3),
+                offer: Amount::from_units(u128::MAX - 1),
+            },
             inputs: vec![TensorData::new("x", DType::U8, vec![3], vec![1, 2, 3]).unwrap()],
         }
     }

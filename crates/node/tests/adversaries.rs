@@ -25,7 +25,7 @@ use lemma_node::{
     ledger::Account,
     model::engine,
     network::NetworkConfig,
-    protocol::{self, ErrorBody, ErrorCode, Signed, WorkAnswer, WorkRequest, encode_answer},
+    protocol::{self, ErrorBody, ErrorCode, Signed, Terms, WorkAnswer, WorkRequest, encode_answer},
 };
 use lemma_types::{
     Address, Amount, B256, Digest, Engine, Mode, Receipt, SignedReceipt,
@@ -150,8 +150,8 @@ impl Mallory {
         self.serve(network, move |work| {
             let openings = Openings::derive(B256::repeat_byte(9));
             let receipt = Receipt {
-                request_id: work.request_id,
-                model_root: work.model_root,
+                request_id: work.terms.request_id,
+                model_root: work.terms.model_root,
                 engine: engine().id(),
                 request_commitment: B256::ZERO,
                 response_commitment: B256::ZERO,
@@ -160,9 +160,9 @@ impl Mallory {
                 usage_out: outputs.iter().map(TensorData::elements).sum(),
                 compute_units: 1,
                 price: Amount::ZERO,
-                payer: work.payer,
-                payment: work.payment,
-                mode: work.mode,
+                payer: work.terms.payer,
+                payment: work.terms.payment,
+                mode: work.terms.mode,
                 worker: key.address(),
                 anchor_height: head.number,
                 anchor_hash: head.hash,
@@ -178,7 +178,7 @@ impl Mallory {
                 key: key.clone(),
                 chain_id,
             };
-            let answer = change(answer.commit(work.model_root, &work.inputs), &work);
+            let answer = change(answer.commit(work.terms.model_root, &work.inputs), &work);
             async move { Response::new(Body::from(answer.encode())) }
         })
         .await;
@@ -200,16 +200,16 @@ fn lies() -> Vec<(&'static str, Change)> {
         ("outputs of another shape", |mut answer, work| {
             answer.outputs = vec![support::tensor("probabilities", &[1, 3])];
             answer.receipt.usage_out = 3;
-            answer.commit(work.model_root, &work.inputs)
+            answer.commit(work.terms.model_root, &work.inputs)
         }),
         ("no outputs", |mut answer, work| {
             answer.outputs.clear();
             answer.receipt.usage_out = 0;
-            answer.commit(work.model_root, &work.inputs)
+            answer.commit(work.terms.model_root, &work.inputs)
         }),
         ("a commitment to other inputs", |answer, work| {
             let inputs: Vec<TensorData> = work.inputs.iter().cloned().map(flipped).collect();
-            answer.commit(work.model_root, &inputs)
+            answer.commit(work.terms.model_root, &inputs)
         }),
         ("another model", |mut answer, work| {
             answer.receipt.model_root = Digest::of(b"other");
@@ -477,27 +477,36 @@ async fn a_worker_speaks_its_protocol_to_strangers() {
         let error: ErrorBody = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
         (status, error.code)
     };
-    let work = WorkRequest {
+    let terms = Terms {
         mode: Mode::Signed,
         request_id: answer.receipt.receipt.request_id,
         model_root: answer.receipt.receipt.model_root,
         payer: Address::ZERO,
         payment: B256::ZERO,
         offer: Amount::ZERO,
+    };
+    let work = WorkRequest {
+        terms,
         inputs: support::image(),
     };
     assert_eq!(ask(b"?".to_vec()).await, (400, ErrorCode::BadRequest));
     assert_eq!(ask(work.encode()).await, (409, ErrorCode::DuplicateRequest));
     let fresh = || B256::from(U256::from(rand()));
     let mode = WorkRequest {
-        mode: Mode::Proved,
-        request_id: fresh(),
+        terms: Terms {
+            mode: Mode::Proved,
+            request_id: fresh(),
+            ..terms
+        },
         ..work.clone()
     };
     assert_eq!(ask(mode.encode()).await, (400, ErrorCode::ModeNotOffered));
     let model = WorkRequest {
-        model_root: Digest::of(b"?"),
-        request_id: fresh(),
+        terms: Terms {
+            model_root: Digest::of(b"?"),
+            request_id: fresh(),
+            ..terms
+        },
         ..work.clone()
     };
     assert_eq!(
@@ -505,9 +514,11 @@ async fn a_worker_speaks_its_protocol_to_strangers() {
         (424, ErrorCode::ModelUnavailable)
     );
     let inputs = WorkRequest {
+        terms: Terms {
+            request_id: fresh(),
+            ..terms
+        },
         inputs: vec![],
-        request_id: fresh(),
-        ..work.clone()
     };
     assert_eq!(ask(inputs.encode()).await, (422, ErrorCode::InvalidInput));
     let huge = vec![0; lemma_types::limits::HTTP_BODY_BYTES + 8192];

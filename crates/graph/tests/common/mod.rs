@@ -11,7 +11,7 @@ pub mod onnx;
 
 use std::path::{Path, PathBuf};
 
-use lemma_graph::{F16, Tensor};
+use lemma_graph::{F16, Isa, Model, RunOptions, Tensor};
 use serde_json::Value;
 
 /// Folders below `tests/data/KIND`, in order.
@@ -150,4 +150,35 @@ pub fn difference(found: &Tensor, expected: &Tensor, rtol: f64, atol: f64) -> Op
         })
         .map(|(i, (a, b))| format!("element {i} is {a}, expected {b}"))
         .next()
+}
+
+/// Runs a model of one input `x` operator by operator, then fused on every instruction set and with these numbers of threads:
+/// all of them have to give the bits of the first, which are returned. `what` names the case.
+pub fn plain_and_fused(model: &Model, x: &Tensor, threads: &[usize], what: &str) -> Vec<Tensor> {
+    let run = |isa, threads, trace| {
+        let options = RunOptions {
+            isa,
+            threads,
+            trace,
+            ..RunOptions::default()
+        };
+        let run = model.run(&[("x", x.clone())], &options);
+        run.unwrap_or_else(|e| panic!("{what} fails: {e}")).outputs
+    };
+    let plain = run(Isa::PORTABLE, 1, true);
+    for isa in Isa::available() {
+        for &threads in threads {
+            // Twice: the second run finds the memory of the first.
+            for _ in 0..2 {
+                let fused = run(isa, threads, false);
+                for (i, (a, b)) in plain.iter().zip(&fused).enumerate() {
+                    assert!(
+                        a.same_bits(b),
+                        "{what}: output {i} on {isa} with {threads} threads"
+                    );
+                }
+            }
+        }
+    }
+    plain
 }

@@ -136,16 +136,7 @@ pub fn gemm_int8(
     c: &mut [i32],
 ) {
     let (k, n) = (b.k(), b.n());
-    assert_eq!(
-        Some(a.len()),
-        m.checked_mul(k),
-        "gemm_int8: left matrix is not {m} × {k}"
-    );
-    assert_eq!(
-        Some(c.len()),
-        m.checked_mul(n),
-        "gemm_int8: result is not {m} × {n}"
-    );
+    check_product(m, a.len(), b, c.len());
     assert!(
         (a_zero.len() == 1 || a_zero.len() == m) && (b_zero.len() == 1 || b_zero.len() == n),
         "gemm_int8: zero points of {m} × {n}"
@@ -158,6 +149,20 @@ pub fn gemm_int8(
         n,
     };
     multiply_rows(isa, threads, m, zero, fill, b, b_zero, false, store);
+}
+
+fn check_product(m: usize, a: usize, b: &PackedInt8, c: usize) {
+    let (k, n) = (b.k(), b.n());
+    assert_eq!(
+        Some(a),
+        m.checked_mul(k),
+        "gemm_int8: left matrix is not {m} × {k}"
+    );
+    assert_eq!(
+        Some(c),
+        m.checked_mul(n),
+        "gemm_int8: result is not {m} × {n}"
+    );
 }
 
 /// [`gemm_int8`] with one zero point for all of A, whose sums become f32 (rounded to nearest); a
@@ -181,16 +186,7 @@ pub fn gemm_int8_with(
     c: Output<'_>,
 ) {
     let (k, n) = (b.k(), b.n());
-    assert_eq!(
-        Some(a.len()),
-        m.checked_mul(k),
-        "gemm_int8: left matrix is not {m} × {k}"
-    );
-    assert_eq!(
-        Some(c.len()),
-        m.checked_mul(n),
-        "gemm_int8: result is not {m} × {n}"
-    );
+    check_product(m, a.len(), b, c.len());
     assert!(
         b_zero.len() == 1 || b_zero.len() == n,
         "gemm_int8: zero points of {n} columns"

@@ -4,10 +4,7 @@ use std::{fs, path::Path, thread};
 
 use lemma_graph::NUMERIC_SPEC_VERSION;
 use lemma_llm::Compute;
-use lemma_node::{
-    language::{LanguageModel, manifest},
-    model::Terms as ManifestTerms,
-};
+use lemma_node::language::{LanguageModel, manifest};
 use lemma_types::{Digest, Manifest, manifest::Format, text::Transcript};
 use lemma_verify::{Recompute, Replayed};
 
@@ -101,13 +98,7 @@ pub(super) fn derive(path: &Path, format: Format, terms: &Terms) -> CommandResul
         .iter()
         .map(|name| describe_file(folder, name))
         .collect::<CommandResult<_>>()?;
-    let terms = ManifestTerms {
-        description: terms.description.clone(),
-        licence: terms.licence.clone(),
-        output_licence: terms.output_licence.clone(),
-        ..ManifestTerms::default()
-    };
-    manifest(&language, format, files, terms).context(ExitCode::Failed, || {
+    manifest(&language, format, files, terms.stated()).context(ExitCode::Failed, || {
         format!("can not import {}", path.display())
     })
 }

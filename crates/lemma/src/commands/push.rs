@@ -9,13 +9,10 @@ use std::{
 };
 
 use alloy_sol_types::SolCall as _;
-use lemma_graph::{Files, Folder, IMPORTER_VERSION, Limits, Model, compute_units};
+use lemma_graph::{Files, Folder, Limits, Model};
 use lemma_ledger::modules::{MODELS, abi::ILemmaModels};
-use lemma_types::{
-    Digest, Manifest, ModelName,
-    manifest::{File, Format},
-    tensor::{Dim, TensorSpec},
-};
+use lemma_node::model;
+use lemma_types::{Digest, Manifest, ModelName, manifest::File, tensor::TensorSpec};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -51,6 +48,16 @@ impl Terms {
             description: manifest.description.clone(),
             licence: manifest.licence.clone(),
             output_licence: manifest.output_licence.clone(),
+        }
+    }
+
+    /// As manifests take them.
+    pub(super) fn stated(&self) -> model::Terms {
+        model::Terms {
+            description: self.description.clone(),
+            licence: self.licence.clone(),
+            output_licence: self.output_licence.clone(),
+            ..model::Terms::default()
         }
     }
 
@@ -292,40 +299,7 @@ fn derive_graph(path: &Path, terms: &Terms) -> CommandResult<Manifest> {
     for external in beside.into_paths() {
         files.push(describe_file(&folder, &external)?);
     }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    let manifest = Manifest {
-        schema: Manifest::SCHEMA.to_owned(),
-        format: Format::Onnx,
-        files,
-        graph_root: model.root(),
-        importer: IMPORTER_VERSION,
-        inputs: model.inputs().to_vec(),
-        outputs: model.outputs().to_vec(),
-        compute_units: compute_units(cost_of_one(&model)?),
-        licence: terms.licence.clone(),
-        output_licence: terms.output_licence.clone(),
-        description: terms.description.clone(),
-        royalty: None,
-        parent: None,
-    };
-    manifest.check().context(ExitCode::Failed, cannot)?;
-    Ok(manifest)
-}
-
-/// Operations with every symbolic dimension 1.
-fn cost_of_one(model: &Model) -> CommandResult<u64> {
-    let one = |dim: &Dim| match dim {
-        Dim::Fixed(size) => usize::try_from(*size).unwrap_or(usize::MAX),
-        Dim::Symbol(_) => 1,
-    };
-    let shapes: Vec<Vec<usize>> = model
-        .inputs()
-        .iter()
-        .map(|spec| spec.shape.iter().map(one).collect())
-        .collect();
-    model.cost(&shapes).context(ExitCode::Failed, || {
-        "the model does not take inputs of its own signature".to_owned()
-    })
+    model::manifest(&model, files, terms.stated()).context(ExitCode::Failed, cannot)
 }
 
 pub(super) fn describe_file(folder: &Path, path: &str) -> CommandResult<File> {

@@ -3,19 +3,22 @@
 use std::{fs, path::Path, sync::Arc};
 
 use lemma_graph::{
-    Limits, Model as Float, NUMERIC_SPEC_VERSION, Tensor,
+    Limits, Model as Float, Tensor,
     integer::{Accuracy, IntegerGraph, Options, Sample, quantise},
 };
-use lemma_node::{integer, model::Terms as ManifestTerms};
+use lemma_node::integer;
 use lemma_proof::{HeldWeights, Model};
 use lemma_types::{
     Digest, Manifest,
     tensor::{Dim, TensorData, TensorSpec},
 };
-use lemma_verify::{Recompute, Recomputed, Weight};
+use lemma_verify::{Recompute, Weight};
 use serde_json::json;
 
-use super::push::{Terms, beside, describe_file, folder_of};
+use super::{
+    push::{Terms, beside, describe_file, folder_of},
+    verify::recomputed,
+};
 use crate::{
     cli::Quantize,
     error::{CommandError, CommandResult, Context as _},
@@ -73,13 +76,7 @@ pub(super) fn derive(path: &Path, terms: &Terms) -> CommandResult<Manifest> {
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| CommandError::failed(cannot()).cause("its name is not UTF-8"))?;
     let file = describe_file(&folder_of(path), name)?;
-    let terms = ManifestTerms {
-        description: terms.description.clone(),
-        licence: terms.licence.clone(),
-        output_licence: terms.output_licence.clone(),
-        ..ManifestTerms::default()
-    };
-    integer::manifest(&model, vec![file], terms).context(ExitCode::Failed, cannot)
+    integer::manifest(&model, vec![file], terms.stated()).context(ExitCode::Failed, cannot)
 }
 
 /// Runs a model again. Whether it is the one with root `expected` is for the verifier to say.
@@ -90,18 +87,9 @@ pub(super) fn recompute(
 ) -> CommandResult<Recompute> {
     let model = register(path)?;
     let graph_root = integer::graph_root(&model);
-    let done = |outputs| {
-        Recompute::Done(Recomputed {
-            graph_root,
-            numeric_spec: NUMERIC_SPEC_VERSION,
-            outputs,
-        })
-    };
-    Ok(match model.graph().infer(inputs) {
-        Ok(outputs) => done(outputs),
-        Err(_) if graph_root != expected => done(Vec::new()),
-        Err(error) => Recompute::Unable(harmless(&error.to_string())),
-    })
+    let outputs = model.graph().infer(inputs);
+    let outputs = outputs.map_err(|error| error.to_string());
+    Ok(recomputed(graph_root, expected, outputs))
 }
 
 /// Makes a quantised model and says how far it is from the float one.

@@ -201,17 +201,26 @@ fn recompute(path: &Path, expected: Digest, inputs: &[TensorData]) -> CommandRes
         .context(ExitCode::Failed, || {
             format!("can not run {}", path.display())
         })?;
-    let done = |outputs| {
-        Recompute::Done(Recomputed {
-            graph_root: model.root(),
-            numeric_spec: NUMERIC_SPEC_VERSION,
-            outputs,
-        })
-    };
-    Ok(match model.infer(inputs, &RunOptions::default()) {
-        Ok(outputs) => done(outputs),
+    let outputs = model.infer(inputs, &RunOptions::default());
+    let outputs = outputs.map_err(|error| error.to_string());
+    Ok(recomputed(model.root(), expected, outputs))
+}
+
+/// What a second run shows, of the model with this root.
+pub(super) fn recomputed(
+    graph_root: Digest,
+    expected: Digest,
+    outputs: Result<Vec<TensorData>, String>,
+) -> Recompute {
+    let outputs = match outputs {
+        Ok(outputs) => outputs,
         // Another model need not take these inputs; that it is another one is what matters.
-        Err(_) if model.root() != expected => done(Vec::new()),
-        Err(error) => Recompute::Unable(harmless(&error.to_string())),
+        Err(_) if graph_root != expected => Vec::new(),
+        Err(error) => return Recompute::Unable(harmless(&error)),
+    };
+    Recompute::Done(Recomputed {
+        graph_root,
+        numeric_spec: NUMERIC_SPEC_VERSION,
+        outputs,
     })
 }

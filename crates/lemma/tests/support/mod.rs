@@ -12,6 +12,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
+use axum::Router;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -163,4 +164,19 @@ pub(crate) fn repository(path: &str) -> String {
         .join("../..")
         .join(path);
     path.canonicalize().unwrap().display().to_string()
+}
+
+/// Serves what `routes` makes of the server's address, for as long as the runtime lives.
+pub(crate) fn serve<T>(routes: impl FnOnce(String) -> (Router, T)) -> (tokio::runtime::Runtime, T) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .unwrap();
+    let (routes, known) = routes(format!("http://{}", listener.local_addr().unwrap()));
+    runtime.spawn(async move { axum::serve(listener, routes).await });
+    (runtime, known)
 }

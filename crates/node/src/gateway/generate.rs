@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use lemma_types::{
-    Address, Amount, B256, Engine, Manifest, Mode, ModelName, SignedReceipt,
+    Address, B256, Engine, Manifest, Mode, ModelName, SignedReceipt,
     commitment::Openings,
     limits,
     text::{Call, Scored, TextRequest, TextResponse, Transcript},
@@ -16,16 +16,12 @@ use super::{
     InferError, Inner, ModelRef,
     client::{self, WorkerFailure},
     index::Served,
-    infer::{Attempt, ChosenId, Failures, MOST_ATTEMPTS, Resolved},
+    infer::{Attempts, ChosenId, Resolved},
     pool::Lease,
 };
 use crate::{
-    keys::random_word,
     metrics as names,
-    protocol::{
-        Terms,
-        text::{Ending, Frame, TextWork},
-    },
+    protocol::text::{Ending, Frame, TextWork},
 };
 
 /// Events that may wait for a slow client before the worker's connection waits too.
@@ -164,18 +160,7 @@ impl Inner {
             let offered = mode;
             return Err(InferError::ModeNotOffered { asked, offered });
         }
-        let (request_id, chosen) = match request.request_id {
-            None => (random_word(), None),
-            Some(id) => (id, Some(self.take_id(id).await?)),
-        };
-        let terms = Terms {
-            mode,
-            request_id,
-            model_root: root,
-            payer: Address::ZERO,
-            payment: B256::ZERO,
-            offer: Amount::ZERO,
-        };
+        let (terms, chosen) = self.terms(mode, root, request.request_id).await?;
         let work = TextWork {
             terms,
             request: request.request,
@@ -205,7 +190,7 @@ impl Inner {
         tokio::spawn(relay.run(sender, began));
         Ok(Generation {
             model_name: name,
-            request_id,
+            request_id: terms.request_id,
             worker,
             events,
         })
@@ -217,24 +202,14 @@ impl Inner {
         asked: &Asked,
         body: Bytes,
     ) -> Result<(Lease, Arriving, u32), InferError> {
-        let mut failures = Failures::default();
-        let mut tried = Vec::new();
-        while tried.len() < MOST_ATTEMPTS {
-            let Some(lease) = self.pool.pick(&tried) else {
-                break;
-            };
-            tried.push(lease.address);
+        let mut attempts = Attempts::default();
+        while let Some(lease) = attempts.next(&self.pool) {
             match self.first_token(&lease, asked, body.clone()).await {
-                Ok(arriving) => return Ok((lease, arriving, tried.len() as u32 - 1)),
-                Err(failure) => {
-                    tracing::debug!(worker = %lease.address, error = %failure, "attempt failed");
-                    if failures.note(&lease, Attempt::Failed(failure)) {
-                        break;
-                    }
-                }
+                Ok(arriving) => return Ok((lease, arriving, attempts.failovers())),
+                Err(failure) => attempts.note(&lease, failure.into()),
             }
         }
-        Err(failures.into_error(asked.work.terms.request_id))
+        Err(attempts.into_error(asked.work.terms.request_id))
     }
 
     async fn first_token(

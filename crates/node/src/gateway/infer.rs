@@ -12,8 +12,10 @@ use lemma_verify::{CheckName, Opened, Outcome, verify_answer};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Answer, InferError, InferRequest, Inner, blocking, client::WorkerFailure, index::Served,
-    pool::Lease,
+    Answer, InferError, InferRequest, Inner, blocking,
+    client::WorkerFailure,
+    index::Served,
+    pool::{Lease, Pool},
 };
 use crate::{
     keys::random_word,
@@ -23,7 +25,7 @@ use crate::{
 };
 
 /// Most workers that are asked for one request.
-pub(super) const MOST_ATTEMPTS: usize = 4;
+const MOST_ATTEMPTS: usize = 4;
 /// Unit in which the memory of inputs is counted, bytes.
 const PAGE: usize = 64 << 10;
 /// Inputs of all requests that are under way, in pages: 512 MiB, or as many requests.
@@ -67,22 +69,13 @@ impl Inner {
             return Err(InferError::NotProvable);
         }
         let inputs = arrange(&model.manifest, request.inputs)?;
-        let (request_id, _chosen) = match request.request_id {
-            None => (random_word(), None),
-            Some(id) => (id, Some(self.take_id(id).await?)),
-        };
+        let (terms, _chosen) = self
+            .terms(request.mode, model.root, request.request_id)
+            .await?;
         let asked = Arc::new(Asked {
             model_name: model.name,
             manifest: model.manifest,
-            work: WorkRequest {
-                mode: request.mode,
-                request_id,
-                model_root: model.root,
-                payer: Address::ZERO,
-                payment: B256::ZERO,
-                offer: Amount::ZERO,
-                inputs,
-            },
+            work: WorkRequest { terms, inputs },
         });
         self.ask_workers(asked).await
     }
@@ -95,8 +88,31 @@ impl Inner {
             .map_err(|_| InferError::Busy(0))
     }
 
+    /// The terms of a request, under the id that the client chose or a new one. A chosen id is taken for as long as the guard
+    /// lives.
+    pub(super) async fn terms(
+        self: &Arc<Self>,
+        mode: Mode,
+        model_root: Digest,
+        chosen: Option<B256>,
+    ) -> Result<(Terms, Option<ChosenId>), InferError> {
+        let (request_id, guard) = match chosen {
+            None => (random_word(), None),
+            Some(id) => (id, Some(self.take_id(id).await?)),
+        };
+        let terms = Terms {
+            mode,
+            request_id,
+            model_root,
+            payer: Address::ZERO,
+            payment: B256::ZERO,
+            offer: Amount::ZERO,
+        };
+        Ok((terms, guard))
+    }
+
     /// Takes a request id that the client chose, for as long as the guard lives.
-    pub(super) async fn take_id(self: &Arc<Self>, id: B256) -> Result<ChosenId, InferError> {
+    async fn take_id(self: &Arc<Self>, id: B256) -> Result<ChosenId, InferError> {
         let taken = {
             let mut chosen = self.chosen();
             chosen.len() < MOST_CHOSEN && chosen.insert(id)
@@ -118,13 +134,8 @@ impl Inner {
 
     async fn ask_workers(self: &Arc<Self>, asked: Arc<Asked>) -> Result<Answer, InferError> {
         let body = Bytes::from(asked.work.encode());
-        let mut failures = Failures::default();
-        let mut tried = Vec::new();
-        while tried.len() < MOST_ATTEMPTS {
-            let Some(lease) = self.pool.pick(&tried) else {
-                break;
-            };
-            tried.push(lease.address);
+        let mut attempts = Attempts::default();
+        while let Some(lease) = attempts.next(&self.pool) {
             match self.attempt(&lease, &asked, body.clone()).await {
                 Ok(WorkAnswer {
                     signed,
@@ -145,18 +156,13 @@ impl Inner {
                         openings: signed.openings,
                         evidence,
                         worker: lease.address,
-                        failovers: tried.len() as u32 - 1,
+                        failovers: attempts.failovers(),
                     });
                 }
-                Err(failure) => {
-                    tracing::debug!(worker = %lease.address, error = %failure, "attempt failed");
-                    if failures.note(&lease, failure) {
-                        break;
-                    }
-                }
+                Err(failure) => attempts.note(&lease, failure),
             }
         }
-        Err(failures.into_error(asked.work.request_id))
+        Err(attempts.into_error(asked.work.terms.request_id))
     }
 
     /// Asks one worker; its answer has passed every check.
@@ -189,7 +195,7 @@ impl Inner {
             evidence,
             outputs,
         } = answer;
-        if asked.work.mode != Mode::Proved && evidence.is_some() {
+        if asked.work.terms.mode != Mode::Proved && evidence.is_some() {
             return Err("evidence that nobody asked for".to_owned());
         }
         let opened = Opened {
@@ -198,7 +204,7 @@ impl Inner {
             ..Opened::default()
         };
         self.check_signed(
-            &asked.work.terms(),
+            &asked.work.terms,
             &asked.manifest,
             worker,
             &signed,
@@ -418,9 +424,12 @@ pub(super) enum Attempt {
     Refused(String),
 }
 
-/// What became of the attempts, summed up for the client.
+/// The attempts on workers for one request, and what became of them, summed up for the client.
 #[derive(Default)]
-pub(super) struct Failures {
+pub(super) struct Attempts {
+    tried: Vec<Address>,
+    /// Whether asking another worker is pointless.
+    settled: bool,
     busy: usize,
     others: Vec<String>,
     refused: Option<(Address, String)>,
@@ -434,11 +443,27 @@ fn set_aside(lease: &Lease, reason: &'static str, error: &str) {
     }
 }
 
-impl Failures {
-    /// Notes a failure; returns whether asking another worker is pointless.
-    pub(super) fn note(&mut self, lease: &Lease, failure: Attempt) -> bool {
+impl Attempts {
+    /// The worker to ask next, if any is left that is worth it.
+    pub(super) fn next(&mut self, pool: &Pool) -> Option<Lease> {
+        if self.settled || self.tried.len() >= MOST_ATTEMPTS {
+            return None;
+        }
+        let lease = pool.pick(&self.tried)?;
+        self.tried.push(lease.address);
+        Some(lease)
+    }
+
+    /// How many workers were asked before the one that answers.
+    pub(super) const fn failovers(&self) -> u32 {
+        self.tried.len() as u32 - 1
+    }
+
+    /// Notes a failure.
+    pub(super) fn note(&mut self, lease: &Lease, failure: Attempt) {
         let worker = lease.address;
-        match failure {
+        tracing::debug!(%worker, error = %failure, "attempt failed");
+        self.settled = match failure {
             Attempt::Refused(reason) => {
                 tracing::warn!(%worker, reason, "an answer was refused");
                 lease.failed("answer_refused");
@@ -471,7 +496,7 @@ impl Failures {
                 self.others.push(format!("{worker}: {failure}"));
                 false
             }
-        }
+        };
     }
 
     pub(super) fn into_error(self, request_id: B256) -> InferError {

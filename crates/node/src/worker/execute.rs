@@ -23,7 +23,7 @@ use crate::{
     ledger::Ledger,
     metrics as names,
     model::engine,
-    protocol::{ErrorBody, ErrorCode, Signed, WorkAnswer, WorkRequest},
+    protocol::{ErrorBody, ErrorCode, Signed, Terms, WorkAnswer, WorkRequest},
 };
 
 /// What a worker needs to answer requests.
@@ -53,14 +53,21 @@ pub(crate) struct ExecutionLimits {
 /// What a run gave, with commitments to it.
 struct Computed {
     outputs: Vec<TensorData>,
-    openings: Openings,
-    request_commitment: B256,
-    response_commitment: B256,
-    transcript_root: B256,
-    usage_in: u64,
-    usage_out: u64,
     /// The proof, in mode `proved`.
     evidence: Option<Bytes>,
+    committed: Committed,
+}
+
+/// What a receipt says of request and answer.
+pub(crate) struct Committed {
+    pub(crate) openings: Openings,
+    pub(crate) request: B256,
+    pub(crate) response: B256,
+    pub(crate) transcript: B256,
+    pub(crate) usage_in: u64,
+    pub(crate) usage_out: u64,
+    /// Digest of the proof; zero if there is none.
+    pub(crate) evidence: B256,
 }
 
 /// Bytes that the prover holds at most for each element of a node: columns with their code words, their hashes, and the
@@ -70,55 +77,24 @@ const PROVER_BYTES: u64 = 512;
 impl Executor {
     /// Answers a request. Dropping the future gives up what has not begun.
     pub(crate) async fn infer(&self, request: WorkRequest) -> Result<WorkAnswer, ErrorBody> {
-        let WorkRequest {
-            request_id,
-            model_root,
-            payer,
-            payment,
-            offer,
-            inputs,
-            mode,
-        } = request;
+        let WorkRequest { terms, inputs } = request;
+        let mode = terms.mode;
         if mode != Mode::Proved {
             self.check_mode(mode)?;
         }
-        let loaded = self.load(model_root).await?;
+        let loaded = self.load(terms.model_root).await?;
         if mode == Mode::Proved && !matches!(loaded.model, Runnable::Integer(_)) {
             let message =
                 "mode `proved` is not offered for this model: only a quantised one can be proved";
             return Err(error(ErrorCode::ModeNotOffered, message));
         }
         let units = self.compute_units(&loaded, &inputs)?;
-        let price = self.price(units, offer)?;
+        let price = self.price(units, terms.offer)?;
         let thread = self.queue.thread().await?;
-        let computed = self.run(thread, loaded, model_root, inputs, mode).await?;
-        let anchor = self.ledger.head();
-        let receipt = Receipt {
-            request_id,
-            model_root,
-            engine: engine().id(),
-            request_commitment: computed.request_commitment,
-            response_commitment: computed.response_commitment,
-            transcript_root: computed.transcript_root,
-            usage_in: computed.usage_in,
-            usage_out: computed.usage_out,
-            compute_units: units,
-            price,
-            payer,
-            payment,
-            mode,
-            worker: self.worker,
-            anchor_height: anchor.number,
-            anchor_hash: anchor.hash,
-            completed_at: self.clock.now_ms(),
-            // The notary fills it in.
-            previous_receipt: B256::ZERO,
-            evidence: computed
-                .evidence
-                .as_deref()
-                .map_or(B256::ZERO, |evidence| Digest::of(evidence).to_b256()),
-        };
-        let signed = self.sign(receipt, computed.openings).await?;
+        let computed = self
+            .run(thread, loaded, terms.model_root, inputs, mode)
+            .await?;
+        let signed = self.sign(terms, units, price, computed.committed).await?;
         Ok(WorkAnswer {
             signed,
             evidence: computed.evidence,
@@ -139,17 +115,42 @@ impl Executor {
         loaded.map_err(|reason| error(ErrorCode::ModelUnavailable, reason.to_string()))
     }
 
-    /// Signs a receipt, complete but for the one before it, and makes it durable.
+    /// Signs a receipt and makes it durable.
     pub(crate) async fn sign(
         &self,
-        receipt: Receipt,
-        openings: Openings,
+        terms: Terms,
+        compute_units: u64,
+        price: Amount,
+        committed: Committed,
     ) -> Result<Signed, ErrorBody> {
+        let (engine, anchor) = (engine(), self.ledger.head());
+        let receipt = Receipt {
+            request_id: terms.request_id,
+            model_root: terms.model_root,
+            engine: engine.id(),
+            request_commitment: committed.request,
+            response_commitment: committed.response,
+            transcript_root: committed.transcript,
+            usage_in: committed.usage_in,
+            usage_out: committed.usage_out,
+            compute_units,
+            price,
+            payer: terms.payer,
+            payment: terms.payment,
+            mode: terms.mode,
+            worker: self.worker,
+            anchor_height: anchor.number,
+            anchor_hash: anchor.hash,
+            completed_at: self.clock.now_ms(),
+            // The notary fills it in.
+            previous_receipt: B256::ZERO,
+            evidence: committed.evidence,
+        };
         let receipt = self.notary.sign(receipt).await.map_err(not_signed)?;
         Ok(Signed {
             receipt,
-            openings,
-            engine: engine(),
+            openings: committed.openings,
+            engine,
         })
     }
 
@@ -234,9 +235,16 @@ impl Executor {
         let run = tokio::task::spawn_blocking(move || {
             let _thread = thread;
             let (outputs, evidence) = compute(&loaded, &inputs, mode, &options)?;
-            let mut computed = commit(model_root, &inputs, outputs, openings);
-            computed.evidence = evidence;
-            Ok::<_, ErrorBody>(computed)
+            let digest = |evidence: &Bytes| Digest::of(evidence).to_b256();
+            let committed = Committed {
+                evidence: evidence.as_ref().map_or(B256::ZERO, digest),
+                ..commit(model_root, &inputs, &outputs, openings)
+            };
+            Ok::<_, ErrorBody>(Computed {
+                outputs,
+                evidence,
+                committed,
+            })
         });
         let computed = run.await.map_err(|failure| {
             tracing::error!(model = %model_root.short(), %failure, "an execution did not end");
@@ -290,23 +298,22 @@ fn takes_text() -> ErrorBody {
 fn commit(
     model: Digest,
     inputs: &[TensorData],
-    outputs: Vec<TensorData>,
+    outputs: &[TensorData],
     openings: Openings,
-) -> Computed {
+) -> Committed {
     let elements = |tensors: &[TensorData]| {
         tensors
             .iter()
             .fold(0u64, |sum, tensor| sum.saturating_add(tensor.elements()))
     };
-    Computed {
+    Committed {
         openings,
-        request_commitment: commitment::tensor_request(openings.request, model, inputs),
-        response_commitment: commitment::tensor_response(openings.response, &outputs),
-        transcript_root: commitment::tensor_transcript(openings.transcript, inputs, &outputs),
+        request: commitment::tensor_request(openings.request, model, inputs),
+        response: commitment::tensor_response(openings.response, outputs),
+        transcript: commitment::tensor_transcript(openings.transcript, inputs, outputs),
         usage_in: elements(inputs),
-        usage_out: elements(&outputs),
-        outputs,
-        evidence: None,
+        usage_out: elements(outputs),
+        evidence: B256::ZERO,
     }
 }
 

@@ -5,13 +5,13 @@ use std::{collections::VecDeque, sync::Arc};
 use axum::body::Bytes;
 use futures::Stream;
 use lemma_types::{
-    B256, Mode, Receipt,
+    B256, Mode,
     commitment::{self, Openings},
     text::{Call, Finish, Scored, TextRequest, TextResponse, Transcript, Upstream},
 };
 
 use super::{
-    execute::{Executor, error},
+    execute::{Committed, Executor, error},
     http::Service,
     models::{Loaded, Runnable},
     queue::Place,
@@ -21,7 +21,6 @@ use super::{
 use crate::{
     keys::random_word,
     language::{Prepared, Speech},
-    model::engine,
     protocol::{
         ErrorBody, ErrorCode, Signed, Terms,
         text::{Ending, Frame, TextWork},
@@ -301,38 +300,16 @@ impl Executor {
             response,
         } = &transcript;
         let (usage_in, usage_out) = response.usage();
-        let anchor = self.ledger.head();
-        let receipt = Receipt {
-            request_id: terms.request_id,
-            model_root: terms.model_root,
-            engine: engine().id(),
-            request_commitment: commitment::text_request(
-                openings.request,
-                terms.model_root,
-                request,
-            ),
-            response_commitment: commitment::text_response(openings.response, response),
-            transcript_root: commitment::text_transcript(
-                openings.transcript,
-                request,
-                prompt,
-                response,
-            ),
+        let committed = Committed {
+            openings,
+            request: commitment::text_request(openings.request, terms.model_root, request),
+            response: commitment::text_response(openings.response, response),
+            transcript: commitment::text_transcript(openings.transcript, request, prompt, response),
             usage_in,
             usage_out,
-            compute_units: units,
-            price: self.price(units, terms.offer)?,
-            payer: terms.payer,
-            payment: terms.payment,
-            mode: terms.mode,
-            worker: self.worker,
-            anchor_height: anchor.number,
-            anchor_hash: anchor.hash,
-            completed_at: self.clock.now_ms(),
-            // The notary fills it in.
-            previous_receipt: B256::ZERO,
             evidence: B256::ZERO,
         };
-        self.sign(receipt, openings).await
+        let price = self.price(units, terms.offer)?;
+        self.sign(terms, units, price, committed).await
     }
 }

@@ -57,7 +57,7 @@ async fn infer(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ErrorBody> {
     let request: WorkRequest = accept(&service, body, WorkRequest::decode)?;
-    refuse_duplicate(&service, request.request_id).await?;
+    refuse_duplicate(&service, request.terms.request_id).await?;
     let answer = service.executor.infer(request).await?;
     let answer = encode_answer(&answer);
     Ok(([(header::CONTENT_TYPE, protocol::MEDIA_TYPE)], answer).into_response())

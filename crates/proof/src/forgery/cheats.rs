@@ -360,22 +360,29 @@ fn input_claim() -> Outcome {
     )
 }
 
-/// A model of the same shape with other weights: one of them one larger.
-fn other_model(case: &Case) -> Model {
+/// A model of the same shape with other constants.
+fn with_constants(case: &Case, edit: impl FnOnce(&mut Vec<Vec<i32>>)) -> Model {
     let graph = case.model.graph();
     let mut constants = graph.constants().to_vec();
-    constants[2][0] -= constants[2][0].signum();
-    Model::register(IntegerGraph::new(graph.skeleton().clone(), constants).expect("valid"))
-        .expect("registers")
+    edit(&mut constants);
+    let other = IntegerGraph::new(graph.skeleton().clone(), constants).expect("valid");
+    Model::register(other).expect("registers")
 }
 
-fn proof_of_other_model(case: &Case) -> (Statement, Proof) {
-    let other = other_model(case);
+/// A model of the same shape with other weights: one of them one larger.
+fn other_model(case: &Case) -> Model {
+    with_constants(case, |constants| {
+        constants[2][0] -= constants[2][0].signum();
+    })
+}
+
+/// What another model gives, claimed to be of this one, and the other's proof of it.
+fn proof_of(other: &Model, case: &Case) -> (Statement, Proof) {
     let trace = other.graph().run(&case.statement.inputs, 1).expect("runs");
     let statement = case.claiming(&trace.outputs);
     let witness = Witness::new(&case.plan, trace);
     let proof = prove_witness(
-        &other,
+        other,
         &case.plan,
         &statement,
         &witness,
@@ -388,13 +395,13 @@ fn proof_of_other_model(case: &Case) -> (Statement, Proof) {
 
 fn constant_claim() -> Outcome {
     let case = Case::small(Weights::Holder);
-    let (statement, proof) = proof_of_other_model(&case);
+    let (statement, proof) = proof_of(&other_model(&case), &case);
     case.verify(&statement, &proof)
 }
 
 fn model_opening() -> Outcome {
     let case = Case::small(Weights::Succinct);
-    let (statement, proof) = proof_of_other_model(&case);
+    let (statement, proof) = proof_of(&other_model(&case), &case);
     case.verify(&statement, &proof)
 }
 
@@ -599,28 +606,9 @@ fn layers_cannot_be_exchanged() {
         1,
         Weights::Succinct,
     );
-    let graph = case.model.graph();
-    let mut constants = graph.constants().to_vec();
-    constants.swap(0, 2);
-    let swapped =
-        Model::register(IntegerGraph::new(graph.skeleton().clone(), constants).expect("valid"))
-            .expect("registers");
+    let swapped = with_constants(&case, |constants| constants.swap(0, 2));
     assert_ne!(swapped.root(), case.model.root());
-    let trace = swapped
-        .graph()
-        .run(&case.statement.inputs, 1)
-        .expect("runs");
-    let statement = case.claiming(&trace.outputs);
-    let witness = Witness::new(&case.plan, trace);
-    let proof = prove_witness(
-        &swapped,
-        &case.plan,
-        &statement,
-        &witness,
-        case.profile,
-        &mut Honest,
-    )
-    .expect("proves");
+    let (statement, proof) = proof_of(&swapped, &case);
     assert_eq!(
         case.verify(&statement, &proof),
         Err(VerifyError::Rejected(Check::ModelOpening))
@@ -654,24 +642,11 @@ fn constants_in_the_key_are_bound() {
         !keyed(0) && keyed(1),
         "the first bias would double the stack"
     );
-    let graph = case.model.graph();
-    let mut constants = graph.constants().to_vec();
-    constants[1][7] -= constants[1][7].signum();
-    let other = IntegerGraph::new(graph.skeleton().clone(), constants).expect("valid");
-    let other = Model::register(other).expect("registers");
+    let other = with_constants(&case, |constants| {
+        constants[1][7] -= constants[1][7].signum();
+    });
     assert_ne!(other.root(), case.model.root());
-    let trace = other.graph().run(&case.statement.inputs, 1).expect("runs");
-    let statement = case.claiming(&trace.outputs);
-    let witness = Witness::new(&case.plan, trace);
-    let proof = prove_witness(
-        &other,
-        &case.plan,
-        &statement,
-        &witness,
-        case.profile,
-        &mut Honest,
-    )
-    .expect("proves");
+    let (statement, proof) = proof_of(&other, &case);
     assert_eq!(
         case.verify(&statement, &proof),
         Err(VerifyError::Rejected(Check::ConstantClaim))

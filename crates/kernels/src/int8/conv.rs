@@ -1,6 +1,6 @@
 //! Convolution of 8-bit integers in 32 bits.
 
-use super::{Int8, Left, PackedInt8, Sums, ZeroPoints, multiply_rows};
+use super::{Int8, Left, PackedInt8, Sums, ZeroPoints, in_a_row, multiply_rows};
 use crate::conv::Conv;
 use crate::isa::Isa;
 use crate::threads::{Slots, Threads};
@@ -106,7 +106,7 @@ pub fn conv_int8(
             });
             let left = Left {
                 values: &gathered,
-                start: &|row| row * stride,
+                starts: &in_a_row(stride),
                 runs: &[0],
                 zeros: &[zero],
                 weight: stride,

@@ -1,6 +1,8 @@
 //! From sums to values: f32, a chain of elementwise operations, and 8-bit integers again.
 
 use super::Int8;
+#[cfg(target_arch = "x86_64")]
+use super::finish512::Avx512;
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
 use super::walk::{Finish, Fold, Place, Tile};
@@ -71,7 +73,7 @@ const SHIFT: f32 = 12_582_912.0;
 impl Quantisation {
     /// The fewest and most steps from 0.
     #[inline(always)]
-    fn ends(self) -> [i32; 2] {
+    pub(super) fn ends(self) -> [i32; 2] {
         let [low, high] = if self.signed { [-128, 127] } else { [0, 255] };
         [low - self.zero, high - self.zero]
     }
@@ -211,6 +213,14 @@ pub fn dequantize(
         let row = task * together;
         let rows = together.min(m - row);
         let x = x.part(row * n..(row + rows) * n);
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(ops), Some(wide)) = (&store.ops, Avx512::on(isa)) {
+            for i in 0..rows {
+                // SAFETY: rows of a task are its own.
+                unsafe { wide.row(&store, ops, row + i, x.part(i * n..(i + 1) * n), how) };
+            }
+            return;
+        }
         if store.ops.is_some() {
             return isa.run(Pieces {
                 x,
@@ -233,14 +243,14 @@ pub fn dequantize(
 /// Takes sums through a chain to an output.
 pub(super) struct Finished<'a, 'c> {
     isa: Isa,
-    n: usize,
+    pub(super) n: usize,
     chain: &'a Chain<'c>,
     /// The chain, if each link works on the value before it.
     ops: Option<Vec<Op<'c>>>,
-    to: To<'a>,
+    pub(super) to: To<'a>,
 }
 
-enum To<'a> {
+pub(super) enum To<'a> {
     Float(Slots<'a, f32>),
     Unsigned(Slots<'a, u8>, Quantisation),
     Signed(Slots<'a, i8>, Quantisation),
@@ -338,6 +348,11 @@ impl<'a, 'c> Finished<'a, 'c> {
 
 impl Finish for Finished<'_, '_> {
     unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(ops), Some(wide)) = (&self.ops, Avx512::on(self.isa)) {
+            // SAFETY: the caller's part of the result.
+            return unsafe { wide.tile(self, ops, at, fold, tile) };
+        }
         if let Some(ops) = &self.ops {
             return self.isa.run(FinishTile {
                 store: self,

@@ -133,7 +133,7 @@ pub fn conv_int8_last(
             let [_, b, c] = &conv.window().axes;
             let left = Left {
                 values: input.values,
-                start: &|row| input.start(conv.window(), row),
+                starts: &|first, count| input.starts(conv.window(), first, count),
                 runs: &runs,
                 zeros: &[zero],
                 weight: input.channels * b.stride * c.stride,
@@ -267,13 +267,27 @@ impl<'a> Input<'a> {
         runs
     }
 
-    /// Where the window of an output begins.
-    fn start(&self, window: &Window, row: usize) -> usize {
+    /// Where the windows of some outputs begin.
+    fn starts(&self, window: &Window, first: usize, count: usize) -> Vec<usize> {
         let [a, b, c] = &window.axes;
-        let (rest, oc) = (row / c.output, row % c.output);
-        let (rest, ob) = (rest / b.output, rest % b.output);
-        let (image, oa) = (rest / a.output, rest % a.output);
-        let line = (image * self.sizes[0] + oa * a.stride) * self.sizes[1] + ob * b.stride;
-        (line * self.sizes[2] + oc * c.stride) * self.channels
+        let (rest, mut oc) = (first / c.output, first % c.output);
+        let (rest, mut ob) = (rest / b.output, rest % b.output);
+        let (mut image, mut oa) = (rest / a.output, rest % a.output);
+        let mut starts = Vec::with_capacity(count);
+        while starts.len() < count {
+            let line = (image * self.sizes[0] + oa * a.stride) * self.sizes[1] + ob * b.stride;
+            let last = c.output.min(oc + count - starts.len());
+            let place = |oc| (line * self.sizes[2] + oc * c.stride) * self.channels;
+            starts.extend((oc..last).map(place));
+            // The next line of outputs.
+            (oc, ob) = (0, ob + 1);
+            if ob == b.output {
+                (ob, oa) = (0, oa + 1);
+            }
+            if oa == a.output {
+                (oa, image) = (0, image + 1);
+            }
+        }
+        starts
     }
 }

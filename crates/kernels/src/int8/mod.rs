@@ -26,6 +26,8 @@ mod avx2;
 mod conv;
 mod depthwise;
 mod finish;
+#[cfg(target_arch = "x86_64")]
+mod finish512;
 mod last;
 mod ops;
 mod pack;
@@ -42,7 +44,7 @@ use finish::Finished;
 pub use finish::{Output, Quantisation, Quantised, dequantize, quantize};
 pub use last::{FiltersInt8Last, conv_int8_last, conv_int8_last_scratch};
 pub use pack::PackedInt8;
-use walk::{Finish, Left, Sums, multiply_rows, raised};
+use walk::{Finish, Left, Sums, in_a_row, multiply_rows, raised};
 
 /// A type of 8-bit integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +171,7 @@ fn multiply_matrix(
     let (values, stride) = raised(threads, a, m, b.k(), &mut copy);
     let left = Left {
         values,
-        start: &|row| row * stride,
+        starts: &in_a_row(stride),
         runs: if b.k() == 0 { &[] } else { &[0] },
         zeros,
         weight: stride,

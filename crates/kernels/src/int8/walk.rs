@@ -17,8 +17,8 @@ pub(super) type Tile = [[i32; COLUMNS]; ROWS];
 pub(super) struct Left<'a> {
     /// Bytes without a sign.
     pub(super) values: &'a [u8],
-    /// Where each row begins.
-    pub(super) start: &'a (dyn Fn(usize) -> usize + Sync),
+    /// Where rows begin: so many from a first one on.
+    pub(super) starts: &'a (dyn Fn(usize, usize) -> Vec<usize> + Sync),
     /// How far from there its runs are, one after another in k. A run is as long as the right operand
     /// says; up to three bytes that follow it are read as well, and make no difference.
     pub(super) runs: &'a [usize],
@@ -26,6 +26,11 @@ pub(super) struct Left<'a> {
     pub(super) zeros: ZeroPoints<'a>,
     /// Bytes that a row has for itself, roughly.
     pub(super) weight: usize,
+}
+
+/// Where rows begin that follow each other.
+pub(super) fn in_a_row(stride: usize) -> impl Fn(usize, usize) -> Vec<usize> + Sync {
+    move |first, count| (first..first + count).map(|row| row * stride).collect()
 }
 
 /// The rows of a tile.
@@ -125,7 +130,7 @@ pub(super) fn multiply_rows(
     threads.run(groups * parts, |task| {
         let (g, part) = (task / parts, task % parts);
         let (first, height) = (g * group, group.min(m - g * group));
-        let starts: Vec<usize> = (first..first + height).map(left.start).collect();
+        let starts = (left.starts)(first, height);
         let zero = |i: usize| left.zeros[if left.zeros.len() == 1 { 0 } else { first + i }];
         // Σ (a − a₀) of the rows.
         let total = |(i, &start): (usize, &usize)| {

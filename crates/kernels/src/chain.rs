@@ -7,7 +7,8 @@
 use std::cell::RefCell;
 
 use crate::elementwise::{Binary, Unary, binary, binary_in_place, unary_in_place};
-use crate::isa::Isa;
+use crate::int8::{Int8, Quantisation};
+use crate::isa::{Isa, Kernel};
 use crate::norm::softmax_in_place;
 
 /// Where an operand of a link comes from.
@@ -58,6 +59,10 @@ pub enum Link<'a> {
     Binary(Binary, Source<'a>, Source<'a>),
     /// Softmax of each row of an earlier value.
     Softmax(usize),
+    /// Numbers that 8-bit integers stand for, which lie as the matrix does.
+    Dequantise(Int8<'a>, Quantisation),
+    /// An earlier value, quantised and dequantised.
+    Requantise(usize, Quantisation),
 }
 
 /// Operations one after another; the result of the last is the chain's.
@@ -92,13 +97,18 @@ impl<'a> Chain<'a> {
             let known = |source: &Source<'_>| !matches!(source, Source::Value(v) if *v > i);
             assert!(
                 match link {
-                    Link::Unary(_, v) | Link::Softmax(v) => *v <= i,
+                    Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => *v <= i,
                     Link::Binary(_, a, b) => known(a) && known(b),
+                    Link::Dequantise(..) => true,
                 },
                 "link {i} asks for a later value"
             );
         }
         Chain { links }
+    }
+
+    pub(crate) fn links(&self) -> &'a [Link<'a>] {
+        self.links
     }
 
     /// Whether nothing is to be done.
@@ -128,12 +138,15 @@ impl<'a> Chain<'a> {
             } => divide > 0 && modulo > 0 && values.len() >= modulo.min(m.div_ceil(divide)),
         };
         for (i, link) in self.links.iter().enumerate() {
-            if let Link::Binary(_, a, b) = link {
-                assert!(
-                    fits(a) && fits(b),
-                    "{what}: an operand of link {i} does not fit {m} × {n} values"
-                );
-            }
+            let fits = match link {
+                Link::Binary(_, a, b) => fits(a) && fits(b),
+                Link::Dequantise(values, _) => values.len() == m * n,
+                Link::Unary(..) | Link::Softmax(_) | Link::Requantise(..) => true,
+            };
+            assert!(
+                fits,
+                "{what}: an operand of link {i} does not fit {m} × {n} values"
+            );
         }
     }
 
@@ -192,8 +205,8 @@ impl<'a> Chain<'a> {
             Source::Each { .. } => false,
         };
         self.links.iter().all(|link| match link {
-            Link::Unary(..) | Link::Softmax(_) => true,
             Link::Binary(_, a, b) => regular(a) && regular(b),
+            _ => true,
         })
     }
 
@@ -261,8 +274,11 @@ impl<'a> Chain<'a> {
                 usize::from(matches!(source, Source::Value(v) if *v == value))
             };
             match link {
-                Link::Unary(_, v) | Link::Softmax(v) => usize::from(*v == value),
+                Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => {
+                    usize::from(*v == value)
+                }
                 Link::Binary(_, a, b) => read(a) + read(b),
+                Link::Dequantise(..) => 0,
             }
         };
         self.links[i..].iter().map(reads).sum::<usize>() == 1
@@ -273,9 +289,9 @@ impl Link<'_> {
     /// The value that the result can take the place of, if the link has one.
     fn main(&self) -> Option<usize> {
         match *self {
-            Link::Unary(_, v) | Link::Softmax(v) => Some(v),
+            Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => Some(v),
             Link::Binary(_, Source::Value(v), _) | Link::Binary(_, _, Source::Value(v)) => Some(v),
-            Link::Binary(..) => None,
+            Link::Binary(..) | Link::Dequantise(..) => None,
         }
     }
 
@@ -285,6 +301,12 @@ impl Link<'_> {
         match *self {
             Link::Unary(op, _) => unary_in_place(isa, op, out),
             Link::Softmax(_) => softmax_in_place(isa, at.n, out),
+            Link::Dequantise(values, how) => {
+                let start = at.row * at.n + at.column;
+                let values = values.part(start..start + out.len());
+                isa.run(Dequantise { values, how, out });
+            }
+            Link::Requantise(_, how) => isa.run(Requantise { how, out }),
             Link::Binary(op, a, b) => {
                 let (mut one, mut two) = ([0.0], [0.0]);
                 match (a, b) {
@@ -303,6 +325,37 @@ impl Link<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+struct Dequantise<'a> {
+    values: Int8<'a>,
+    how: Quantisation,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Dequantise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.how.values(self.values, self.out);
+    }
+}
+
+struct Requantise<'a> {
+    how: Quantisation,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Requantise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for v in self.out {
+            *v = self.how.again(*v);
         }
     }
 }

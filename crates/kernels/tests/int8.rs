@@ -4,8 +4,8 @@ mod common;
 
 use common::{Source, assert_same_bits, everywhere, specials};
 use lemma_kernels::int8::{
-    FiltersInt8, FiltersInt8Last, Int8, Output, PackedInt8, Quantised, conv_int8, conv_int8_last,
-    dequantize, gemm_int8, gemm_int8_with, quantize,
+    FiltersInt8, FiltersInt8Last, Int8, Output, PackedInt8, Quantisation, Quantised, conv_int8,
+    conv_int8_last, dequantize, gemm_int8, gemm_int8_with, quantize,
 };
 use lemma_kernels::{
     Binary, Chain, Conv, ConvSpec, Isa, Link, Source as Operand, Threads, Unary, canonical,
@@ -370,6 +370,112 @@ fn convolutions_with_channels_last_agree_with_those_with_channels_first() {
                         conv_int8_last(isa, threads, &shape, x, zero, &packed, chain, to);
                     });
                 });
+            });
+        }
+    }
+}
+
+/// One value of an operation, as the portable kernel gives it.
+fn one(op: Binary, a: f32, b: f32) -> f32 {
+    let mut y = [0.0];
+    lemma_kernels::binary(Isa::PORTABLE, op, &[a], &[b], &mut y);
+    y[0]
+}
+
+/// Chains that go from value to value, with integers on the way, against one operation after another.
+#[test]
+fn chains_go_over_integers() {
+    let mut source = Source::new(306);
+    let how = |scale, zero, signed| Quantisation {
+        scale,
+        zero,
+        signed,
+    };
+    for n in [1, 16, 40, 64, 65, 150, 520] {
+        let m = 7;
+        let x = Bytes::new(&mut source, m * n, n % 2 == 0);
+        let wild = source.wild(m * n);
+        let (columns, factors) = (source.wild(n), source.values(n));
+        let u = Bytes::new(&mut source, m * n, false);
+        let s = Bytes::new(&mut source, m * n, true).signed();
+        let first = how(0.03, if x.1 { -3 } else { 117 }, x.1);
+        let (second, third) = (how(0.11, 100, false), how(0.07, -100, true));
+        let links = [
+            Link::Binary(Binary::Mul, Operand::Value(0), Operand::columns(&factors)),
+            Link::Requantise(1, second),
+            Link::Dequantise(Int8::Unsigned(&u.0), second),
+            Link::Binary(Binary::Add, Operand::Value(3), Operand::Value(2)),
+            Link::Unary(Unary::Relu, 4),
+            Link::Dequantise(Int8::Signed(&s), third),
+            Link::Binary(Binary::Sub, Operand::Value(5), Operand::Value(6)),
+            Link::Requantise(7, third),
+            Link::Binary(Binary::Max, Operand::Value(8), Operand::Scalar(-0.5)),
+            Link::Binary(Binary::Min, Operand::Scalar(6.0), Operand::Value(9)),
+            Link::Binary(
+                Binary::Div,
+                Operand::Value(10),
+                Operand::Rows {
+                    values: &wild,
+                    divide: 1,
+                    modulo: usize::MAX,
+                },
+            ),
+            Link::Binary(Binary::Max, Operand::Value(11), Operand::columns(&columns)),
+        ];
+        let again = |x: f32, how: Quantisation| {
+            let [low, high] = if how.signed { [-128, 127] } else { [0, 255] };
+            let steps = step(x, how.scale, how.zero, low, high) - i64::from(how.zero);
+            canonical(steps as f32 * how.scale)
+        };
+        let values = x.values();
+        for count in 1..=links.len() {
+            if matches!(links[count - 1], Link::Dequantise(..)) {
+                continue;
+            }
+            let expected: Vec<f32> = (0..m * n)
+                .map(|i| {
+                    let mut v = canonical((values[i] - first.zero) as f32 * first.scale);
+                    let (us, ss) = (i32::from(u.0[i]) - 100, i32::from(s[i]) + 100);
+                    let (ud, sd) = (us as f32 * 0.11, ss as f32 * 0.07);
+                    for link in 0..count {
+                        v = match link {
+                            0 => v * factors[i % n],
+                            1 => again(v, second),
+                            3 => v + ud,
+                            4 if v <= 0.0 => 0.0,
+                            6 => v - sd,
+                            7 => again(v, third),
+                            8 => one(Binary::Max, v, -0.5),
+                            9 => one(Binary::Min, v, 6.0),
+                            10 => v / wild[i],
+                            11 => one(Binary::Max, v, columns[i % n]),
+                            _ => v,
+                        };
+                    }
+                    canonical(v)
+                })
+                .collect();
+            let chain = Chain::new(&links[..count]);
+            everywhere(|isa, threads| {
+                let (scale, zero) = (first.scale, first.zero);
+                let mut y = vec![-1.0; m * n];
+                with(&x, |x| {
+                    let to = Output::Float(&mut y);
+                    dequantize(isa, threads, x, scale, zero, n, &chain, to);
+                });
+                assert_same_bits(&y, &expected, isa);
+                let mut narrow = vec![1i8; m * n];
+                with(&x, |x| {
+                    let to = Output::Quantised {
+                        y: Quantised::Signed(&mut narrow),
+                        scale: 0.37,
+                        zero: -7,
+                    };
+                    dequantize(isa, threads, x, scale, zero, n, &chain, to);
+                });
+                for (&x, &y) in expected.iter().zip(&narrow) {
+                    assert_eq!(i64::from(y), step(x, 0.37, -7, -128, 127), "{isa} {x:e}");
+                }
             });
         }
     }

@@ -106,6 +106,10 @@ impl<'a> Builder<'a> {
         {
             return;
         }
+        if self.dequantises(index).is_some() {
+            // It is made where it is needed, often as an operand of something else.
+            return;
+        }
         if self.is_lazy(index) {
             // It is made where it is needed; but no chain of such operators is left unmade.
             if let Some(Ref::Node(operand, _)) = self.node(index).inputs[0]
@@ -194,6 +198,7 @@ impl<'a> Builder<'a> {
 
     /// An operand of this shape with its channels last.
     pub(super) fn last(&mut self, source: Ref, shape: &[usize]) -> At {
+        self.made_lazily(source);
         if layouts_agree(shape) {
             return match self.lying_last(source) {
                 Some(at) => at,
@@ -224,6 +229,22 @@ impl<'a> Builder<'a> {
             made.last = Some(at);
         }
         at
+    }
+
+    /// Makes a dequantised value that has waited for being needed.
+    fn made_lazily(&mut self, source: Ref) {
+        if let Ref::Node(i, _) = source
+            && self.made[i].is_none()
+            && self.dequantises(i).is_some()
+        {
+            self.make(i);
+        }
+    }
+
+    /// An operand that already lies with its channels last, or does once it is made.
+    pub(super) fn brought_last(&mut self, source: Ref) -> Option<At> {
+        self.made_lazily(source);
+        self.lying_last(source)
     }
 
     /// An operand that already lies with its channels last.

@@ -1,10 +1,15 @@
 //! Chains with their operands by reference.
 
+use lemma_kernels::int8::Quantisation;
 use lemma_kernels::{Binary, Chain, Isa, Link, Source, Threads, Unary};
+use lemma_types::tensor::DType;
 
 use super::At;
+use super::integer::Sink;
 use crate::error::OpError;
 use crate::operator::typed;
+use crate::ops::quantize::{self, widened};
+use crate::ops::unreachable_type;
 use crate::tensor::Tensor;
 
 /// An operand of a link.
@@ -42,13 +47,10 @@ pub(super) enum LinkSpec {
     Unary(Unary, usize),
     Binary(Binary, Operand, Operand),
     Softmax(usize),
-}
-
-impl LinkSpec {
-    /// Whether it needs whole rows.
-    pub(super) fn by_rows(&self) -> bool {
-        matches!(self, LinkSpec::Softmax(_))
-    }
+    /// 8-bit integers as numbers.
+    Dequantise(At, Sink),
+    /// A value quantised and dequantised.
+    Requantise(usize, Sink),
 }
 
 /// A chain whose operands are yet to be found.
@@ -63,8 +65,10 @@ impl ChainSpec {
         self.links
             .iter()
             .flat_map(|link| match link {
-                LinkSpec::Unary(..) | LinkSpec::Softmax(_) => [None, None],
-                LinkSpec::Binary(_, a, b) => [a.at(), b.at()],
+                LinkSpec::Unary(..) | LinkSpec::Softmax(_) => [None; 3],
+                LinkSpec::Binary(_, a, b) => [a.at(), b.at(), None],
+                LinkSpec::Dequantise(at, how) => [Some(*at), Some(how.scale), how.zero],
+                LinkSpec::Requantise(_, how) => [Some(how.scale), how.zero, None],
             })
             .flatten()
     }
@@ -95,6 +99,7 @@ impl ChainSpec {
                 },
             })
         };
+        let quantisation = |how: Sink| how.resolve(find);
         let links = self
             .links
             .iter()
@@ -102,6 +107,13 @@ impl ChainSpec {
                 Ok(match *link {
                     LinkSpec::Unary(op, v) => Link::Unary(op, v),
                     LinkSpec::Softmax(v) => Link::Softmax(v),
+                    LinkSpec::Requantise(v, how) => Link::Requantise(v, quantisation(how)?),
+                    LinkSpec::Dequantise(at, how) => {
+                        let x = find(at);
+                        let values =
+                            quantize::bytes(x).ok_or_else(|| unreachable_type(x.dtype()))?;
+                        Link::Dequantise(values, quantisation(how)?)
+                    }
                     LinkSpec::Binary(op, a, b) => Link::Binary(op, source(a)?, source(b)?),
                 })
             })
@@ -120,6 +132,26 @@ impl ChainSpec {
     ) -> Result<(), OpError> {
         self.resolve(find, |chain| {
             lemma_kernels::apply(isa, threads, chain, n, values)
+        })
+    }
+}
+
+impl Sink {
+    /// The scale and the zero point.
+    pub(super) fn resolve<'t>(
+        self,
+        find: &impl Fn(At) -> &'t Tensor,
+    ) -> Result<Quantisation, OpError> {
+        let empty = || OpError::shape("an operand is empty");
+        let scale = typed::<f32>(find(self.scale))?.first().copied();
+        let zero = match self.zero {
+            Some(at) => widened(find(at))?.first().copied(),
+            None => Some(0),
+        };
+        Ok(Quantisation {
+            scale: scale.ok_or_else(empty)?,
+            zero: zero.ok_or_else(empty)?,
+            signed: self.to == DType::I8,
         })
     }
 }

@@ -32,7 +32,7 @@ impl Builder<'_> {
         let source = node.inputs[0]?;
         let first = op.groups == 1
             && shape[1] <= FEW_CHANNELS
-            && self.lying_last(source).is_none()
+            && self.brought_last(source).is_none()
             && !layouts_agree(&shape);
         let (x, input) = if first {
             (self.first(source), Channels::First)
@@ -72,7 +72,7 @@ impl Builder<'_> {
     pub(super) fn pool(&mut self, index: usize) -> Option<()> {
         let node = self.node(index);
         let op = as_op::<Pool>(node)?;
-        let x = self.lying_last(node.inputs[0]?)?;
+        let x = self.brought_last(node.inputs[0]?)?;
         let shape = &self.planned[index].operands.first()?.as_ref()?.shape;
         let channels = shape[1];
         let geometry = op.geometry(shape[0] * channels, &shape[2..]).ok()?;
@@ -96,7 +96,7 @@ impl Builder<'_> {
     pub(super) fn places(&mut self, index: usize) -> Option<()> {
         let node = self.node(index);
         let op = as_op::<Reduce>(node)?;
-        let x = self.lying_last(node.inputs[0]?)?;
+        let x = self.brought_last(node.inputs[0]?)?;
         let shape = &self.planned[index].operands.first()?.as_ref()?.shape;
         if !op.axes.iter().copied().eq(2..shape.len()) {
             return None;
@@ -340,13 +340,18 @@ impl Builder<'_> {
             operand.is_some_and(|o| o.shape == out)
         };
         let mains: Vec<usize> = (0..node.inputs.len()).filter(full).collect();
-        let lies_last = mains.iter().any(|&i| {
-            let only = |source: Ref| match source {
-                Ref::Node(i, _) => self.made[i].as_ref().is_some_and(|m| m.first.is_none()),
-                _ => false,
-            };
-            node.inputs[i].is_some_and(only)
+        let lies_last = mains
+            .iter()
+            .any(|&i| node.inputs[i].is_some_and(|source| self.only_last(source)));
+        let waiting = mains.iter().find_map(|&i| {
+            let source = node.inputs[i]?;
+            self.waits(source).map(|bytes| (source, bytes))
         });
+        if let Some((source, bytes)) = waiting
+            && let Some(()) = self.chain_of_integers(index, source, bytes, lies_last)
+        {
+            return Some(());
+        }
         // A value that a step made can be taken over.
         let owned = |i: &&usize| matches!(node.inputs[**i], Some(Ref::Node(n, _)) if self.planned[n].known.is_none());
         let main = *mains.iter().find(owned).or(mains.first())?;

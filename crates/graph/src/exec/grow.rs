@@ -28,8 +28,14 @@ impl Builder<'_> {
             {
                 continue;
             }
+            let links = chain.links.len();
             if self.link(chain, index).is_some() {
                 waiting.extend(&self.consumers[index]);
+                continue;
+            }
+            chain.links.truncate(links);
+            if let Some(after) = self.requantise(chain, index) {
+                waiting.extend(&self.consumers[after]);
             } else if matches!(chain.start, Start::Value(_, first) if first == index) {
                 break;
             }
@@ -79,7 +85,7 @@ impl Builder<'_> {
                 let v = value(0)?;
                 chain.links.push(LinkSpec::Unary(op, v));
             }
-            Elementwise::Softmax if room(1) && !chain.lies_last => {
+            Elementwise::Softmax if room(1) && !chain.lies_last && !chain.by_tiles => {
                 let v = value(0)?;
                 chain.links.push(LinkSpec::Softmax(v));
             }
@@ -122,7 +128,7 @@ impl Builder<'_> {
     /// Operand `i` of an operator that may join a chain.
     pub(super) fn operand(
         &mut self,
-        chain: &Growing,
+        chain: &mut Growing,
         index: usize,
         i: usize,
         source: Ref,
@@ -130,6 +136,9 @@ impl Builder<'_> {
     ) -> Option<Operand> {
         if let Some((value, shape)) = chain.value(source) {
             return (shape == out).then_some(Operand::Value(value));
+        }
+        if let Some(value) = self.dequantised(chain, source, out) {
+            return Some(Operand::Value(value));
         }
         // It has to be there when the chain begins.
         if let Ref::Node(operand, _) = source
@@ -195,6 +204,8 @@ pub(super) enum Start {
 
 pub(super) struct Member {
     node: usize,
+    /// Whether a chain may end with it.
+    last: bool,
     /// Which value of the chain its output is.
     value: usize,
     /// Links up to here.
@@ -209,6 +220,8 @@ pub(super) struct Growing {
     pub(super) shape: Vec<usize>,
     start_shape: Vec<usize>,
     pub(super) lies_last: bool,
+    /// Whether it is applied to parts of rows.
+    pub(super) by_tiles: bool,
     pub(super) links: Vec<LinkSpec>,
     /// The value that the start is, after links of its own.
     start_value: usize,
@@ -223,6 +236,7 @@ impl Growing {
             shape: shape.to_vec(),
             start_shape: shape.to_vec(),
             lies_last,
+            by_tiles: false,
             links: Vec::new(),
             start_value: 0,
             members: Vec::new(),
@@ -259,10 +273,19 @@ impl Growing {
         self.shape = shape.to_vec();
         self.members.push(Member {
             node,
+            last: true,
             value,
             links: self.links.len(),
             shape: shape.to_vec(),
         });
+    }
+
+    /// A quantisation and the dequantisation of its result, which is the last value.
+    pub(super) fn members(&mut self, quantise: usize, dequantise: usize, shape: &[usize]) {
+        for node in [quantise, dequantise] {
+            self.member(node, self.links.len(), shape);
+            self.members.last_mut().expect("it has been added").last = false;
+        }
     }
 
     /// Which value of the chain an operand is, and its shape.
@@ -307,7 +330,10 @@ impl Growing {
                 .all(|&node| inner(node) && consumers(node).iter().all(|c| nodes.contains(c)));
             // The result has to be the last value that was computed.
             let last = match keep.checked_sub(1) {
-                Some(i) => self.members[i].value == self.members[i].links,
+                Some(i) => {
+                    let member = &self.members[i];
+                    member.last && member.value == member.links
+                }
                 None => true,
             };
             if (whole && last) || keep == 0 {

@@ -1,11 +1,12 @@
 //! Steps on 8-bit integers: products whose sums go on as f32, dequantisation, quantisation.
 
 use lemma_kernels as kernels;
+use lemma_kernels::MAX_LINKS;
 use lemma_kernels::int8::{FiltersInt8Last, PackedInt8};
 use lemma_types::tensor::DType;
 
 use super::build::{Builder, channels_last, layouts_agree};
-use super::chain::ChainSpec;
+use super::chain::{ChainSpec, LinkSpec};
 use super::grow::Growing;
 use super::pattern::as_op;
 use super::{Action, At};
@@ -58,11 +59,8 @@ pub(super) struct Dequantised {
     pub(super) sink: Option<Sink>,
 }
 
-/// Rows that a thread multiplies together, at most.
-const GROUP: u64 = 48;
-
-/// Columns that it does, at most, unless it needs whole rows.
-const COLUMNS: u64 = 1152;
+/// Bytes that a thread needs to find its rows, and for values on their way through a chain.
+const GROUP: u64 = 1 << 16;
 
 impl Builder<'_> {
     /// An integer product or convolution whose sums are used as f32 only.
@@ -122,15 +120,15 @@ impl Builder<'_> {
         let zero = operand(2).map(|source| self.first(source));
         let lies_last = matches!(sums, Sums::Conv(_));
         let mut chain = Growing::new(cast, &out, lies_last);
+        chain.by_tiles = true;
         self.absorbed[cast] = true;
         let end = self.grow(&mut chain);
         let (end, sink) = self.sink(end);
-        let columns = out[if lies_last { 1 } else { out.len() - 1 }] as u64;
-        let columns = match chain.links.iter().any(super::chain::LinkSpec::by_rows) {
-            true => columns,
-            false => columns.min(COLUMNS),
+        // The left operand may have to be copied.
+        let copy = match &sums {
+            Sums::Conv(geometry) => kernels::int8::conv_int8_last_scratch(geometry),
+            Sums::Product { rows, .. } => (*rows as u64) * (depth as u64).next_multiple_of(4),
         };
-        let scratch = GROUP * (depth as u64 + 4 * columns) + 4 * columns;
         let action = Action::Integer(Box::new(Integer {
             x,
             zero,
@@ -138,75 +136,225 @@ impl Builder<'_> {
             chain: chain.spec(),
             sink,
         }));
-        self.end(end, index, action, lies_last, scratch);
+        self.end(end, index, action, lies_last, (copy, GROUP));
         Some(())
     }
 
-    /// Dequantisation with one scale.
-    pub(super) fn dequantise(&mut self, index: usize) -> Option<()> {
+    /// The operand of a dequantisation with one scale from 8-bit integers.
+    pub(super) fn dequantises(&self, index: usize) -> Option<Ref> {
         let node = self.node(index);
         let op = as_op::<Dequantize>(node)?;
-        let out = self.planned[index].outputs[0].shape.clone();
         let dtype = self.planned[index].operands.first()?.as_ref()?.dtype;
-        if op.grain != Grain::Tensor
-            || !matches!(dtype, DType::U8 | DType::I8)
-            || !self.is_f32(index)
-        {
+        let simple = op.grain == Grain::Tensor
+            && matches!(dtype, DType::U8 | DType::I8)
+            && self.planned[index].known.is_none()
+            && self.is_f32(index);
+        simple.then_some(node.inputs[0]?)
+    }
+
+    /// Of a dequantised value that is not made yet, the integers.
+    pub(super) fn waits(&self, source: Ref) -> Option<Ref> {
+        match source {
+            Ref::Node(i, _) if self.made[i].is_none() => self.dequantises(i),
+            _ => None,
+        }
+    }
+
+    /// Whether an operand lies with its channels last and not otherwise.
+    pub(super) fn only_last(&self, source: Ref) -> bool {
+        let source = self.waits(source).unwrap_or(source);
+        match source {
+            Ref::Node(i, _) => self.made[i].as_ref().is_some_and(|m| m.first.is_none()),
+            _ => false,
+        }
+    }
+
+    /// Dequantisation with one scale, by itself.
+    pub(super) fn dequantise(&mut self, index: usize) -> Option<()> {
+        let bytes = self.dequantises(index)?;
+        let out = self.planned[index].outputs[0].shape.clone();
+        let lies_last = self.only_last(bytes);
+        let chain = ChainSpec::default();
+        self.emit_dequantised(index, index, bytes, &out, lies_last, chain, None)
+    }
+
+    /// Elementwise operators on a value that is dequantised first, from `index` on.
+    pub(super) fn chain_of_integers(
+        &mut self,
+        index: usize,
+        source: Ref,
+        bytes: Ref,
+        lies_last: bool,
+    ) -> Option<()> {
+        let Ref::Node(dequantise, _) = source else {
+            return None;
+        };
+        let out = self.planned[index].outputs[0].shape.clone();
+        let mut chain = Growing::from_value(source, index, &out, lies_last);
+        let end = self.grow(&mut chain);
+        if chain.members.is_empty() {
             return None;
         }
-        let source = node.inputs[0]?;
-        let x_last = self.lying_last(source);
-        let lies_last = x_last.is_some() && !layouts_agree(&out);
-        let x = match x_last {
-            Some(x) => x,
-            None => self.first(source),
-        };
-        let scale = self.first(node.inputs[1]?);
-        let zero = node.inputs.get(2).copied().flatten();
-        let zero = zero.map(|source| self.first(source));
-        let mut chain = Growing::new(index, &out, lies_last);
-        let end = self.grow(&mut chain);
         let (end, sink) = self.sink(end);
+        let chain = chain.spec();
+        self.emit_dequantised(dequantise, end, bytes, &out, lies_last, chain, sink)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of a step")]
+    fn emit_dequantised(
+        &mut self,
+        index: usize,
+        end: usize,
+        bytes: Ref,
+        shape: &[usize],
+        lies_last: bool,
+        chain: ChainSpec,
+        sink: Option<Sink>,
+    ) -> Option<()> {
+        let x = match lies_last {
+            true => self.last(bytes, shape),
+            false => self.first(bytes),
+        };
+        let (scale, zero) = self.scale(index)?;
         let n = match lies_last {
-            true => out[1],
-            false => out.last().copied().unwrap_or(1),
+            true => shape[1],
+            false => shape.last().copied().unwrap_or(1),
         };
         let action = Action::Dequantise(Box::new(Dequantised {
             x,
             scale,
             zero,
             n,
-            chain: chain.spec(),
+            chain,
             sink,
         }));
-        self.end(end, index, action, lies_last, 4 * (n as u64 + (1 << 14)));
+        let scratch = 4 * (n as u64 + (1 << 14));
+        self.end(end, index, action, lies_last, (0, scratch));
         Some(())
+    }
+
+    /// The operands of a quantisation or dequantisation besides the values.
+    fn scale(&mut self, index: usize) -> Option<(At, Option<At>)> {
+        let node = self.node(index);
+        let scale = self.first(node.inputs[1]?);
+        let zero = node.inputs.get(2).copied().flatten();
+        Some((scale, zero.map(|source| self.first(source))))
     }
 
     /// Quantisation with one scale of a value that nothing else ends with it.
     pub(super) fn quantise(&mut self, index: usize) -> Option<()> {
         let sink = self.as_sink(index)?;
         let source = self.node(index).inputs[0]?;
-        let out = &self.planned[index].outputs[0].shape;
+        let out = self.planned[index].outputs[0].shape.clone();
+        if let (Some(bytes), Ref::Node(dequantise, _)) = (self.waits(source), source) {
+            let lies_last = self.only_last(bytes);
+            let (chain, sink) = (ChainSpec::default(), Some(sink));
+            return self.emit_dequantised(dequantise, index, bytes, &out, lies_last, chain, sink);
+        }
         let x_last = self.lying_last(source);
-        let lies_last = x_last.is_some() && !layouts_agree(out);
+        let lies_last = x_last.is_some() && !layouts_agree(&out);
         let x = match x_last {
             Some(x) => x,
             None => self.first(source),
         };
-        self.end(index, index, Action::Quantise { x, sink }, lies_last, 0);
+        self.end(
+            index,
+            index,
+            Action::Quantise { x, sink },
+            lies_last,
+            (0, 0),
+        );
         Some(())
     }
 
+    /// Adds an operand that is still to be dequantised to a chain; gives the value that it becomes.
+    pub(super) fn dequantised(
+        &mut self,
+        chain: &mut Growing,
+        source: Ref,
+        out: &[usize],
+    ) -> Option<usize> {
+        let bytes = self.waits(source)?;
+        let Ref::Node(index, _) = source else {
+            return None;
+        };
+        let there = |source: Ref, first: usize| match source {
+            Ref::Node(i, _) => self.planned[i].known.is_some() || i < first,
+            _ => true,
+        };
+        let node = self.node(index);
+        let all = node.inputs.iter().flatten();
+        if !all.copied().all(|source| there(source, chain.first()))
+            || self.planned[index].outputs[0].shape != out
+            || chain.links.len() == MAX_LINKS
+        {
+            return None;
+        }
+        let x = if chain.lies_last {
+            self.lying_last(bytes)?
+        } else if self.only_last(bytes) {
+            return None;
+        } else {
+            self.first(bytes)
+        };
+        let to = self.planned[index].operands.first()?.as_ref()?.dtype;
+        let (scale, zero) = self.scale(index)?;
+        chain
+            .links
+            .push(LinkSpec::Dequantise(x, Sink { scale, zero, to }));
+        Some(chain.links.len())
+    }
+
+    /// Adds a quantisation and the dequantisation that alone reads it to a chain, if it has the same
+    /// scale; gives that.
+    pub(super) fn requantise(&mut self, chain: &mut Growing, index: usize) -> Option<usize> {
+        as_op::<Quantize>(self.node(index))?;
+        let (value, shape) = chain.value(self.node(index).inputs[0]?)?;
+        let shape = shape.to_vec();
+        let mut after = self.consumers[index].iter();
+        let (Some(&back), None, false) = (after.next(), after.next(), self.given[index]) else {
+            return None;
+        };
+        let free = self.made[back].is_none() && !self.absorbed[back] && !self.given[back];
+        if !free
+            || self.dequantises(back)? != Ref::Node(index, 0)
+            || self.node(back).inputs[1..] != self.node(index).inputs[1..]
+            || !self.scale_is_there(index, chain.first())
+            || chain.links.len() == MAX_LINKS
+        {
+            return None;
+        }
+        let sink = self.as_sink(index)?;
+        chain.links.push(LinkSpec::Requantise(value, sink));
+        chain.members(index, back, &shape);
+        Some(back)
+    }
+
+    /// Whether scale and zero point are made before operator `end`.
+    fn scale_is_there(&self, index: usize, end: usize) -> bool {
+        let operands = self.node(index).inputs[1..].iter().flatten();
+        operands.copied().all(|source| match source {
+            Ref::Node(i, _) => self.planned[i].known.is_some() || i < end,
+            _ => true,
+        })
+    }
+
     /// Emits a step that makes operator `end`.
-    fn end(&mut self, end: usize, packed: usize, action: Action, lies_last: bool, scratch: u64) {
+    fn end(
+        &mut self,
+        end: usize,
+        packed: usize,
+        action: Action,
+        lies_last: bool,
+        scratch: (u64, u64),
+    ) {
         let output = &self.planned[end].outputs[0];
         let (dtype, shape) = (output.dtype, output.shape.clone());
         let shape = match lies_last {
             true => channels_last(&shape),
             false => shape,
         };
-        let at = self.emit_as(dtype, end, packed, action, shape, (0, scratch));
+        let at = self.emit_as(dtype, end, packed, action, shape, scratch);
         self.finish(end, at, lies_last);
     }
 
@@ -221,14 +369,9 @@ impl Builder<'_> {
         {
             return None;
         }
-        let scale = self.first(node.inputs[1]?);
-        let zero = node.inputs.get(2).copied().flatten();
-        let zero = zero.map(|source| self.first(source));
-        Some(Sink {
-            scale,
-            zero,
-            to: op.to,
-        })
+        let to = op.to;
+        let (scale, zero) = self.scale(index)?;
+        Some(Sink { scale, zero, to })
     }
 
     /// The quantisation that alone reads the output of an operator, if it can end a step; and the
@@ -238,13 +381,7 @@ impl Builder<'_> {
         if let (Some(&one), None, false) = (after.next(), after.next(), self.given[end])
             && self.made[one].is_none()
             && self.planned[one].known.is_none()
-            && self.node(one).inputs[1..]
-                .iter()
-                .flatten()
-                .all(|source| match *source {
-                    Ref::Node(i, _) => self.planned[i].known.is_some() || i < end,
-                    _ => true,
-                })
+            && self.scale_is_there(one, end)
             && self.node(one).inputs[0] == Some(Ref::Node(end, 0))
             && let Some(sink) = self.as_sink(one)
         {

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::ROWS;
 use super::pack::{COLUMNS, QUAD, Quad};
+use super::walk::{Rows, Tile};
 use crate::isa::Isa;
 
 /// Proof that this machine has AVX2.
@@ -18,27 +18,18 @@ impl Avx2 {
         (isa.is_avx2() || isa.is_avx512()).then_some(Avx2(()))
     }
 
-    pub(super) fn multiply(
-        self,
-        count: usize,
-        stride: usize,
-        rows: &[u8],
-        panel: &[Quad],
-        units: usize,
-        tile: &mut [[i32; COLUMNS]; ROWS],
-    ) {
+    pub(super) fn multiply(self, rows: &Rows<'_>, panel: &[Quad], units: usize, tile: &mut Tile) {
         for unit in 0..units {
-            for first in (0..count).step_by(PASS) {
-                let rows = &rows[first * stride..];
+            for first in (0..rows.starts.len()).step_by(PASS) {
                 let tile = &mut tile[first..];
                 // SAFETY: `self` exists only where the machine has these instructions; rows and
                 // panel have been checked.
                 unsafe {
-                    match count - first {
-                        1 => multiply::<1>(stride, rows, panel, units, unit, tile),
-                        2 => multiply::<2>(stride, rows, panel, units, unit, tile),
-                        3 => multiply::<3>(stride, rows, panel, units, unit, tile),
-                        _ => multiply::<PASS>(stride, rows, panel, units, unit, tile),
+                    match rows.starts.len() - first {
+                        1 => multiply::<1>(rows, first, panel, units, unit, tile),
+                        2 => multiply::<2>(rows, first, panel, units, unit, tile),
+                        3 => multiply::<3>(rows, first, panel, units, unit, tile),
+                        _ => multiply::<PASS>(rows, first, panel, units, unit, tile),
                     }
                 }
             }
@@ -49,30 +40,34 @@ impl Avx2 {
 /// `H` rows by one unit. A register holds pairs of products of four columns: two for each.
 #[target_feature(enable = "avx2")]
 unsafe fn multiply<const H: usize>(
-    stride: usize,
-    rows: &[u8],
+    rows: &Rows<'_>,
+    first: usize,
     panel: &[Quad],
     count: usize,
     unit: usize,
     tile: &mut [[i32; COLUMNS]],
 ) {
-    let starts: [*const u8; H] = std::array::from_fn(|i| rows[i * stride..].as_ptr());
     // Two parts of the unit at a time: 8 columns.
     for half in 0..2 {
         let mut sums = [[_mm256_setzero_si256(); 2]; H];
-        for (step, units) in panel.chunks_exact(count).enumerate() {
-            let quads = units[unit].0.as_ptr();
-            let b: [__m256i; 2] = std::array::from_fn(|p| {
-                // SAFETY: 16 of the unit's 64 bytes.
-                let bytes = unsafe { _mm_load_si128(quads.add((half * 2 + p) * 16).cast()) };
-                _mm256_cvtepi8_epi16(bytes)
-            });
-            for i in 0..H {
-                // SAFETY: every row has four values for each step.
-                let quad = unsafe { starts[i].add(step * QUAD).cast::<i32>().read_unaligned() };
-                let a = _mm256_cvtepu8_epi16(_mm_set1_epi32(quad));
-                for p in 0..2 {
-                    sums[i][p] = _mm256_add_epi32(sums[i][p], _mm256_madd_epi16(a, b[p]));
+        let mut units = panel.chunks_exact(count);
+        for &run in rows.runs {
+            let starts: [*const u8; H] =
+                std::array::from_fn(|i| rows.values[rows.starts[first + i] + run..].as_ptr());
+            for (step, units) in units.by_ref().take(rows.steps).enumerate() {
+                let quads = units[unit].0.as_ptr();
+                let b: [__m256i; 2] = std::array::from_fn(|p| {
+                    // SAFETY: 16 of the unit's 64 bytes.
+                    let bytes = unsafe { _mm_load_si128(quads.add((half * 2 + p) * 16).cast()) };
+                    _mm256_cvtepi8_epi16(bytes)
+                });
+                for i in 0..H {
+                    // SAFETY: every row has four values for each step of a run.
+                    let quad = unsafe { starts[i].add(step * QUAD).cast::<i32>().read_unaligned() };
+                    let a = _mm256_cvtepu8_epi16(_mm_set1_epi32(quad));
+                    for p in 0..2 {
+                        sums[i][p] = _mm256_add_epi32(sums[i][p], _mm256_madd_epi16(a, b[p]));
+                    }
                 }
             }
         }

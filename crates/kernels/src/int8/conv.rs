@@ -1,6 +1,6 @@
 //! Convolution of 8-bit integers in 32 bits.
 
-use super::{Int8, PackedInt8, Sums, ZeroPoints, multiply_rows};
+use super::{Int8, Left, PackedInt8, Sums, ZeroPoints, in_a_row, multiply_rows};
 use crate::conv::Conv;
 use crate::isa::Isa;
 use crate::threads::{Slots, Threads};
@@ -40,6 +40,9 @@ impl FiltersInt8 {
     }
 }
 
+/// Windows that are gathered together.
+const BLOCK: usize = 384;
+
 /// Convolution of `x`, `[batch, channels, …]`, less its zero point, by filters less theirs (one, or
 /// one for each output channel), into `y`, `[batch, output channels, …]`; sums wrap.
 ///
@@ -78,6 +81,8 @@ pub fn conv_int8(
     let input = conv.window().input_len();
     let channels = depth / conv.window().kernel_len();
     let mut rows = vec![0; outputs * out];
+    let stride = depth.next_multiple_of(4);
+    let mut gathered = Vec::new();
     for (index, y) in y.chunks_exact_mut(out * outputs).enumerate() {
         let group = index % groups;
         let zeros = match filter_zero.len() {
@@ -85,25 +90,34 @@ pub fn conv_int8(
             _ => &filter_zero[group * out..(group + 1) * out],
         };
         let start = index * channels * input;
-        let fill = |row: usize, to: &mut [u8]| {
-            gather(conv, &x, start, row, padding, to);
-        };
         let b = &filters.groups[group];
-        let store = Sums {
-            out: Slots::of(&mut rows),
-            n: out,
-        };
-        multiply_rows(
-            isa,
-            threads,
-            outputs,
-            |_| zero,
-            fill,
-            b,
-            zeros,
-            false,
-            store,
-        );
+        for (block, rows) in rows.chunks_mut(BLOCK * out).enumerate() {
+            let m = rows.len() / out;
+            gathered.resize(m * stride, 0);
+            threads.chunks(&mut gathered, stride, |row, to| {
+                gather(
+                    conv,
+                    &x,
+                    start,
+                    block * BLOCK + row,
+                    padding,
+                    &mut to[..depth],
+                );
+            });
+            let left = Left {
+                values: &gathered,
+                starts: &in_a_row(stride),
+                runs: &[0],
+                zeros: &[zero],
+                weight: stride,
+            };
+            let store = Sums {
+                isa,
+                out: Slots::of(rows),
+                n: out,
+            };
+            multiply_rows(isa, threads, m, &left, b, zeros, &store);
+        }
         transpose(threads, 1, outputs, out, &rows, y);
     }
 }

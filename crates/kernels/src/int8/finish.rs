@@ -1,7 +1,13 @@
 //! From sums to values: f32, a chain of elementwise operations, and 8-bit integers again.
 
-use super::{Int8, Store};
+use super::Int8;
+#[cfg(target_arch = "x86_64")]
+use super::finish512::Avx512;
+use super::ops::{self, Op, Operand};
+use super::pack::COLUMNS;
+use super::walk::{Finish, Fold, Place, Tile};
 use crate::chain::Chain;
+use crate::elementwise::Binary;
 use crate::isa::{Isa, Kernel};
 use crate::math::canonical;
 use crate::threads::{Slots, Threads};
@@ -50,26 +56,125 @@ impl Output<'_> {
     }
 }
 
+/// How 8-bit integers stand for numbers: `(integer − zero) × scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantisation {
+    /// What a step is worth.
+    pub scale: f32,
+    /// The integer that stands for 0; one of the type.
+    pub zero: i32,
+    /// Whether the integers have a sign.
+    pub signed: bool,
+}
+
+/// Adding this rounds to an integer, ties to even, which the low bits then hold.
+const SHIFT: f32 = 12_582_912.0;
+
+impl Quantisation {
+    /// The fewest and most steps from 0.
+    #[inline(always)]
+    pub(super) fn ends(self) -> [i32; 2] {
+        let [low, high] = if self.signed { [-128, 127] } else { [0, 255] };
+        [low - self.zero, high - self.zero]
+    }
+
+    /// Steps of `x`, cut off and raised by `SHIFT`, so that they are an integer; 0 of NaN.
+    #[inline(always)]
+    fn shifted(self, x: f32) -> f32 {
+        let [low, high] = self.ends().map(|end| end as f32);
+        let steps = x / self.scale;
+        let steps = if steps.is_nan() { 0.0 } else { steps };
+        let steps = if steps > high { high } else { steps };
+        let steps = if steps < low { low } else { steps };
+        steps + SHIFT
+    }
+
+    /// The integer nearest to `x`, less the zero point.
+    #[inline(always)]
+    pub(super) fn round(self, x: f32) -> f32 {
+        self.shifted(x) - SHIFT
+    }
+
+    /// The integer nearest to `x`.
+    #[inline(always)]
+    pub(super) fn nearest(self, x: f32) -> i32 {
+        // Not far from 0.
+        self.shifted(x).to_bits().cast_signed() - SHIFT.to_bits().cast_signed() + self.zero
+    }
+
+    /// What an integer stands for, but for the form of a NaN.
+    #[inline(always)]
+    pub(super) fn value(self, integer: i32) -> f32 {
+        (integer - self.zero) as f32 * self.scale
+    }
+
+    /// What is left of `x` when it is quantised and dequantised.
+    #[inline(always)]
+    pub(crate) fn again(self, x: f32) -> f32 {
+        canonical(self.round(x) * self.scale)
+    }
+
+    /// [`value`](Quantisation::value) of some integers.
+    #[inline(always)]
+    pub(crate) fn values(self, x: Int8<'_>, y: &mut [f32]) {
+        match x {
+            Int8::Unsigned(x) => self.widen(x, y),
+            Int8::Signed(x) => self.widen(x, y),
+        }
+    }
+
+    #[inline(always)]
+    fn widen<T: Copy + Into<i32>>(self, x: &[T], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = canonical(self.value(x.into()));
+        }
+    }
+
+    #[inline(always)]
+    fn narrow<T: Byte>(self, x: &[f32], y: &mut [T]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = T::of(self.nearest(x));
+        }
+    }
+}
+
 /// Values worth a task of their own.
 const TASK: usize = 1 << 14;
 
+/// Values that are handled at a time.
+const PIECE: usize = 256;
+
 /// `y[i] = round(x[i] ÷ scale) + zero`, ties to even, clamped to the type's range; NaN gives the zero
-/// point.
+/// point, which is one of the type.
 ///
 /// # Panics
 /// If the lengths differ.
 pub fn quantize(isa: Isa, threads: &Threads, x: &[f32], scale: f32, zero: i32, y: Quantised<'_>) {
     assert_eq!(x.len(), y.len(), "quantize: lengths differ");
     match y {
-        Quantised::Unsigned(y) => threads.chunks(y, TASK, |i, y| {
-            let x = &x[i * TASK..][..y.len()];
-            isa.run(Narrow { x, scale, zero, y });
-        }),
-        Quantised::Signed(y) => threads.chunks(y, TASK, |i, y| {
-            let x = &x[i * TASK..][..y.len()];
-            isa.run(Narrow { x, scale, zero, y });
-        }),
+        Quantised::Unsigned(y) => narrow_all(isa, threads, x, y, scale, zero),
+        Quantised::Signed(y) => narrow_all(isa, threads, x, y, scale, zero),
     }
+}
+
+fn narrow_all<T: Byte + Send>(
+    isa: Isa,
+    threads: &Threads,
+    x: &[f32],
+    y: &mut [T],
+    scale: f32,
+    zero: i32,
+) {
+    let signed = T::SIGNED;
+    let how = Quantisation {
+        scale,
+        zero,
+        signed,
+    };
+    threads.chunks(y, TASK, |i, y| {
+        let x = &x[i * TASK..][..y.len()];
+        isa.run(Narrow { x, how, y });
+    });
 }
 
 /// `y[i] = f32(x[i] − zero) × scale`, followed by a chain, on rows of `n` values.
@@ -98,42 +203,57 @@ pub fn dequantize(
     chain.check("dequantize", m, n);
     let together = (TASK / n).max(1);
     let store = Finished::new(isa, n, chain, y);
+    let signed = matches!(x, Int8::Signed(_));
+    let how = Quantisation {
+        scale,
+        zero,
+        signed,
+    };
     threads.run(m.div_ceil(together), |task| {
         let row = task * together;
         let rows = together.min(m - row);
-        let range = row * n..(row + rows) * n;
-        let mut values = vec![0.0; range.len()];
-        match x {
-            Int8::Unsigned(x) => isa.run(Widen {
-                x: &x[range],
-                scale,
-                zero,
-                y: &mut values,
-            }),
-            Int8::Signed(x) => isa.run(Widen {
-                x: &x[range],
-                scale,
-                zero,
-                y: &mut values,
-            }),
+        let x = x.part(row * n..(row + rows) * n);
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(ops), Some(wide)) = (&store.ops, Avx512::on(isa)) {
+            for i in 0..rows {
+                // SAFETY: rows of a task are its own.
+                unsafe { wide.row(&store, ops, row + i, x.part(i * n..(i + 1) * n), how) };
+            }
+            return;
         }
+        if store.ops.is_some() {
+            return isa.run(Pieces {
+                x,
+                how,
+                row,
+                store: &store,
+            });
+        }
+        let mut values = vec![0.0; rows * n];
+        isa.run(Widen {
+            x,
+            how,
+            y: &mut values,
+        });
         // SAFETY: rows of a task are its own.
-        unsafe { store.store(row, 0, n, &mut values) };
+        unsafe { store.rows(row, &mut values) };
     });
 }
 
 /// Takes sums through a chain to an output.
 pub(super) struct Finished<'a, 'c> {
     isa: Isa,
-    n: usize,
+    pub(super) n: usize,
     chain: &'a Chain<'c>,
-    to: To<'a>,
+    /// The chain, if each link works on the value before it.
+    ops: Option<Vec<Op<'c>>>,
+    pub(super) to: To<'a>,
 }
 
-enum To<'a> {
+pub(super) enum To<'a> {
     Float(Slots<'a, f32>),
-    Unsigned(Slots<'a, u8>, f32, i32),
-    Signed(Slots<'a, i8>, f32, i32),
+    Unsigned(Slots<'a, u8>, Quantisation),
+    Signed(Slots<'a, i8>, Quantisation),
 }
 
 impl<'a, 'c> Finished<'a, 'c> {
@@ -141,60 +261,262 @@ impl<'a, 'c> Finished<'a, 'c> {
         let to = match out {
             Output::Float(y) => To::Float(Slots::of(y)),
             Output::Quantised { y, scale, zero } => match y {
-                Quantised::Unsigned(y) => To::Unsigned(Slots::of(y), scale, zero),
-                Quantised::Signed(y) => To::Signed(Slots::of(y), scale, zero),
+                Quantised::Unsigned(y) => {
+                    let signed = false;
+                    To::Unsigned(
+                        Slots::of(y),
+                        Quantisation {
+                            scale,
+                            zero,
+                            signed,
+                        },
+                    )
+                }
+                Quantised::Signed(y) => {
+                    let signed = true;
+                    To::Signed(
+                        Slots::of(y),
+                        Quantisation {
+                            scale,
+                            zero,
+                            signed,
+                        },
+                    )
+                }
             },
         };
-        Finished { isa, n, chain, to }
+        let ops = ops::of_chain(chain);
+        Finished {
+            isa,
+            n,
+            chain,
+            ops,
+            to,
+        }
+    }
+
+    /// Takes values of whole rows from row `first` on.
+    ///
+    /// # Safety
+    /// Nobody else uses these rows of the result.
+    pub(super) unsafe fn rows(&self, first: usize, values: &mut [f32]) {
+        self.chain.apply(self.isa, first, self.n, values);
+        let (at, store) = (first * self.n, self);
+        self.isa.run(Write { store, at, values });
+    }
+
+    /// Writes values from place `at` on.
+    ///
+    /// # Safety
+    /// Nobody else uses this part of the result.
+    #[inline(always)]
+    unsafe fn write(&self, at: usize, values: &[f32]) {
+        // SAFETY: the caller's part of the result.
+        unsafe {
+            match &self.to {
+                To::Float(y) => {
+                    for (y, &x) in y.slice(at, values.len()).iter_mut().zip(values) {
+                        *y = canonical(x);
+                    }
+                }
+                To::Unsigned(y, how) => how.narrow(values, y.slice(at, values.len())),
+                To::Signed(y, how) => how.narrow(values, y.slice(at, values.len())),
+            }
+        }
+    }
+
+    /// Takes values from column `column` of a row on through `ops` and writes them.
+    ///
+    /// # Safety
+    /// Nobody else uses this part of the result.
+    #[inline(always)]
+    pub(super) unsafe fn go_on(
+        &self,
+        ops: &[Op<'_>],
+        row: usize,
+        column: usize,
+        values: &mut [f32],
+    ) {
+        let at = row * self.n + column;
+        for op in ops {
+            op.apply(at, column, values);
+        }
+        // SAFETY: the caller's part of the result.
+        unsafe { self.write(at, values) };
     }
 }
 
-impl Store for Finished<'_, '_> {
-    type Sum = f32;
-
-    unsafe fn store(&self, row: usize, column: usize, width: usize, values: &mut [f32]) {
-        let (isa, n) = (self.isa, self.n);
-        if width == n {
-            self.chain.apply(isa, row, n, values);
-        } else {
-            for (i, line) in values.chunks_exact_mut(width).enumerate() {
-                self.chain.apply_part(isa, row + i, n, column, line);
-            }
-        }
-        for (i, x) in values.chunks_exact(width).enumerate() {
-            let start = (row + i) * n + column;
+impl Finish for Finished<'_, '_> {
+    unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(ops), Some(wide)) = (&self.ops, Avx512::on(self.isa)) {
             // SAFETY: the caller's part of the result.
-            unsafe {
-                match &self.to {
-                    To::Float(y) => y.slice(start, width).copy_from_slice(x),
-                    &To::Unsigned(ref y, scale, zero) => isa.run(Narrow {
-                        x,
-                        scale,
-                        zero,
-                        y: y.slice(start, width),
-                    }),
-                    &To::Signed(ref y, scale, zero) => isa.run(Narrow {
-                        x,
-                        scale,
-                        zero,
-                        y: y.slice(start, width),
-                    }),
+            return unsafe { wide.tile(self, ops, at, fold, tile) };
+        }
+        if let Some(ops) = &self.ops {
+            return self.isa.run(FinishTile {
+                store: self,
+                ops,
+                at,
+                fold,
+                tile,
+            });
+        }
+        for (i, sums) in tile[..at.count].iter().enumerate() {
+            let mut values = [0.0; COLUMNS];
+            let less = fold.columns;
+            self.isa.run(Float {
+                sums,
+                less,
+                values: &mut values,
+            });
+            let (row, values) = (at.row + i, &mut values[..at.width]);
+            self.chain
+                .apply_part(self.isa, row, self.n, at.column, values);
+            let (store, at) = (self, row * self.n + at.column);
+            self.isa.run(Write { store, at, values });
+        }
+    }
+}
+
+/// Sums as f32.
+struct Float<'a> {
+    sums: &'a [i32; COLUMNS],
+    less: &'a [i32; COLUMNS],
+    values: &'a mut [f32; COLUMNS],
+}
+
+impl Kernel for Float<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for j in 0..COLUMNS {
+            self.values[j] = self.sums[j].wrapping_sub(self.less[j]) as f32;
+        }
+    }
+}
+
+/// A tile whose chain is `ops`; who makes one owns that part of the result.
+struct FinishTile<'a, 'o, 'c> {
+    store: &'a Finished<'o, 'c>,
+    ops: &'a [Op<'c>],
+    at: Place,
+    fold: &'a Fold<'a>,
+    tile: &'a Tile,
+}
+
+impl Kernel for FinishTile<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        // Known lengths make better loops.
+        match self.at.width {
+            COLUMNS => self.columns(COLUMNS),
+            width => self.columns(width),
+        }
+    }
+}
+
+impl FinishTile<'_, '_, '_> {
+    #[inline(always)]
+    fn columns(self, width: usize) {
+        let (column, ops) = (self.at.column, self.ops);
+        let less = &self.fold.columns[..width];
+        for (i, sums) in self.tile[..self.at.count].iter().enumerate() {
+            let mut values = [0.0f32; COLUMNS];
+            let values = &mut values[..width];
+            let sums = &sums[..width];
+            let rest = match ops {
+                [
+                    Op::Binary(Binary::Mul, Operand::Columns(scale)),
+                    Op::Binary(Binary::Add, Operand::Columns(bias)),
+                    rest @ ..,
+                ] => {
+                    let (scale, bias) = (&scale[column..][..width], &bias[column..][..width]);
+                    for j in 0..width {
+                        values[j] = sums[j].wrapping_sub(less[j]) as f32 * scale[j] + bias[j];
+                    }
+                    rest
                 }
+                [Op::Binary(Binary::Mul, Operand::Columns(scale)), rest @ ..] => {
+                    let scale = &scale[column..][..width];
+                    for j in 0..width {
+                        values[j] = sums[j].wrapping_sub(less[j]) as f32 * scale[j];
+                    }
+                    rest
+                }
+                _ => {
+                    for j in 0..width {
+                        values[j] = sums[j].wrapping_sub(less[j]) as f32;
+                    }
+                    ops
+                }
+            };
+            // SAFETY: who made this owns the part of the result.
+            unsafe { self.store.go_on(rest, self.at.row + i, column, values) };
+        }
+    }
+}
+
+/// Integers of some rows, whose chain is one of operations; who makes one owns those rows of the result.
+struct Pieces<'a, 'o, 'c> {
+    x: Int8<'a>,
+    how: Quantisation,
+    row: usize,
+    store: &'a Finished<'o, 'c>,
+}
+
+impl Kernel for Pieces<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let n = self.store.n;
+        let ops = self.store.ops.as_deref().unwrap_or_default();
+        let mut values = [0.0f32; PIECE];
+        for i in 0..self.x.len() / n {
+            for column in (0..n).step_by(PIECE) {
+                let values = &mut values[..PIECE.min(n - column)];
+                let at = i * n + column;
+                match self.x {
+                    Int8::Unsigned(x) => self.how.widen(&x[at..at + values.len()], values),
+                    Int8::Signed(x) => self.how.widen(&x[at..at + values.len()], values),
+                }
+                // SAFETY: who made this owns the rows.
+                unsafe { self.store.go_on(ops, self.row + i, column, values) };
             }
         }
+    }
+}
+
+/// Values as they are; who makes one owns that part of the result.
+struct Write<'a, 'o, 'c> {
+    store: &'a Finished<'o, 'c>,
+    at: usize,
+    values: &'a [f32],
+}
+
+impl Kernel for Write<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        // SAFETY: who made this owns the part of the result.
+        unsafe { self.store.write(self.at, self.values) };
     }
 }
 
 /// An 8-bit integer.
 trait Byte: Copy + Into<i32> {
-    const LOW: i32;
-    const HIGH: i32;
+    const SIGNED: bool;
+    /// The integer, which fits.
     fn of(value: i32) -> Self;
 }
 
 impl Byte for u8 {
-    const LOW: i32 = 0;
-    const HIGH: i32 = 255;
+    const SIGNED: bool = false;
     #[inline(always)]
     fn of(value: i32) -> u8 {
         value as u8
@@ -202,8 +524,7 @@ impl Byte for u8 {
 }
 
 impl Byte for i8 {
-    const LOW: i32 = -128;
-    const HIGH: i32 = 127;
+    const SIGNED: bool = true;
     #[inline(always)]
     fn of(value: i32) -> i8 {
         value as i8
@@ -213,8 +534,7 @@ impl Byte for i8 {
 /// Quantisation of some values.
 struct Narrow<'a, T> {
     x: &'a [f32],
-    scale: f32,
-    zero: i32,
+    how: Quantisation,
     y: &'a mut [T],
 }
 
@@ -223,37 +543,22 @@ impl<T: Byte> Kernel for Narrow<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        /// Beyond so many steps every integer of 8 bits is at its end, whatever the zero point.
-        const FAR: f32 = 1024.0;
-        /// Adding this rounds to an integer, ties to even, which the low bits then hold.
-        const SHIFT: f32 = 12_582_912.0;
-        for (y, &x) in self.y.iter_mut().zip(self.x) {
-            let steps = x / self.scale;
-            let steps = if steps.is_nan() { 0.0 } else { steps };
-            let steps = if steps > FAR { FAR } else { steps };
-            let steps = if steps < -FAR { -FAR } else { steps };
-            let steps = (steps + SHIFT).to_bits().cast_signed() - SHIFT.to_bits().cast_signed();
-            *y = T::of((steps + self.zero).clamp(T::LOW, T::HIGH));
-        }
+        self.how.narrow(self.x, self.y);
     }
 }
 
 /// Dequantisation of some values.
-struct Widen<'a, T> {
-    x: &'a [T],
-    scale: f32,
-    zero: i32,
+struct Widen<'a> {
+    x: Int8<'a>,
+    how: Quantisation,
     y: &'a mut [f32],
 }
 
-impl<T: Byte> Kernel for Widen<'_, T> {
+impl Kernel for Widen<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        for (y, &x) in self.y.iter_mut().zip(self.x) {
-            let steps: i32 = x.into() - self.zero;
-            *y = canonical(steps as f32 * self.scale);
-        }
+        self.how.values(self.x, self.y);
     }
 }

@@ -1,18 +1,20 @@
 //! Convolution of 8-bit integers with the channels last.
 
 use super::depthwise::Depthwise;
-use super::{Finished, Int8, Output, PackedInt8, Store, multiply_rows};
+use super::{Finished, Int8, Left, Output, PackedInt8, multiply_rows};
 use crate::chain::Chain;
 use crate::conv::Conv;
 use crate::isa::Isa;
 use crate::threads::Threads;
-use crate::window::Axis;
+use crate::window::{AXES, Axis, Window};
 
 /// The filters of an integer convolution and their zero points, arranged once for
 /// [`conv_int8_last`].
 #[derive(Clone, Debug)]
 pub struct FiltersInt8Last {
     shape: [usize; 3],
+    /// Values of one filter that are neighbours in the input.
+    run: usize,
     packed: Packed,
 }
 
@@ -45,6 +47,7 @@ impl FiltersInt8Last {
         );
         let shape @ [groups, out, depth] = conv.filter_shape();
         let kernel = conv.window().kernel_len();
+        let run = run(conv);
         let packed = if groups == 1 {
             let channels = depth / kernel;
             let turned = |i: usize| {
@@ -55,11 +58,11 @@ impl FiltersInt8Last {
             let packed = match filters {
                 Int8::Unsigned(v) => {
                     let v: Vec<u8> = (0..len).map(|i| v[turned(i)]).collect();
-                    PackedInt8::pack(Int8::Unsigned(&v), depth, out, true)
+                    PackedInt8::pack_runs(Int8::Unsigned(&v), depth, out, true, run)
                 }
                 Int8::Signed(v) => {
                     let v: Vec<i8> = (0..len).map(|i| v[turned(i)]).collect();
-                    PackedInt8::pack(Int8::Signed(&v), depth, out, true)
+                    PackedInt8::pack_runs(Int8::Signed(&v), depth, out, true, run)
                 }
             };
             Packed::Dense(packed, zeros.to_vec())
@@ -72,7 +75,7 @@ impl FiltersInt8Last {
         } else {
             return None;
         };
-        Some(FiltersInt8Last { shape, packed })
+        Some(FiltersInt8Last { shape, run, packed })
     }
 
     /// Bytes that packed filters occupy, at most.
@@ -80,7 +83,7 @@ impl FiltersInt8Last {
     pub fn bytes(conv: &Conv) -> u64 {
         let [groups, out, depth] = conv.filter_shape();
         match groups {
-            1 => PackedInt8::bytes(depth, out),
+            1 => PackedInt8::bytes_of_runs(depth, out, run(conv)),
             _ => 4 * conv.filter_len() as u64,
         }
     }
@@ -114,13 +117,28 @@ pub fn conv_int8_last(
     let n = conv.out_channels();
     let m = y.len() / n;
     chain.check("conv_int8", m, n);
-    let whole = chain.by_rows();
-    let store = Finished::new(isa, n, chain, y);
+    assert!(!chain.by_rows(), "conv_int8: a chain with softmax");
+    let out = Finished::new(isa, n, chain, y);
     match &filters.packed {
         Packed::Dense(packed, zeros) => {
+            assert_eq!(
+                filters.run,
+                run(conv),
+                "conv_int8: filters of another dilation"
+            );
             let zero = x_zero.wrapping_add(x.raised_by());
-            let fill = |row: usize, to: &mut [u8]| gather(conv, &x, zero as u8, row, to);
-            multiply_rows(isa, threads, m, |_| zero, fill, packed, zeros, whole, store);
+            let mut copy = Vec::new();
+            let input = Input::of(threads, conv, &x, zero as u8, &mut copy);
+            let runs = input.runs(conv.window());
+            let [_, b, c] = &conv.window().axes;
+            let left = Left {
+                values: input.values,
+                starts: &|first, count| input.starts(conv.window(), first, count),
+                runs: &runs,
+                zeros: &[zero],
+                weight: input.channels * b.stride * c.stride,
+            };
+            multiply_rows(isa, threads, m, &left, packed, zeros, &out);
         }
         Packed::Depthwise(taps) => {
             let width = conv.window().axes[2].output;
@@ -139,49 +157,137 @@ pub fn conv_int8_last(
                         y: &mut sums,
                     });
                     // SAFETY: each line is one task's.
-                    unsafe { store.store(line * width, 0, n, &mut sums) };
+                    unsafe { out.rows(line * width, &mut sums) };
                 }
             });
         }
     }
 }
 
-/// The values under one window, place by place, all channels of each.
-fn gather(conv: &Conv, x: &Int8<'_>, padding: u8, row: usize, to: &mut [u8]) {
-    let [a, b, c] = &conv.window().axes;
-    let (rest, oc) = (row / c.output, row % c.output);
-    let (rest, ob) = (rest / b.output, rest % b.output);
-    let (image, oa) = (rest / a.output, rest % a.output);
-    let input = conv.window().input_len();
-    let channels = conv.input_len() / (input * conv.batch());
-    let place = |axis: &Axis, o: usize, k: usize| {
-        let at = (o * axis.stride + k * axis.dilation).wrapping_sub(axis.begin);
-        (at < axis.input).then_some(at)
-    };
-    let mut lines = to.chunks_exact_mut(c.kernel * channels);
-    // Neighbours in the window are neighbours in memory, unless they are spread.
-    let (first, last) = c.inside(oc);
-    for ka in 0..a.kernel {
-        let ia = place(a, oa, ka);
-        for kb in 0..b.kernel {
-            let at = ia.and_then(|ia| Some((image * a.input + ia) * b.input + place(b, ob, kb)?));
-            let Some(to) = lines.next() else { return };
-            let Some(at) = at.filter(|_| first < last) else {
-                to.fill(padding);
-                continue;
+/// Values under a window that are neighbours in memory, with the channels last.
+fn run(conv: &Conv) -> usize {
+    let [groups, _, depth] = conv.filter_shape();
+    let window = conv.window();
+    let channels = groups * depth / window.kernel_len();
+    let axis = &window.axes[2];
+    match axis.dilation {
+        1 => channels * axis.kernel,
+        _ => channels,
+    }
+}
+
+/// Bytes of the padded input that [`conv_int8_last`] holds beside its operands, at most.
+#[must_use]
+pub fn conv_int8_last_scratch(conv: &Conv) -> u64 {
+    let channels = conv.input_len() / conv.window().input_len();
+    let places = conv.window().axes.iter().map(reach);
+    places.fold(channels as u64, |n, len| n.saturating_mul(len as u64)) + SLACK as u64
+}
+
+/// Places of an axis that the windows reach over.
+fn reach(axis: &Axis) -> usize {
+    (axis.begin + axis.input).max((axis.output - 1) * axis.stride + axis.extent())
+}
+
+/// Bytes that may be read after the last run.
+const SLACK: usize = 3;
+
+/// The input of a convolution with its padding, as bytes without a sign.
+struct Input<'a> {
+    values: &'a [u8],
+    channels: usize,
+    /// Places of each axis.
+    sizes: [usize; AXES],
+}
+
+impl<'a> Input<'a> {
+    /// The input where it lies, if that will do, else in `copy`.
+    fn of(
+        threads: &Threads,
+        conv: &Conv,
+        x: &Int8<'a>,
+        padding: u8,
+        copy: &'a mut Vec<u8>,
+    ) -> Input<'a> {
+        let window = conv.window();
+        let channels = x.len() / (window.input_len() * conv.batch());
+        let [a, b, c] = &window.axes;
+        let sizes = [reach(a), reach(b), reach(c)];
+        let padded = window
+            .axes
+            .iter()
+            .zip(sizes)
+            .any(|(axis, n)| n != axis.input);
+        if let (Int8::Unsigned(values), false, true) = (x, padded, run(conv).is_multiple_of(4)) {
+            return Input {
+                values,
+                channels,
+                sizes,
             };
-            let start = (at * c.input + oc * c.stride + first * c.dilation - c.begin) * channels;
-            to[..first * channels].fill(padding);
-            to[last * channels..].fill(padding);
-            let inner = &mut to[first * channels..last * channels];
-            if c.dilation == 1 {
-                x.raise(start..start + inner.len(), inner);
-            } else {
-                for (i, to) in inner.chunks_exact_mut(channels).enumerate() {
-                    let start = start + i * c.dilation * channels;
-                    x.raise(start..start + channels, to);
+        }
+        let line = sizes[2] * channels;
+        let len = conv.batch() * sizes[0] * sizes[1] * line;
+        copy.resize(len + SLACK, padding);
+        threads.chunks(&mut copy[..len], line, |i, to| {
+            let (image, ia, ib) = (
+                i / sizes[1] / sizes[0],
+                i / sizes[1] % sizes[0],
+                i % sizes[1],
+            );
+            let inside = |axis: &Axis, i: usize| {
+                let i = i.wrapping_sub(axis.begin);
+                (i < axis.input).then_some(i)
+            };
+            if let (Some(ia), Some(ib)) = (inside(a, ia), inside(b, ib)) {
+                let from = ((image * a.input + ia) * b.input + ib) * c.input * channels;
+                let to = &mut to[c.begin * channels..][..c.input * channels];
+                x.raise(from..from + to.len(), to);
+            }
+        });
+        Input {
+            values: copy,
+            channels,
+            sizes,
+        }
+    }
+
+    /// How far the runs of a window are from its beginning.
+    fn runs(&self, window: &Window) -> Vec<usize> {
+        let [a, b, c] = &window.axes;
+        let apart = if c.dilation == 1 { 1 } else { c.kernel };
+        let mut runs = Vec::with_capacity(a.kernel * b.kernel * apart);
+        for ka in 0..a.kernel {
+            for kb in 0..b.kernel {
+                for kc in 0..apart {
+                    let line = ka * a.dilation * self.sizes[1] + kb * b.dilation;
+                    runs.push((line * self.sizes[2] + kc * c.dilation) * self.channels);
                 }
             }
         }
+        runs
+    }
+
+    /// Where the windows of some outputs begin.
+    fn starts(&self, window: &Window, first: usize, count: usize) -> Vec<usize> {
+        let [a, b, c] = &window.axes;
+        let (rest, mut oc) = (first / c.output, first % c.output);
+        let (rest, mut ob) = (rest / b.output, rest % b.output);
+        let (mut image, mut oa) = (rest / a.output, rest % a.output);
+        let mut starts = Vec::with_capacity(count);
+        while starts.len() < count {
+            let line = (image * self.sizes[0] + oa * a.stride) * self.sizes[1] + ob * b.stride;
+            let last = c.output.min(oc + count - starts.len());
+            let place = |oc| (line * self.sizes[2] + oc * c.stride) * self.channels;
+            starts.extend((oc..last).map(place));
+            // The next line of outputs.
+            (oc, ob) = (0, ob + 1);
+            if ob == b.output {
+                (ob, oa) = (0, oa + 1);
+            }
+            if oa == a.output {
+                (oa, image) = (0, image + 1);
+            }
+        }
+        starts
     }
 }

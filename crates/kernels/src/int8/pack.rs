@@ -25,6 +25,9 @@ pub(crate) struct Quad(pub(crate) [i8; QUAD * UNIT]);
 pub struct PackedInt8 {
     k: usize,
     n: usize,
+    /// Values of k that lie together in a row of the left operand; after each run, the rest of its last
+    /// four is 0.
+    run: usize,
     /// Panel after panel; in each, for every four values of k, its units.
     quads: Vec<Quad>,
     /// Sums of the columns, as the values are.
@@ -41,6 +44,17 @@ impl PackedInt8 {
     /// If `b` does not have `k · n` values.
     #[must_use]
     pub fn pack(b: Int8<'_>, k: usize, n: usize, transposed: bool) -> PackedInt8 {
+        PackedInt8::pack_runs(b, k, n, transposed, k)
+    }
+
+    /// [`pack`](PackedInt8::pack) for a left operand whose rows are runs of `run` values.
+    pub(crate) fn pack_runs(
+        b: Int8<'_>,
+        k: usize,
+        n: usize,
+        transposed: bool,
+        run: usize,
+    ) -> PackedInt8 {
         assert_eq!(
             Some(b.len()),
             k.checked_mul(n),
@@ -51,7 +65,11 @@ impl PackedInt8 {
             Int8::Unsigned(_) => 128,
             Int8::Signed(_) => 0,
         };
-        let steps = k.div_ceil(QUAD);
+        assert!(
+            k == 0 || k.is_multiple_of(run),
+            "pack: {k} is no number of runs of {run}"
+        );
+        let steps = k.checked_div(run).unwrap_or(0) * run.div_ceil(QUAD);
         let mut quads = vec![Quad([0; QUAD * UNIT]); n.div_ceil(UNIT) * steps];
         let mut sums = vec![0i32; n];
         let (row, column) = if transposed { (1, k) } else { (n, 1) };
@@ -65,9 +83,10 @@ impl PackedInt8 {
                     let at = (first + inside) * column;
                     for i in start..k.min(start + UNIT) {
                         let value = b.at(at + i * row) - lowered;
-                        let unit = &mut quads[i / QUAD * count + inside / UNIT];
+                        let step = i / run * run.div_ceil(QUAD) + i % run / QUAD;
+                        let unit = &mut quads[step * count + inside / UNIT];
                         // Between −128 and 127.
-                        unit.0[inside % UNIT * QUAD + i % QUAD] = value as i8;
+                        unit.0[inside % UNIT * QUAD + i % run % QUAD] = value as i8;
                         *sum = sum.wrapping_add(value);
                     }
                 }
@@ -76,6 +95,7 @@ impl PackedInt8 {
         PackedInt8 {
             k,
             n,
+            run,
             quads,
             sums,
             lowered,
@@ -85,10 +105,13 @@ impl PackedInt8 {
     /// Bytes that a packed matrix of this size occupies.
     #[must_use]
     pub fn bytes(k: usize, n: usize) -> u64 {
+        PackedInt8::bytes_of_runs(k, n, k)
+    }
+
+    pub(crate) fn bytes_of_runs(k: usize, n: usize, run: usize) -> u64 {
+        let k = k.checked_div(run).unwrap_or(0) as u64 * (run as u64).next_multiple_of(QUAD as u64);
         let columns = (n as u64).next_multiple_of(UNIT as u64);
-        columns
-            .saturating_mul((k as u64).next_multiple_of(QUAD as u64))
-            .saturating_add(n as u64 * 4)
+        columns.saturating_mul(k).saturating_add(n as u64 * 4)
     }
 
     /// Rows of the matrix.
@@ -103,14 +126,24 @@ impl PackedInt8 {
         self.n
     }
 
+    /// Values of a run of k.
+    pub(crate) fn run(&self) -> usize {
+        self.run
+    }
+
     /// What is subtracted from the values besides a zero point: 128 where they had no sign.
     pub(crate) fn lowered(&self) -> i32 {
         self.lowered
     }
 
+    /// Steps of four values of k.
+    pub(crate) fn steps(&self) -> usize {
+        self.k.checked_div(self.run).unwrap_or(0) * self.run.div_ceil(QUAD)
+    }
+
     /// A panel: for every four values of k, a unit for each 16 columns begun.
     pub(crate) fn panel(&self, panel: usize) -> &[Quad] {
-        let (first, steps) = (panel * COLUMNS, self.k.div_ceil(QUAD));
+        let (first, steps) = (panel * COLUMNS, self.steps());
         let count = (self.n - first).min(COLUMNS).div_ceil(UNIT);
         &self.quads[first / UNIT * steps..][..count * steps]
     }

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::ROWS;
-use super::pack::{COLUMNS, QUAD, Quad};
+use super::pack::{QUAD, Quad};
+use super::walk::{Rows, Tile};
 use crate::isa::Isa;
 
 /// Proof that this machine has AVX-512 VNNI.
@@ -15,21 +15,13 @@ impl Vnni {
         (isa.is_avx512() && is_x86_feature_detected!("avx512vnni")).then_some(Vnni(()))
     }
 
-    pub(super) fn multiply(
-        self,
-        count: usize,
-        stride: usize,
-        rows: &[u8],
-        panel: &[Quad],
-        units: usize,
-        tile: &mut [[i32; COLUMNS]; ROWS],
-    ) {
+    pub(super) fn multiply(self, rows: &Rows<'_>, panel: &[Quad], units: usize, tile: &mut Tile) {
         macro_rules! of {
             ($($u:literal: $($h:literal)+;)+) => {
-                match (units, count) {
+                match (units, rows.starts.len()) {
                     // SAFETY: `self` exists only where the machine has these instructions; rows and
                     // panel have been checked.
-                    $($(($u, $h) => unsafe { multiply::<$h, $u>(stride, rows, panel, tile) },)+)+
+                    $($(($u, $h) => unsafe { multiply::<$h, $u>(rows, panel, tile) },)+)+
                     _ => unreachable!("tiles have 1 to 6 rows and 1 to 4 units"),
                 }
             };
@@ -40,24 +32,30 @@ impl Vnni {
 
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn multiply<const H: usize, const U: usize>(
-    stride: usize,
-    rows: &[u8],
+    rows: &Rows<'_>,
     panel: &[Quad],
-    tile: &mut [[i32; COLUMNS]; ROWS],
+    tile: &mut Tile,
 ) {
     let mut sums = [[_mm512_setzero_si512(); U]; H];
-    let starts: [*const u8; H] = std::array::from_fn(|i| rows[i * stride..].as_ptr());
-    for (step, units) in panel.chunks_exact(U).enumerate() {
-        let b: [__m512i; U] =
-            // SAFETY: a unit is 64 bytes, aligned.
-            std::array::from_fn(|u| unsafe { _mm512_load_si512(units[u].0.as_ptr().cast()) });
-        for i in 0..H {
-            // SAFETY: every row has four values for each step.
-            let quad = unsafe { starts[i].add(step * QUAD).cast::<i32>().read_unaligned() };
-            let a = _mm512_set1_epi32(quad);
-            for u in 0..U {
-                sums[i][u] = _mm512_dpbusd_epi32(sums[i][u], a, b[u]);
+    let mut b = panel.as_ptr();
+    for &run in rows.runs {
+        let mut a: [*const u8; H] =
+            // SAFETY: every row has all runs.
+            std::array::from_fn(|i| unsafe { rows.values.as_ptr().add(rows.starts[i] + run) });
+        for _ in 0..rows.steps {
+            let units: [__m512i; U] =
+                // SAFETY: a unit is 64 bytes, aligned; the panel has U for each step.
+                std::array::from_fn(|u| unsafe { _mm512_load_si512(b.add(u).cast()) });
+            for i in 0..H {
+                // SAFETY: every row has four values for each step of a run.
+                let quad = unsafe { a[i].cast::<i32>().read_unaligned() };
+                let quad = _mm512_set1_epi32(quad);
+                for u in 0..U {
+                    sums[i][u] = _mm512_dpbusd_epi32(sums[i][u], quad, units[u]);
+                }
             }
+            b = b.wrapping_add(U);
+            a = a.map(|a| a.wrapping_add(QUAD));
         }
     }
     for (line, sums) in tile.iter_mut().zip(sums) {

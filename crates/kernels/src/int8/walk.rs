@@ -1,0 +1,334 @@
+//! The way through a product: groups of rows, panels of columns, tiles of both.
+
+use super::pack::{self, COLUMNS, PackedInt8, QUAD, UNITS};
+use super::{Int8, ZeroPoints, portable};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, vnni};
+use crate::isa::{Isa, Kernel};
+use crate::threads::{Slots, Threads};
+
+/// Most rows of a tile.
+pub(super) const ROWS: usize = 6;
+
+/// Sums of some rows and the columns of a panel.
+pub(super) type Tile = [[i32; COLUMNS]; ROWS];
+
+/// The left operand of a product: where the bytes of its rows lie.
+pub(super) struct Left<'a> {
+    /// Bytes without a sign.
+    pub(super) values: &'a [u8],
+    /// Where rows begin: so many from a first one on.
+    pub(super) starts: &'a (dyn Fn(usize, usize) -> Vec<usize> + Sync),
+    /// How far from there its runs are, one after another in k. A run is as long as the right operand
+    /// says; up to three bytes that follow it are read as well, and make no difference.
+    pub(super) runs: &'a [usize],
+    /// Zero points of the bytes: one, or one for each row.
+    pub(super) zeros: ZeroPoints<'a>,
+    /// Bytes that a row has for itself, roughly.
+    pub(super) weight: usize,
+}
+
+/// Where rows begin that follow each other.
+pub(super) fn in_a_row(stride: usize) -> impl Fn(usize, usize) -> Vec<usize> + Sync {
+    move |first, count| (first..first + count).map(|row| row * stride).collect()
+}
+
+/// The rows of a tile.
+pub(super) struct Rows<'a> {
+    pub(super) values: &'a [u8],
+    /// Where each begins.
+    pub(super) starts: &'a [usize],
+    pub(super) runs: &'a [usize],
+    /// Steps of four values in a run.
+    pub(super) steps: usize,
+}
+
+/// Bytes without a sign for all values of `x`, `more` bytes longer; borrowed where they are that.
+pub(super) fn raised<'a>(
+    threads: &Threads,
+    x: &Int8<'a>,
+    rows: usize,
+    k: usize,
+    copy: &'a mut Vec<u8>,
+) -> (&'a [u8], usize) {
+    let stride = k.next_multiple_of(QUAD);
+    if let (Int8::Unsigned(x), true) = (x, stride == k) {
+        return (x, k);
+    }
+    copy.resize(rows * stride, 0);
+    if k > 0 {
+        threads.chunks(copy, stride, |row, to| {
+            x.raise(row * k..(row + 1) * k, &mut to[..k]);
+        });
+    }
+    (copy, stride)
+}
+
+/// What takes the sums of a tile.
+pub(super) trait Finish: Sync {
+    /// Takes the sums of `count` rows from `row` on, `width` columns from `column` on.
+    ///
+    /// # Safety
+    /// Nobody else uses this part of the result.
+    unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile);
+}
+
+/// Where a tile lies in the result.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) row: usize,
+    pub(super) count: usize,
+    pub(super) column: usize,
+    pub(super) width: usize,
+}
+
+/// What is yet to be subtracted from the sums of a tile.
+pub(super) struct Fold<'a> {
+    /// For each column.
+    pub(super) columns: &'a [i32; COLUMNS],
+}
+
+/// Bytes of rows that a task goes over again for each panel: they stay in the second-level cache.
+const NEAR: usize = 1 << 18;
+
+/// Fewest and most rows of a task where there are enough.
+const GROUP: [usize; 2] = [8 * ROWS, 96 * ROWS];
+
+/// Multiplies `m` rows by a packed matrix, whose columns have zero points.
+pub(super) fn multiply_rows(
+    isa: Isa,
+    threads: &Threads,
+    m: usize,
+    left: &Left<'_>,
+    b: &PackedInt8,
+    b_zero: ZeroPoints<'_>,
+    out: &impl Finish,
+) {
+    let (k, n) = (b.k(), b.n());
+    if m == 0 || n == 0 {
+        return;
+    }
+    let zeros: Vec<i32> = b_zero
+        .iter()
+        .map(|&z| z.wrapping_sub(b.lowered()))
+        .collect();
+    let weighed = zeros.iter().any(|&z| z != 0);
+    let panels = n.div_ceil(COLUMNS);
+    let group = (NEAR / left.weight.max(1)).clamp(GROUP[0], GROUP[1]);
+    let group = group.min(m.div_ceil(threads.count()));
+    let group = m.div_ceil(m.div_ceil(group)).next_multiple_of(ROWS);
+    let groups = m.div_ceil(group);
+    // Few rows are split by columns.
+    let parts = if groups < 2 * threads.count() && threads.count() > 1 {
+        let work = m.saturating_mul(k).saturating_mul(n) >> 18;
+        work.clamp(1, 4 * threads.count()).min(panels)
+    } else {
+        1
+    };
+    let together = panels.div_ceil(parts);
+    let parts = panels.div_ceil(together);
+    threads.run(groups * parts, |task| {
+        let (g, part) = (task / parts, task % parts);
+        let (first, height) = (g * group, group.min(m - g * group));
+        let starts = (left.starts)(first, height);
+        let zero = |i: usize| left.zeros[if left.zeros.len() == 1 { 0 } else { first + i }];
+        // Σ (a − a₀) of the rows.
+        let total = |(i, &start): (usize, &usize)| {
+            let own = (k as i32).wrapping_mul(zero(i));
+            isa.run(Total {
+                left,
+                start,
+                run: b.run(),
+            })
+            .wrapping_sub(own)
+        };
+        let totals: Vec<i32> = match weighed {
+            true => starts.iter().enumerate().map(total).collect(),
+            false => Vec::new(),
+        };
+        let mut tile = [[0i32; COLUMNS]; ROWS];
+        for panel in part * together..panels.min((part + 1) * together) {
+            let column = panel * COLUMNS;
+            let width = COLUMNS.min(n - column);
+            let sums = b.sums(column, width);
+            let mut columns = [0; COLUMNS];
+            if left.zeros.len() == 1 {
+                for (to, sum) in columns.iter_mut().zip(sums) {
+                    *to = sum.wrapping_mul(left.zeros[0]);
+                }
+            }
+            for start in (0..height).step_by(ROWS) {
+                let count = ROWS.min(height - start);
+                let rows = Rows {
+                    values: left.values,
+                    starts: &starts[start..start + count],
+                    runs: left.runs,
+                    steps: b.run().div_ceil(QUAD),
+                };
+                multiply(isa, &rows, b.panel(panel), &mut tile);
+                if weighed || left.zeros.len() > 1 {
+                    let zeros = match zeros.len() {
+                        1 => &zeros[..],
+                        _ => &zeros[column..column + width],
+                    };
+                    for (i, line) in tile[..count].iter_mut().enumerate() {
+                        let zero = if left.zeros.len() > 1 {
+                            zero(start + i)
+                        } else {
+                            0
+                        };
+                        let total = totals.get(start + i).copied().unwrap_or(0);
+                        isa.run(Weigh {
+                            zero,
+                            total,
+                            zeros,
+                            sums,
+                            line,
+                        });
+                    }
+                }
+                let at = Place {
+                    row: first + start,
+                    count,
+                    column,
+                    width,
+                };
+                // SAFETY: rows and columns of a task are its own.
+                unsafe { out.finish(at, &Fold { columns: &columns }, &mut tile) };
+            }
+        }
+    });
+}
+
+/// Σ of a row.
+struct Total<'a> {
+    left: &'a Left<'a>,
+    start: usize,
+    run: usize,
+}
+
+impl Kernel for Total<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn run(self) -> i32 {
+        let runs = self.left.runs.iter();
+        // At most 255 each: far from wrapping in 64 bits, and the low half is what counts.
+        let sum = |run: &usize| {
+            let values = &self.left.values[self.start + run..][..self.run];
+            values.iter().map(|&v| u64::from(v)).sum::<u64>()
+        };
+        runs.map(sum).sum::<u64>() as i32
+    }
+}
+
+/// What zero points of each row, and those of the columns, subtract.
+struct Weigh<'a> {
+    /// The zero point of the row.
+    zero: i32,
+    /// Σ (a − a₀) of the row.
+    total: i32,
+    /// Zero points of the columns.
+    zeros: &'a [i32],
+    /// Σ b of the columns.
+    sums: &'a [i32],
+    line: &'a mut [i32; COLUMNS],
+}
+
+impl Kernel for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (out, &sum) in self.line.iter_mut().zip(self.sums) {
+            *out = out.wrapping_sub(self.zero.wrapping_mul(sum));
+        }
+        match *self.zeros {
+            [zero] => {
+                let own = zero.wrapping_mul(self.total);
+                for out in self.line {
+                    *out = out.wrapping_sub(own);
+                }
+            }
+            _ => {
+                for (out, &zero) in self.line.iter_mut().zip(self.zeros) {
+                    *out = out.wrapping_sub(zero.wrapping_mul(self.total));
+                }
+            }
+        }
+    }
+}
+
+/// Σ a·b of up to 6 rows and one panel.
+fn multiply(isa: Isa, rows: &Rows<'_>, panel: &[pack::Quad], tile: &mut Tile) {
+    let steps = rows.runs.len() * rows.steps;
+    let units = panel.len().checked_div(steps).unwrap_or(0);
+    if units == 0 {
+        return tile.iter_mut().for_each(|line| *line = [0; COLUMNS]);
+    }
+    let last = rows.starts.iter().max().zip(rows.runs.iter().max());
+    let end = last.and_then(|(start, run)| start.checked_add(run + rows.steps * QUAD));
+    assert!(
+        (1..=ROWS).contains(&rows.starts.len())
+            && end.is_some_and(|end| end <= rows.values.len())
+            && units <= UNITS
+            && panel.len() == units * steps,
+        "a tile of the packed operand"
+    );
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(vnni) = vnni::Vnni::on(isa) {
+            return vnni.multiply(rows, panel, units, tile);
+        }
+        if let Some(avx2) = avx2::Avx2::on(isa) {
+            return avx2.multiply(rows, panel, units, tile);
+        }
+    }
+    let _ = isa;
+    portable::multiply(rows, panel, units, tile);
+}
+
+/// The sums themselves: a matrix of rows as long as `n` says.
+pub(super) struct Sums<'a> {
+    pub(super) isa: Isa,
+    pub(super) out: Slots<'a, i32>,
+    pub(super) n: usize,
+}
+
+impl Finish for Sums<'_> {
+    unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile) {
+        for (i, sums) in tile[..at.count].iter().enumerate() {
+            let start = (at.row + i) * self.n + at.column;
+            // SAFETY: the caller's part of the result.
+            let out = unsafe { self.out.slice(start, at.width) };
+            self.isa.run(Subtract {
+                sums,
+                less: fold.columns,
+                out,
+            });
+        }
+    }
+}
+
+struct Subtract<'a> {
+    sums: &'a [i32; COLUMNS],
+    less: &'a [i32; COLUMNS],
+    out: &'a mut [i32],
+}
+
+impl Kernel for Subtract<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        if let Some(out) = self.out.as_mut_array::<COLUMNS>() {
+            for j in 0..COLUMNS {
+                out[j] = self.sums[j].wrapping_sub(self.less[j]);
+            }
+            return;
+        }
+        for (out, (sum, less)) in self.out.iter_mut().zip(self.sums.iter().zip(self.less)) {
+            *out = sum.wrapping_sub(*less);
+        }
+    }
+}

@@ -166,7 +166,7 @@ pub fn unary_in_place(isa: Isa, op: Unary, y: &mut [f32]) {
 pub(crate) fn gate_by_sigmoid(isa: Isa, y: &mut [f32]) {
     isa.run(Map {
         y,
-        f: |x| math::mul(x, math::sigmoid(x)),
+        f: math::gated_by_sigmoid,
     });
 }
 

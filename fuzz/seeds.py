@@ -214,6 +214,7 @@ TOOLS = [
 ]
 ANSWERS = {
     "tagged": 'So: <tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>\n<tool_call>{"name": "g"}</tool_call>',
+    "xml": "So: <tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n</function>\n</tool_call>",
     "bare": '{"name": "f", "parameters": {"x": 1}}; {"name": "g", "parameters": {}}',
     "listed": 'So: [TOOL_CALLS][{"name": "f", "arguments": {"x": "]"}}, {"name": "g"}]',
     "named": "[TOOL_CALLS]f[ARGS]{}[TOOL_CALLS]g[ARGS]{}",

@@ -109,6 +109,7 @@ pub fn tools(data: &[u8]) -> bool {
     let answer = String::from_utf8_lossy(answer);
     for syntax in [
         CallSyntax::Tagged,
+        CallSyntax::Xml,
         CallSyntax::Bare,
         CallSyntax::Listed,
         CallSyntax::Named,

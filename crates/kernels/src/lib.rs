@@ -50,6 +50,7 @@ pub mod int8;
 mod isa;
 mod lanes;
 pub mod math;
+mod memory;
 mod norm;
 mod pool;
 mod quant;
@@ -73,6 +74,7 @@ pub use gemm::{
 };
 pub use isa::Isa;
 pub use math::{CANONICAL_NAN, canonical};
+pub use memory::{FileMap, Room};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
 pub use pool::{Pool, PoolSpec, Pooling, average_pool, max_pool, pool_last};
 pub use quant::{Format, Input, PackError, PackedMatrix, QuantRows};

@@ -1,7 +1,9 @@
 //! Measures one GGUF file: prefill, decode, eight streams at once, replay, memory. Prints one line
 //! of JSON. `bench/llm/run.py` calls it beside llama.cpp.
 //!
-//!     speed MODEL.gguf [THREADS] [PROMPT] [ANSWER]
+//!     llm_speed MODEL.gguf [THREADS] [PROMPT] [ANSWER] [POSITIONS OF THE CACHE] [WITHOUT]
+//!
+//! What is not wanted, `streams8` or `replay`, may be named last, with a comma between the two.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -12,9 +14,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lemma_llm::engine::{Engine, Event, Finish, Limits, Request, RequestId};
+use lemma_llm::gguf::Gguf;
 use lemma_llm::replay::{Verdict, replay};
 use lemma_llm::sampling::Sampling;
-use lemma_llm::{Cache, Chunk, Compute, Model, PageId, Scratch};
+use lemma_llm::{Cache, Chunk, Compute, FileMap, Model, PageId, Scratch};
 
 /// Seconds of processor time that this process has used, all threads together.
 fn cpu() -> f64 {
@@ -27,10 +30,12 @@ fn cpu() -> f64 {
     own * 1e-9
 }
 
-/// Memory in use, in MiB.
-fn memory() -> f64 {
+/// Memory in use (`VmRSS`), or the most that ever was (`VmHWM`), in MiB.
+fn memory(which: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(which)?.strip_prefix(':'));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0
 }
@@ -61,12 +66,14 @@ struct Bench {
     threads: usize,
     prompt: usize,
     answer: usize,
+    /// Pages of the cache.
+    pages: usize,
 }
 
 impl Bench {
     fn forward(&self) -> ([f64; 2], [f64; 2]) {
         let c = Compute::new(self.threads);
-        let mut cache = Cache::new(self.model.config(), 256);
+        let mut cache = Cache::new(self.model.config(), self.pages);
         let pages: Vec<PageId> = cache.ids().collect();
         let mut scratch = Scratch::default();
         let tokens = prompt(self.prompt, 0);
@@ -103,7 +110,10 @@ impl Bench {
             self.model.clone(),
             Compute::new(self.threads),
             None,
-            Limits::default(),
+            Limits {
+                pages: self.pages,
+                ..Limits::default()
+            },
         );
         let mut requests = Vec::new();
         for stream in 0..count {
@@ -141,7 +151,7 @@ impl Bench {
                 .into_iter()
                 .map(|(_, request, answer)| (request, answer))
                 .collect(),
-            memory(),
+            memory("VmRSS"),
         )
     }
 }
@@ -153,53 +163,77 @@ fn main() {
         args.next()
             .map_or(default, |s| s.parse().expect("a number"))
     };
-    let (threads, prompt, answer) = (number(1), number(128), number(64));
+    let (threads, prompt, answer) = (number(1), number(128), number(64).max(2));
+    let positions = number(8 * (prompt + answer + 64));
+    let without = args.next().unwrap_or_default();
     let start = Instant::now();
     let model = {
-        let file = std::fs::read(&path).expect("a readable file");
-        Arc::new(Model::from_gguf(&Compute::new(threads).threads, &file).expect("a model"))
+        let file = FileMap::open(path.as_ref()).expect("a readable file");
+        let file = Gguf::map(&file).expect("a GGUF file");
+        Arc::new(Model::from_parsed(&Compute::new(threads).threads, &file).expect("a model"))
     };
     let load = start.elapsed().as_secs_f64();
+    let peak = memory("VmHWM");
     let bench = Bench {
         model,
         threads,
         prompt,
         answer,
+        pages: positions.div_ceil(16),
     };
     let (prefill, decode) = bench.forward();
-    let (one, mut served, _) = bench.streams(1);
-    let (eight, _, rss) = bench.streams(8);
-    let (request, tokens) = served.remove(0);
-    let compute = Compute::new(threads);
-    let again = best(2, || {
-        let verdict = replay(
-            &bench.model,
-            &compute,
-            None,
-            &request,
-            None,
-            &tokens,
-            Finish::Length,
-        );
-        assert_eq!(verdict, Ok(Verdict::Same));
-    });
-    let n = answer as f64;
-    println!(
-        "{{\"load_ms\":{:.0},\"prefill\":[{:.1},{:.1}],\"decode\":[{:.1},{:.1}],\
-         \"stream\":[{:.1},{:.1}],\"streams8\":[{:.1},{:.1}],\"replay_ms\":[{:.1},{:.1}],\
-         \"generate_ms\":[{:.1},{:.1}],\"rss_mib\":{rss:.0}}}",
-        load * 1e3,
-        prompt as f64 / prefill[0],
-        prompt as f64 / prefill[1],
-        1.0 / decode[0],
-        1.0 / decode[1],
-        (n - 1.0) / one[0],
-        (n - 1.0) / one[1],
-        8.0 * (n - 1.0) / eight[0],
-        8.0 * (n - 1.0) / eight[1],
-        again[0] * 1e3,
-        again[1] * 1e3,
-        1e3 * (prefill[0] + n * one[0] / (n - 1.0)),
-        1e3 * (prefill[1] + n * one[1] / (n - 1.0)),
-    );
+    let (one, mut served, alone) = bench.streams(1);
+    let per = |work: usize, [clock, processor]: [f64; 2]| {
+        format!(
+            "[{:.2},{:.2}]",
+            work as f64 / clock,
+            work as f64 / processor
+        )
+    };
+    let mut entries = vec![
+        ("load_ms", format!("{:.0}", load * 1e3)),
+        ("load_peak_mib", format!("{peak:.0}")),
+        (
+            "weights_mib",
+            format!("{:.1}", bench.model.bytes() as f64 / 1048576.0),
+        ),
+        ("prefill", per(prompt, prefill)),
+        ("decode", per(1, decode)),
+        ("stream", per(answer - 1, one)),
+    ];
+    let mut used = alone;
+    if !without.contains("streams8") {
+        let (eight, _, memory) = bench.streams(8);
+        entries.push(("streams8", per(8 * (answer - 1), eight)));
+        used = memory;
+    }
+    entries.push(("memory", format!("[{used:.0}]")));
+    if !without.contains("replay") {
+        let (request, tokens) = served.remove(0);
+        let compute = Compute::new(threads);
+        let again = best(2, || {
+            let verdict = replay(
+                &bench.model,
+                &compute,
+                None,
+                &request,
+                None,
+                &tokens,
+                Finish::Length,
+            );
+            assert_eq!(verdict, Ok(Verdict::Same));
+        });
+        let whole = answer as f64 / (answer - 1) as f64;
+        let [clock, processor] = [0, 1].map(|i| 1e3 * (prefill[i] + one[i] * whole));
+        entries.push((
+            "replay_ms",
+            format!("[{:.1},{:.1}]", again[0] * 1e3, again[1] * 1e3),
+        ));
+        entries.push(("generate_ms", format!("[{clock:.1},{processor:.1}]")));
+    }
+    let entries: Vec<String> = entries
+        .iter()
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
+    println!("{{{}}}", entries.join(","));
 }

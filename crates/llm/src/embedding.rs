@@ -3,6 +3,8 @@
 //! Chapter 8 of the numeric specification for language models. As everywhere in this crate, a
 //! vector depends on its tokens alone and not on what else is computed beside it.
 
+mod gguf;
+
 use lemma_kernels::{
     Attention, PAGE, PackedMatrix, Reduction, Stretch, Threads, Unary, add_in_place, attention,
     layer_norm, reduce, store_kv, unary_in_place,
@@ -162,22 +164,10 @@ impl EmbeddingConfig {
             false => 0,
         };
         let rows = size("max_position_embeddings", MAX_POSITIONS)?;
-        let (dim, heads) = (
-            size("hidden_size", MAX_WIDTH)?,
-            size("num_attention_heads", MAX_HEADS)?,
-        );
-        let head = dim / heads;
-        if !dim.is_multiple_of(heads) || !head.is_multiple_of(16) || head > 256 {
-            return Err(ConfigError::Range {
-                entry: "the size of a head".to_owned(),
-                value: format!("{dim} / {heads}"),
-                allowed: "a multiple of 16 up to 256".to_owned(),
-            });
-        }
-        Ok(EmbeddingConfig {
-            dim,
+        let config = EmbeddingConfig {
+            dim: size("hidden_size", MAX_WIDTH)?,
             ffn_dim: size("intermediate_size", MAX_WIDTH)?,
-            heads,
+            heads: size("num_attention_heads", MAX_HEADS)?,
             layers: size("num_hidden_layers", MAX_LAYERS)?,
             vocab: size("vocab_size", MAX_VOCAB)?,
             context: rows.saturating_sub(first_position).max(1),
@@ -186,7 +176,22 @@ impl EmbeddingConfig {
             norm_epsilon: value["layer_norm_eps"].as_f64().unwrap_or(1e-12) as f32,
             activation,
             architecture,
-        })
+        };
+        config.checked()
+    }
+
+    /// Itself, if its heads are such as the kernels attend with.
+    fn checked(self) -> Result<EmbeddingConfig, ConfigError> {
+        let (dim, heads) = (self.dim, self.heads);
+        let head = dim / heads;
+        if !dim.is_multiple_of(heads) || !head.is_multiple_of(16) || head > 256 {
+            return Err(ConfigError::Range {
+                entry: "the size of a head".to_owned(),
+                value: format!("{dim} / {heads}"),
+                allowed: "a multiple of 16 up to 256".to_owned(),
+            });
+        }
+        Ok(self)
     }
 
     /// The canonical listing, with the pooling: chapter 7 of the specification.
@@ -291,11 +296,13 @@ impl EmbeddingModel {
         for file in files {
             safetensors::read(file, &mut tensors)?;
         }
-        let weights = Weights {
-            threads,
-            tensors: &tensors,
-        };
-        load(weights, config, pooling)
+        let word = "embeddings.word_embeddings.weight";
+        let prefix = ["", "bert.", "roberta."]
+            .into_iter()
+            .find(|prefix| tensors.get(&format!("{prefix}{word}")).is_some())
+            .unwrap_or_default();
+        let weights = Weights::new(threads, &tensors);
+        load(&weights, &|name| format!("{prefix}{name}"), config, pooling)
     }
 
     /// The configuration.
@@ -505,17 +512,13 @@ impl Keys {
     }
 }
 
+/// `name` tells what is called in the files what model folders call by this name.
 fn load(
-    weights: Weights<'_>,
+    weights: &Weights<'_>,
+    name: &dyn Fn(&str) -> String,
     config: EmbeddingConfig,
     pooling: Pooling,
 ) -> Result<EmbeddingModel, LoadError> {
-    let word = "embeddings.word_embeddings.weight";
-    let prefix = ["", "bert.", "roberta."]
-        .into_iter()
-        .find(|prefix| weights.tensors.get(&format!("{prefix}{word}")).is_some())
-        .unwrap_or_default();
-    let name = |name: &str| format!("{prefix}{name}");
     let (dim, ffn) = (config.dim, config.ffn_dim);
     let norm = |part: &str| -> Result<Norm, TensorError> {
         Ok(Norm {

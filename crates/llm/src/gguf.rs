@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use lemma_kernels::Format;
+use lemma_kernels::{FileMap, Format};
 
 use crate::tensors::{MAX_TENSORS, Tensor, TensorError, Tensors};
 
@@ -100,7 +100,18 @@ pub struct Gguf<'a> {
 }
 
 impl<'a> Gguf<'a> {
-    /// Reads a file, given whole (usually as a memory map).
+    /// Reads a file that is mapped, and gives its memory back as tensors are read: a model that is
+    /// loaded from it takes no more memory on the way than in the end.
+    ///
+    /// # Errors
+    /// [`GgufError`] says what is wrong with it.
+    pub fn map(file: &'a FileMap) -> Result<Gguf<'a>, GgufError> {
+        let mut parsed = Gguf::parse(file)?;
+        parsed.tensors.mapped(file);
+        Ok(parsed)
+    }
+
+    /// Reads a file, given whole.
     ///
     /// # Errors
     /// [`GgufError`] says what is wrong with it.

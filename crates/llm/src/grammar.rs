@@ -12,6 +12,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Map, Value, json};
 
 use crate::sampling::Constraint;
+use crate::text::xml::{FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END, is_text};
 use crate::text::{CallSyntax, Tools};
 
 /// Most bytes of a schema.
@@ -226,6 +227,10 @@ fn calls(
                 rules.push(format!("arguments{i}: %json {}", spaced(parameters)));
                 continue;
             }
+            CallSyntax::Xml => {
+                rules.extend(xml_rules(i, tool.name(), &parameters));
+                continue;
+            }
             _ => call_schema(tool.name(), syntax.arguments(), parameters),
         };
         rules.push(format!("call{i}: %json {}", spaced(call)));
@@ -268,6 +273,60 @@ fn call_schema(name: &str, arguments: &str, mut parameters: Value) -> Value {
     call.insert("required".to_owned(), json!(["name", arguments]));
     call.insert("additionalProperties".to_owned(), json!(false));
     Value::Object(call)
+}
+
+/// The rules, in the syntax of Lark, of a call of the function `name` whose arguments have this
+/// schema: the rule `call{i}` and those that it needs.
+fn xml_rules(i: usize, name: &str, schema: &Value) -> Vec<String> {
+    let quoted = |text: &str| Value::String(text.to_owned()).to_string();
+    let mut call = format!("call{i}: {}", quoted(&format!("{FUNCTION}{name}>\n")));
+    let mut rules = Vec::new();
+    let none = Map::new();
+    let properties = schema["properties"].as_object().unwrap_or(&none);
+    for (j, (key, property)) in properties.iter().enumerate() {
+        let parameter = format!("call{i}_{j}");
+        let start = quoted(&format!("{PARAMETER}{key}>\n"));
+        let end = quoted(&format!("\n{PARAMETER_END}\n"));
+        let words = property["enum"].as_array().map(|words| {
+            let words = words.iter().filter_map(Value::as_str).map(quoted);
+            words.collect::<Vec<_>>().join(" | ")
+        });
+        let rule = match words {
+            Some(words) if is_text(&property["type"]) && !words.is_empty() => {
+                format!("{parameter}: {start} ({words}) {end}")
+            }
+            _ if is_text(&property["type"]) => {
+                rules.push(format!("{parameter}_text[suffix={end}]: /(?s:.*)/"));
+                format!("{parameter}: {start} {parameter}_text")
+            }
+            _ => {
+                rules.push(format!(
+                    "{parameter}_json: %json {}",
+                    spaced(rooted(property, schema))
+                ));
+                format!("{parameter}: {start} {parameter}_json {end}")
+            }
+        };
+        rules.push(rule);
+        let required = schema["required"].as_array();
+        let required = required.is_some_and(|names| names.iter().any(|name| name == key));
+        call += &format!(" {parameter}{}", if required { "" } else { "?" });
+    }
+    rules.push(format!("{call} {}", quoted(FUNCTION_END)));
+    rules
+}
+
+/// A part of a schema with the definitions that it may refer to.
+fn rooted(part: &Value, schema: &Value) -> Value {
+    let mut part = part.clone();
+    if let Some(map) = part.as_object_mut() {
+        for key in ["$defs", "definitions"] {
+            if let Some(definitions) = schema.get(key) {
+                map.insert(key.to_owned(), definitions.clone());
+            }
+        }
+    }
+    part
 }
 
 struct Matched {

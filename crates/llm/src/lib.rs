@@ -18,17 +18,17 @@
 //! | [`mod@replay`] | a teacher-forced prefill that says where an answer first differs |
 //! | [`text`] | vocabularies, chat templates, tools |
 //!
-//! Nothing here knows of files, sockets, clocks or an async runtime: a worker hands over bytes and
-//! calls [`step`](engine::Engine::step) from a thread of its own.
+//! Nothing here knows of sockets, clocks or an async runtime: a worker hands over bytes, or a file
+//! as a map, and calls [`step`](engine::Engine::step) from a thread of its own.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
 //! use lemma_llm::engine::{Engine, Event, Limits, Request};
-//! use lemma_llm::{Compute, Model, gguf::Gguf, sampling::Sampling, text::Tokenizer};
+//! use lemma_llm::{Compute, FileMap, Model, gguf::Gguf, sampling::Sampling, text::Tokenizer};
 //!
-//! let bytes = std::fs::read("model.gguf")?;
-//! let file = Gguf::parse(&bytes)?;
+//! let bytes = FileMap::open("model.gguf".as_ref())?;
+//! let file = Gguf::map(&bytes)?;
 //! let compute = Compute::new(2);
 //! let model = Arc::new(Model::from_parsed(&compute.threads, &file)?);
 //! let tokenizer = Tokenizer::from_gguf(&file)?;
@@ -78,6 +78,6 @@ pub const LLM_NUMERIC_SPEC_VERSION: u32 = 1;
 pub use cache::{Cache, PageId};
 pub use config::Config;
 pub use forward::{Chunk, Compute, Scratch};
-pub use lemma_kernels::{Isa, Threads};
+pub use lemma_kernels::{FileMap, Isa, Threads};
 pub use model::{LoadError, Model};
 pub use root::{ROOT_VERSION, Root};

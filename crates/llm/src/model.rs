@@ -73,7 +73,7 @@ pub(crate) struct Unit {
 }
 
 impl Model {
-    /// Loads a GGUF file, given whole (usually as a memory map, which may go once this returns).
+    /// Loads a GGUF file, given whole.
     ///
     /// # Errors
     /// [`LoadError`] says what is wrong with the file.
@@ -100,12 +100,24 @@ impl Model {
         config: &[u8],
         files: &[&[u8]],
     ) -> Result<Model, LoadError> {
-        let config = Config::from_json(config)?;
         let mut tensors = Tensors::default();
         for file in files {
             safetensors::read(file, &mut tensors)?;
         }
-        Loader::new(threads, config, &tensors, Names::Folder).model()
+        Model::from_tensors(threads, config, &tensors)
+    }
+
+    /// Loads a model folder: its `config.json` and the tensors of its safetensors files.
+    ///
+    /// # Errors
+    /// [`LoadError`] says what is wrong with them.
+    pub fn from_tensors(
+        threads: &Threads,
+        config: &[u8],
+        tensors: &Tensors<'_>,
+    ) -> Result<Model, LoadError> {
+        let config = Config::from_json(config)?;
+        Loader::new(threads, config, tensors, Names::Folder).model()
     }
 
     /// The configuration.
@@ -151,14 +163,16 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     fn new(threads: &'a Threads, config: Config, tensors: &'a Tensors<'a>, names: Names) -> Self {
         Loader {
-            weights: Weights { threads, tensors },
+            weights: Weights::new(threads, tensors),
             config,
             names,
         }
     }
 
     fn model(self) -> Result<Model, LoadError> {
-        let Weights { threads, tensors } = self.weights;
+        let Weights {
+            threads, tensors, ..
+        } = self.weights;
         let root = root(threads, &self.config.canonical(), tensors);
         let (vocab, dim) = (self.config.vocab, self.config.dim);
         let embedding = self.weights.matrix(&self.names.embedding(), vocab, dim)?;

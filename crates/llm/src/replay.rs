@@ -48,9 +48,14 @@ pub enum ReplayError {
     NoToken(#[from] NoToken),
 }
 
-/// Positions of one forward pass, and of their logits that are held at a time.
+/// Positions of one forward pass.
 const STRIDE: usize = 512;
-const LOGITS: usize = 32;
+
+/// Positions whose logits are held at a time, by the size of the vocabulary: about 8 MiB of them, in
+/// multiples of the rows that kernels multiply together.
+fn logits_at_a_time(vocab: usize) -> usize {
+    ((2 << 20) / vocab.max(1)).clamp(24, 96) / 6 * 6
+}
 
 /// Chooses every token of `answer` again and compares.
 ///
@@ -124,7 +129,7 @@ pub fn replay_each(
         model.hidden(compute, &mut cache, &[chunk], &mut scratch);
         let mut row = first.saturating_sub(position).min(len);
         while row < len {
-            let rows = row..len.min(row + LOGITS);
+            let rows = row..len.min(row + logits_at_a_time(config.vocab));
             row = rows.end;
             let logits = model.logits_of(compute, rows, &mut scratch);
             for logits in logits.chunks_exact(config.vocab) {

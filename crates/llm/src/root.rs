@@ -18,6 +18,7 @@ pub(crate) fn root(threads: &Threads, configuration: &str, tensors: &Tensors<'_>
     let mut digests = vec![Root::default(); all.len()];
     threads.chunks(&mut digests, 1, |i, digest| {
         digest.fill(*blake3::hash(all[i].1.data).as_bytes());
+        tensors.release(all[i].1.data);
     });
     for ((name, tensor), digest) in all.iter().zip(digests) {
         let format = match tensor.format {

@@ -213,7 +213,8 @@ pub fn sample(
     allowed: Option<&[u32]>,
 ) -> Result<u32, NoToken> {
     let position = history.position();
-    if logits.iter().any(|l| !l.is_finite()) {
+    // Looks at all of them, so that it takes vector instructions.
+    if !logits.iter().fold(true, |all, l| all & l.is_finite()) {
         return Err(NoToken::NotFinite(position));
     }
     let mut adjusted = logits.to_vec();
@@ -228,7 +229,7 @@ pub fn sample(
             }
         }
     }
-    let (best, top) = argmax(adjusted.iter().copied().enumerate());
+    let (best, top) = largest(&adjusted);
     if top == f32::NEG_INFINITY {
         return Err(NoToken::NoneAllowed(position));
     }
@@ -248,6 +249,24 @@ pub fn sample(
         argmax(kept.into_iter().map(|i| noisy(i, adjusted[i])))
     };
     Ok(chosen.0 as u32)
+}
+
+/// The largest value and its index, the smallest of several, where none is NaN.
+fn largest(values: &[f32]) -> (usize, f32) {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (runs, rest) = values.as_chunks::<16>();
+    let more = |a: f32, b: f32| if b > a { b } else { a };
+    for run in runs {
+        for (lane, value) in lanes.iter_mut().zip(run) {
+            *lane = more(*lane, *value);
+        }
+    }
+    let top = lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |a, b| more(a, *b));
+    let index = values.iter().position(|value| *value == top);
+    index.map_or((usize::MAX, top), |index| (index, values[index]))
 }
 
 /// The largest value and its index, the smallest of several.
@@ -408,6 +427,24 @@ pub fn logprobs(isa: Isa, logits: &[f32], token: u32, count: usize) -> (f32, Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_is_the_first_of_its_equals() {
+        let mut values: Vec<f32> = (0..100).map(|i| (i * 37 % 41) as f32 - 50.0).collect();
+        values[20..60].fill(f32::NEG_INFINITY);
+        for (index, value) in [(99, 0.0), (7, -0.0), (3, 0.0), (98, 5.0), (64, 5.0)] {
+            values[index] = value;
+            let expected = argmax(values.iter().copied().enumerate());
+            let found = largest(&values);
+            assert_eq!(
+                (found.0, found.1.to_bits()),
+                (expected.0, expected.1.to_bits())
+            );
+        }
+        let none = [f32::NEG_INFINITY; 20];
+        assert_eq!(largest(&none), argmax(none.into_iter().enumerate()));
+        assert_eq!(largest(&[]), argmax(std::iter::empty()));
+    }
 
     fn draw(sampling: &Sampling, logits: &[f32], history: &History) -> u32 {
         sample(Isa::detect(), sampling, history, logits, None).unwrap()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lemma_kernels::Format;
+use lemma_kernels::{FileMap, Format};
 
 /// Most tensors of a model.
 pub const MAX_TENSORS: usize = 1 << 17;
@@ -132,6 +132,8 @@ impl<'a> Tensor<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Tensors<'a> {
     map: BTreeMap<String, Tensor<'a>>,
+    /// Files that are mapped, of which parts are handed back once they are read.
+    files: Vec<&'a FileMap>,
 }
 
 impl<'a> Tensors<'a> {
@@ -147,6 +149,24 @@ impl<'a> Tensors<'a> {
             None => Ok(()),
             Some(_) => Err(TensorError::Twice(name.to_owned())),
         }
+    }
+
+    /// Says that bytes of tensors may lie in this file, which gives back the memory of what was
+    /// read: then a model takes no more memory while it is loaded than after.
+    pub fn mapped(&mut self, file: &'a FileMap) {
+        self.files.push(file);
+    }
+
+    /// Says that these bytes of a tensor were read.
+    pub(crate) fn release(&self, data: &[u8]) {
+        for file in &self.files {
+            file.release(data);
+        }
+    }
+
+    /// Bytes of all tensors together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.map.values().map(|tensor| tensor.data.len()).sum()
     }
 
     /// A tensor, if it is there.

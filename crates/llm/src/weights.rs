@@ -1,6 +1,6 @@
 //! Tensors become matrices and vectors that products and norms take.
 
-use lemma_kernels::{PackedMatrix, Threads};
+use lemma_kernels::{PackedMatrix, Room, Threads};
 
 use crate::tensors::{Tensor, TensorError, Tensors};
 
@@ -12,13 +12,22 @@ pub(crate) struct Linear {
 }
 
 /// The tensors of a model, on their way into memory.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Weights<'a> {
     pub(crate) threads: &'a Threads,
     pub(crate) tensors: &'a Tensors<'a>,
+    room: Room,
 }
 
 impl<'a> Weights<'a> {
+    pub(crate) fn new(threads: &'a Threads, tensors: &'a Tensors<'a>) -> Weights<'a> {
+        Weights {
+            threads,
+            tensors,
+            room: Room::new(tensors.bytes()),
+        }
+    }
+
     pub(crate) fn tensor(&self, name: &str) -> Result<&Tensor<'a>, TensorError> {
         self.tensors
             .get(name)
@@ -43,8 +52,10 @@ impl<'a> Weights<'a> {
         n: usize,
         k: usize,
     ) -> Result<PackedMatrix, TensorError> {
-        PackedMatrix::pack(self.threads, tensor.format, n, k, tensor.data)
-            .map_err(|_| TensorError::size(name))
+        let (format, data) = (tensor.format, tensor.data);
+        let matrix = PackedMatrix::pack_in(&self.room, self.threads, format, n, k, data);
+        self.tensors.release(data);
+        matrix.map_err(|_| TensorError::size(name))
     }
 
     /// A matrix with its bias, if the files have one.

@@ -2,12 +2,17 @@
 //! made the references.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lemma_kernels::{Isa, Threads};
 use lemma_llm::Compute;
 use lemma_llm::embedding::{EmbedError, EmbeddingConfig, EmbeddingModel, Pooling};
+use lemma_llm::gguf::Gguf;
+use lemma_llm::safetensors;
+use lemma_llm::tensors::Tensors;
 use lemma_llm::text::Encoder;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -98,6 +103,129 @@ fn bert() {
 #[test]
 fn xlm_roberta() {
     check("xlm_roberta");
+}
+
+/// The reference encoder as a GGUF file has it.
+fn gguf(change: impl FnOnce(&mut common::Writer)) -> Vec<u8> {
+    let weights = fs::read(folder("bert").join("model.safetensors")).unwrap();
+    let mut tensors = Tensors::default();
+    safetensors::read(&weights, &mut tensors).unwrap();
+    let mut w = common::Writer::default();
+    for (key, value) in [
+        ("embedding_length", 32),
+        ("feed_forward_length", 48),
+        ("block_count", 2),
+        ("attention.head_count", 2),
+        ("context_length", 64),
+    ] {
+        w.int(&format!("bert.{key}"), value);
+    }
+    w.float("bert.attention.layer_norm_epsilon", 1e-12);
+    let json: Value =
+        serde_json::from_slice(&fs::read(folder("bert").join("tokenizer.json")).unwrap()).unwrap();
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let mut words = vec![String::new(); vocab.len()];
+    for (word, id) in vocab {
+        words[id.as_u64().unwrap() as usize] = match word.strip_prefix("##") {
+            Some(rest) => rest.to_owned(),
+            None if word.starts_with('[') => word.clone(),
+            None => format!("▁{word}"),
+        };
+    }
+    w.text("tokenizer.ggml.model", "bert");
+    w.texts("tokenizer.ggml.tokens", &words);
+    w.int("tokenizer.ggml.unknown_token_id", 1);
+    w.int("tokenizer.ggml.cls_token_id", 2);
+    for (name, tensor) in tensors.iter() {
+        let mut name = name.replace("encoder.layer.", "blk.");
+        for (folder, file) in [
+            ("embeddings.word_embeddings", "token_embd"),
+            ("embeddings.position_embeddings", "position_embd"),
+            ("embeddings.token_type_embeddings", "token_types"),
+            ("embeddings.LayerNorm", "token_embd_norm"),
+            ("attention.self.query", "attn_q"),
+            ("attention.self.key", "attn_k"),
+            ("attention.self.value", "attn_v"),
+            ("attention.output.dense", "attn_output"),
+            ("attention.output.LayerNorm", "attn_output_norm"),
+            ("intermediate.dense", "ffn_up"),
+            ("output.dense", "ffn_down"),
+            ("output.LayerNorm", "layer_output_norm"),
+        ] {
+            name = name.replace(folder, file);
+        }
+        let shape: Vec<u64> = tensor.shape.iter().map(|d| *d as u64).collect();
+        w.tensor(&name, &shape, 30, tensor.data.to_vec());
+    }
+    change(&mut w);
+    w.finish()
+}
+
+#[test]
+fn a_gguf_file_gives_the_vectors_of_its_folder() {
+    let cases: Vec<Case> =
+        serde_json::from_slice(&fs::read(folder("bert").join("reference.json")).unwrap()).unwrap();
+    for (number, pooling) in [(1, Pooling::Mean), (2, Pooling::First)] {
+        let bytes = gguf(|w| {
+            w.text("general.architecture", "bert");
+            w.int("bert.pooling_type", number);
+            w.int("tokenizer.ggml.seperator_token_id", 3);
+        });
+        let file = Gguf::parse(&bytes).unwrap();
+        let model = EmbeddingModel::from_gguf(&Threads::single(), &file).unwrap();
+        let encoder = Encoder::from_gguf(&file).unwrap();
+        let expected = load("bert", pooling);
+        assert_eq!(model.pooling(), pooling);
+        for case in &cases {
+            let tokens = encoder.encode(&case.text).unwrap();
+            assert_eq!(tokens, case.tokens, "{}", case.text);
+            let embed = |m: &EmbeddingModel| m.embed(&Compute::new(1), &[&tokens]).unwrap();
+            assert_eq!(embed(&model), embed(&expected));
+        }
+    }
+}
+
+#[test]
+fn gguf_files_that_are_no_encoders_are_refused() {
+    let load = |change: fn(&mut common::Writer)| {
+        let bytes = gguf(change);
+        let file = Gguf::parse(&bytes).unwrap();
+        let model = EmbeddingModel::from_gguf(&Threads::single(), &file);
+        let text = Encoder::from_gguf(&file).err().map(|e| e.to_string());
+        (model.map(|_| ()).map_err(|e| e.to_string()), text)
+    };
+    let (model, text) = load(|w| w.text("general.architecture", "bert"));
+    assert_eq!(model, Ok(()));
+    assert!(text.unwrap().contains("seperator_token_id is missing"));
+    assert!(
+        load(|w| w.text("general.architecture", "llama"))
+            .0
+            .unwrap_err()
+            .contains("llama")
+    );
+    let (model, _) = load(|w| {
+        w.text("general.architecture", "bert");
+        w.int("bert.pooling_type", 4);
+    });
+    assert!(model.unwrap_err().contains("pooling"));
+    let (model, _) = load(|w| {
+        w.text("general.architecture", "bert");
+        w.tensors.retain(|t| t.0 != "position_embd.weight");
+    });
+    assert!(
+        model
+            .unwrap_err()
+            .contains("position_embd.weight is missing")
+    );
+    let (model, _) = load(|w| {
+        w.text("general.architecture", "bert");
+        w.tensors.retain(|t| t.0 != "blk.1.ffn_up.weight");
+    });
+    assert!(
+        model
+            .unwrap_err()
+            .contains("blk.1.ffn_up.weight is missing")
+    );
 }
 
 #[test]

@@ -213,6 +213,7 @@ fn required_calls_come_in_every_syntax_and_are_read_back() {
     let (grammars, tools) = (grammars(), tools());
     for syntax in [
         CallSyntax::Tagged,
+        CallSyntax::Xml,
         CallSyntax::Bare,
         CallSyntax::Listed,
         CallSyntax::Named,

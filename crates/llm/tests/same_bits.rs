@@ -6,7 +6,8 @@ mod common;
 
 use common::{FORMATS, VOCAB, tiny, tiny_experts, tokens};
 use lemma_kernels::{Format, Isa, Threads};
-use lemma_llm::{Cache, Chunk, Compute, Model, Scratch};
+use lemma_llm::gguf::Gguf;
+use lemma_llm::{Cache, Chunk, Compute, FileMap, Model, Scratch};
 
 fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|v| v.to_bits()).collect()
@@ -119,6 +120,26 @@ fn a_sequence_is_the_same_in_any_company() {
     assert_eq!(first[20 * VOCAB..], a[20 * VOCAB..]);
     assert_eq!(second[..5 * VOCAB], d);
     assert_eq!(second[5 * VOCAB..], b[20 * VOCAB..]);
+}
+
+#[test]
+fn a_mapped_file_is_the_same_model() {
+    let bytes = tiny(Format::Q4K, 1);
+    let path = std::env::temp_dir().join(format!("lemma-mapped-{}.gguf", std::process::id()));
+    std::fs::write(&path, &bytes).unwrap();
+    let map = FileMap::open(&path).unwrap();
+    let mapped = Model::from_parsed(&Threads::new(2), &Gguf::map(&map).unwrap()).unwrap();
+    let read = Model::from_gguf(&Threads::single(), &bytes).unwrap();
+    assert_eq!(mapped.root(), read.root());
+    // Parts were handed back while the model was loaded; the file still reads as it was.
+    assert_eq!(*map, *bytes);
+    drop(map);
+    std::fs::remove_file(&path).unwrap();
+    let (c, tokens) = (Compute::new(1), tokens(9, 1));
+    assert_eq!(
+        logits(&mapped, &c, &tokens, 9),
+        logits(&read, &c, &tokens, 9)
+    );
 }
 
 #[test]

@@ -66,6 +66,29 @@ impl super::Tiles for Tiles {
             Format::F32 | Format::F16 | Format::BF16 => unreachable!("dense weights have no codes"),
         }
     }
+
+    #[inline(always)]
+    fn put(self, sums: &[f32; PAIR], out: &mut [f32]) {
+        // SAFETY: `self` exists only where the machine has AVX-512.
+        unsafe { put(sums, out) };
+    }
+}
+
+/// Copies sums, each NaN as the one NaN.
+#[target_feature(enable = "avx512f")]
+fn put(sums: &[f32; PAIR], out: &mut [f32]) {
+    let (halves, _) = sums.as_chunks::<PANEL>();
+    for (half, out) in halves.iter().zip(out.chunks_mut(PANEL)) {
+        let nan = _mm512_set1_ps(crate::math::CANONICAL_NAN);
+        // SAFETY: 16 values are read, and as many written as `out` has, at most 16.
+        unsafe {
+            let sums = _mm512_loadu_ps(half.as_ptr());
+            let bad = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(sums, sums);
+            let sums = _mm512_mask_mov_ps(sums, bad, nan);
+            let there = ((1u32 << out.len()) - 1) as __mmask16;
+            _mm512_mask_storeu_ps(out.as_mut_ptr(), there, sums);
+        }
+    }
 }
 
 // What follows is inlined into `tile` alone, and so compiled with its instructions: a function with
@@ -179,15 +202,22 @@ fn tile<const F: u8, const R: usize>(
         }
     }
     let lines = code_lines(format(F));
-    let [left, right] = panels.map(|p| &p.codes[first * lines..(first + blocks) * lines]);
+    let range = first * lines..(first + blocks) * lines;
+    let (left, right) = (&panels[0].codes[range.clone()], &panels[1].codes[range]);
     let (x, _) = x.as_chunks::<R>();
+    // The next pairs of panels lie behind this one.
+    let pair = 2 * left.len().max(1);
+    let ahead = pair * AHEAD.div_ceil(pair);
+    if R == 1 {
+        for panel in panels {
+            fetch(panel.scales, ahead / pair * 2 * panel.scales.len());
+        }
+    }
     let codes = left.chunks_exact(lines).zip(right.chunks_exact(lines));
-    // The next pair of panels, which lies behind this one.
-    let ahead = [left, right].map(|codes| 2 * codes.len());
     for (b, (x, (left, right))) in x.iter().zip(codes).enumerate() {
         if R == 1 {
-            fetch(left, ahead[0]);
-            fetch(right, ahead[1]);
+            fetch(left, ahead);
+            fetch(right, ahead);
         }
         // SAFETY: this function has the instructions.
         unsafe {
@@ -206,8 +236,12 @@ fn tile<const F: u8, const R: usize>(
     }
 }
 
-/// Asks for the lines that lie so many lines ahead. A single row makes little of each line, and
-/// panels are too short for the processor to notice that they are read in order.
+/// Lines of codes, at least, by which memory is asked for ahead: 32 KiB for each of two panels.
+const AHEAD: usize = 512;
+
+/// Asks for the lines that lie so many lines ahead, up to the second-level cache. A single row makes
+/// little of each line, and panels are too short for the processor to notice that they are read in
+/// order.
 #[inline(always)]
 fn fetch(lines: &[Line], ahead: usize) {
     for line in lines {

@@ -21,6 +21,7 @@ mod product;
 mod rows;
 mod source;
 
+pub(crate) use crate::memory::Line;
 pub use pack::{PackError, PackedMatrix};
 pub use product::Input;
 pub use rows::QuantRows;
@@ -39,15 +40,6 @@ pub(crate) const PAIR: usize = 2 * PANEL;
 /// Most rows of activations that are multiplied together: with two panels they fill AVX-512's
 /// registers.
 pub(crate) const SLIVER: usize = 6;
-
-/// A cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(crate) struct Line(pub(crate) [u8; 64]);
-
-impl Line {
-    pub(crate) const ZERO: Line = Line([0; 64]);
-}
 
 /// One panel of quantised weights: the codes of block after block, and their scales.
 ///
@@ -107,4 +99,11 @@ pub(crate) trait Tiles: Copy {
         x: &[RowBlock],
         sums: &mut [[f32; PAIR]],
     );
+
+    /// Hands out finished sums: `out` has the first of them, each NaN as the one NaN.
+    fn put(self, sums: &[f32; PAIR], out: &mut [f32]) {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = crate::math::canonical(*sum);
+        }
+    }
 }

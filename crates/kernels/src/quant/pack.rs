@@ -6,6 +6,7 @@ use super::{
     BLOCK, Format, Line, PAIR, PANEL, Panel, SUPER_LINES, code_lines, portable, scale_lines,
 };
 use crate::half::{bf16_to_f32, f16_to_f32};
+use crate::memory::{Lines, Room};
 use crate::threads::{Slots, Threads};
 
 /// Why stored bytes are no weight matrix.
@@ -44,9 +45,9 @@ pub struct PackedMatrix {
     n: usize,
     k: usize,
     /// Codes, or dense values: panel after panel.
-    codes: Vec<Line>,
+    codes: Lines,
     /// Scales of quantised weights: panel after panel.
-    scales: Vec<Line>,
+    scales: Lines,
 }
 
 impl PackedMatrix {
@@ -55,6 +56,21 @@ impl PackedMatrix {
     /// # Errors
     /// If a row is no whole number of blocks, or `bytes` are more or fewer than the shape says.
     pub fn pack(
+        threads: &Threads,
+        format: Format,
+        n: usize,
+        k: usize,
+        bytes: &[u8],
+    ) -> Result<PackedMatrix, PackError> {
+        PackedMatrix::pack_in(&Room::new(0), threads, format, n, k, bytes)
+    }
+
+    /// The same in the room for a whole model.
+    ///
+    /// # Errors
+    /// As [`pack`](PackedMatrix::pack).
+    pub fn pack_in(
+        room: &Room,
         threads: &Threads,
         format: Format,
         n: usize,
@@ -76,14 +92,15 @@ impl PackedMatrix {
             format,
             n,
             k,
-            codes: Vec::new(),
-            scales: Vec::new(),
+            codes: Lines::default(),
+            scales: Lines::default(),
         };
         if bytes.is_empty() {
             return Ok(matrix);
         }
-        matrix.codes = vec![Line::ZERO; matrix.panels() * matrix.panel_lines()];
-        matrix.scales = vec![Line::ZERO; matrix.panels() * matrix.panel_scales()];
+        // Codes end where the next matrix begins: what is fetched ahead of the last is of use.
+        matrix.scales = room.lines(matrix.panels() * matrix.panel_scales());
+        matrix.codes = room.lines(matrix.panels() * matrix.panel_lines());
         let (width, lines, scales) = (matrix.width(), matrix.panel_lines(), matrix.panel_scales());
         let panels = matrix.panels();
         let (code_slots, scale_slots) =

@@ -5,7 +5,6 @@ use super::{BLOCK, Format, PAIR, PackedMatrix, QuantRows, SLIVER, Tiles, dense, 
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::isa::Isa;
-use crate::math::canonical;
 use crate::threads::{Slots, Threads};
 
 /// Rows of activations.
@@ -63,48 +62,45 @@ impl PackedMatrix {
             for pair in range {
                 let left = pair * PAIR;
                 let width = PAIR.min(n - left);
-                let mut write = |row: usize, sums: &[f32; PAIR]| {
-                    // SAFETY: each pair of panels has columns of its own, and each comes once.
-                    let out = unsafe { slots.slice(row * n + left, width) };
-                    for (out, sum) in out.iter_mut().zip(sums) {
-                        *out = canonical(*sum);
-                    }
-                };
+                // SAFETY: each pair of panels has columns of its own, and each comes once.
+                let mut place = |row: usize| unsafe { slots.slice(row * n + left, width) };
                 match x {
-                    Input::Dense(x) => dense::pair(isa, self, pair, x, &mut write),
-                    Input::Quantised(x) => quantised(isa, self, pair, x, &mut write),
+                    Input::Dense(x) => dense::pair(isa, self, pair, x, &mut |row, sums| {
+                        portable::Tiles.put(sums, place(row));
+                    }),
+                    Input::Quantised(x) => quantised(isa, self, pair, x, &mut place),
                 }
             }
         });
     }
 }
 
-/// One pair of panels by all rows.
-fn quantised(
+/// One pair of panels by all rows; `place` is where the results of a row belong.
+fn quantised<'o>(
     isa: Isa,
     weights: &PackedMatrix,
     pair: usize,
     x: &QuantRows,
-    write: &mut impl FnMut(usize, &[f32; PAIR]),
+    place: &mut impl FnMut(usize) -> &'o mut [f32],
 ) {
     #[cfg(target_arch = "x86_64")]
     if let Some(tiles) = avx512::Tiles::on(isa) {
-        return walk(tiles, weights, pair, x, write);
+        return walk(tiles, weights, pair, x, place);
     }
     #[cfg(target_arch = "x86_64")]
     if let Some(tiles) = avx2::Tiles::on(isa) {
-        return walk(tiles, weights, pair, x, write);
+        return walk(tiles, weights, pair, x, place);
     }
     let _ = isa;
-    walk(portable::Tiles, weights, pair, x, write);
+    walk(portable::Tiles, weights, pair, x, place);
 }
 
-fn walk<T: Tiles>(
+fn walk<'o, T: Tiles>(
     tiles: T,
     weights: &PackedMatrix,
     pair: usize,
     x: &QuantRows,
-    write: &mut impl FnMut(usize, &[f32; PAIR]),
+    place: &mut impl FnMut(usize) -> &'o mut [f32],
 ) {
     let format: Format = weights.format();
     let last = weights.panels() - 1;
@@ -116,25 +112,28 @@ fn walk<T: Tiles>(
         let (_, height, x) = x.sliver(0);
         tiles.tile(format, panels, 0, blocks, height, x, &mut sums);
         for (row, sums) in sums.iter().enumerate().take(height) {
-            write(row, sums);
+            tiles.put(sums, place(row));
         }
         return;
     }
     let mut sums = [[[0.0; PAIR]; SLIVER]; GROUP];
+    let mut slivers = [(0, 0, &[][..]); GROUP];
     for start in (0..x.count()).step_by(GROUP) {
-        let group = start..x.count().min(start + GROUP);
+        let count = GROUP.min(x.count() - start);
+        let slivers = &mut slivers[..count];
+        for (i, sliver) in slivers.iter_mut().enumerate() {
+            *sliver = x.sliver(start + i);
+        }
         for first in (0..blocks).step_by(STRIDE) {
             let count = STRIDE.min(blocks - first);
-            for (sliver, sums) in group.clone().zip(&mut sums) {
-                let (_, height, x) = x.sliver(sliver);
+            for ((_, height, x), sums) in slivers.iter().zip(&mut sums) {
                 let x = &x[first * height..(first + count) * height];
-                tiles.tile(format, panels, first, count, height, x, sums);
+                tiles.tile(format, panels, first, count, *height, x, sums);
             }
         }
-        for (sliver, sums) in group.zip(&sums) {
-            let (row, height, _) = x.sliver(sliver);
-            for (i, sums) in sums.iter().enumerate().take(height) {
-                write(row + i, sums);
+        for ((row, height, _), sums) in slivers.iter().zip(&sums) {
+            for (i, sums) in sums.iter().enumerate().take(*height) {
+                tiles.put(sums, place(row + i));
             }
         }
     }

@@ -3,6 +3,7 @@
 mod template;
 mod tools;
 mod vocabulary;
+pub(crate) mod xml;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -195,6 +196,15 @@ impl Encoder {
             return Err(TextError::Tokenizer(format!("more than {MAX_JSON} bytes")));
         }
         Ok(Encoder { inner: read(json)? })
+    }
+
+    /// Reads the WordPiece vocabulary of a GGUF file. Letters become small ones, as such files do
+    /// not say otherwise.
+    ///
+    /// # Errors
+    /// If it is incomplete, or of another kind.
+    pub fn from_gguf(file: &Gguf<'_>) -> Result<Encoder, TextError> {
+        Encoder::from_json(vocabulary::word_pieces(file)?.to_string().as_bytes())
     }
 
     /// Tokens of a text, with those that begin and end it. Nothing is cut off.

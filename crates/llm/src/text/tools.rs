@@ -1,8 +1,10 @@
 //! Tools: what a request offers, and calls of them in what a model writes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
+
+use super::xml;
 
 /// Most tools of a request, and most bytes of their description.
 const MAX_TOOLS: usize = 128;
@@ -139,6 +141,9 @@ pub enum CallSyntax {
     /// `<tool_call>{"name": …, "arguments": …}</tool_call>`, after text or without (Hermes, Qwen,
     /// SmolLM3).
     Tagged,
+    /// `<tool_call><function=…><parameter=…>…</parameter></function></tool_call>`, after text or
+    /// without (Qwen3-Coder). Values of strings stand there as they are, others as JSON.
+    Xml,
     /// `{"name": …, "parameters": …}` and nothing else (Llama 3).
     Bare,
     /// `[TOOL_CALLS][{"name": …, "arguments": …}, …]` (Mistral).
@@ -173,8 +178,12 @@ impl CallSyntax {
             });
         }
         if has(OPEN) {
-            // Calls in the form of XML are another syntax.
-            return (!has("<function=")).then_some(CallSyntax::Tagged);
+            let xml = has("<function=");
+            return Some(if xml {
+                CallSyntax::Xml
+            } else {
+                CallSyntax::Tagged
+            });
         }
         let bare = has(r#""parameters""#) && has(r#""name""#) || has(PYTHON);
         bare.then_some(CallSyntax::Bare)
@@ -191,7 +200,7 @@ impl CallSyntax {
     /// What stands before the first call, between two, and after the last.
     pub(crate) fn brackets(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            CallSyntax::Tagged => (
+            CallSyntax::Tagged | CallSyntax::Xml => (
                 "<tool_call>\n",
                 "\n</tool_call>\n<tool_call>\n",
                 "\n</tool_call>",
@@ -226,7 +235,8 @@ pub enum Part {
 #[derive(Debug)]
 pub struct CallStream {
     syntax: CallSyntax,
-    names: BTreeSet<String>,
+    /// The schema of the arguments of each tool.
+    tools: BTreeMap<String, Value>,
     held: String,
     /// Whether text has come that cannot begin a call.
     plain: bool,
@@ -240,7 +250,10 @@ impl CallStream {
     pub fn new(syntax: CallSyntax, tools: &Tools) -> CallStream {
         CallStream {
             syntax,
-            names: tools.iter().map(|tool| tool.name.clone()).collect(),
+            tools: tools
+                .iter()
+                .map(|tool| (tool.name.clone(), tool.parameters.clone()))
+                .collect(),
             held: String::new(),
             plain: false,
             ended: false,
@@ -252,7 +265,7 @@ impl CallStream {
         self.held += text;
         let mut parts = Vec::new();
         match self.syntax {
-            CallSyntax::Tagged => self.tagged(&mut parts),
+            CallSyntax::Tagged | CallSyntax::Xml => self.tagged(&mut parts),
             CallSyntax::Listed | CallSyntax::Named => self.until(CALLS, &mut parts),
             CallSyntax::Bare => {
                 let start = self.held.trim_start();
@@ -275,7 +288,9 @@ impl CallStream {
         let body = text.trim();
         let calls = match self.syntax {
             _ if self.plain => None,
-            CallSyntax::Tagged => body.strip_prefix(OPEN).and_then(|b| self.call(b.trim())),
+            CallSyntax::Tagged | CallSyntax::Xml => {
+                body.strip_prefix(OPEN).and_then(|b| self.call(b.trim()))
+            }
             CallSyntax::Bare => self.several(body.strip_prefix(PYTHON).unwrap_or(body)),
             CallSyntax::Listed => body.strip_prefix(CALLS).and_then(|body| {
                 let list: Vec<Map<String, Value>> = serde_json::from_str(body.trim()).ok()?;
@@ -330,6 +345,14 @@ impl CallStream {
     }
 
     fn call(&self, body: &str) -> Option<Vec<Call>> {
+        if self.syntax == CallSyntax::Xml {
+            let (name, arguments) = xml::read(body)?;
+            let parameters = self.tools.get(name)?;
+            return Some(vec![Call {
+                name: name.to_owned(),
+                arguments: xml::arguments(parameters, arguments).to_string(),
+            }]);
+        }
         let call: Map<String, Value> = serde_json::from_str(body).ok()?;
         Some(vec![self.read(&call)?])
     }
@@ -351,20 +374,21 @@ impl CallStream {
     fn named(&self, call: &str) -> Option<Call> {
         let (name, arguments) = call.split_once(ARGS)?;
         let arguments: Map<String, Value> = serde_json::from_str(arguments.trim()).ok()?;
-        let name = self.names.get(name.trim())?.clone();
+        let (name, _) = self.tools.get_key_value(name.trim())?;
         Some(Call {
-            name,
+            name: name.clone(),
             arguments: Value::Object(arguments).to_string(),
         })
     }
 
     fn read(&self, call: &Map<String, Value>) -> Option<Call> {
-        let name = self.names.get(call.get("name")?.as_str()?)?.clone();
+        let (name, _) = self.tools.get_key_value(call.get("name")?.as_str()?)?;
         let arguments = match call.get("arguments").or(call.get("parameters")) {
             Some(arguments @ Value::Object(_)) => arguments.to_string(),
             None => "{}".to_owned(),
             Some(_) => return None,
         };
+        let name = name.clone();
         Some(Call { name, arguments })
     }
 }
@@ -449,6 +473,46 @@ mod tests {
     }
 
     #[test]
+    fn calls_in_xml_are_read_by_the_schema() {
+        let schema = json!({"properties": {
+            "code": {"type": "string"}, "n": {"type": "integer"}, "deep": {"type": "object"},
+            "on": {"type": "boolean"}, "any": {}, "maybe": {"type": ["string", "null"]},
+        }});
+        let tools = json!([
+            {"type": "function", "function": {"name": "f", "parameters": schema}},
+            {"type": "function", "function": {"name": "g"}},
+        ]);
+        let tools = Tools::parse(&tools.to_string()).unwrap();
+        let parts = |answer: &str| {
+            let mut stream = CallStream::new(CallSyntax::Xml, &tools);
+            let mut parts = stream.push(answer);
+            parts.extend(stream.finish());
+            parts
+        };
+        let answer = "First.\n<tool_call>\n<function=f>\n<parameter=code>\nif a < b:\n    7\n\
+             </parameter>\n<parameter=n>\n12\n</parameter>\n<parameter=deep>\n{\"a\": [1]}\n\
+             </parameter>\n<parameter=on>\nTrue\n</parameter>\n<parameter=any>two words</parameter>\n\
+             <parameter=maybe>\n12\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n\
+             <function=g>\n</function>\n</tool_call>";
+        let arguments = r#"{"code":"if a < b:\n    7","n":12,"deep":{"a":[1]},"on":true,"any":"two words","maybe":"12"}"#;
+        assert_eq!(
+            parts(answer),
+            [text("First.\n"), call("f", arguments), call("g", "{}")]
+        );
+        // A value that is not of its kind is handed on as text, for whoever checks arguments.
+        let odd = "<tool_call><function=f><parameter=n>\nmany\n</parameter></function></tool_call>";
+        assert_eq!(parts(odd), [call("f", r#"{"n":"many"}"#)]);
+        for plain in [
+            "<tool_call>\n<function=h>\n</function>\n</tool_call>",
+            "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>",
+            "<tool_call><function=f><parameter=n>1</function></tool_call>",
+            "<tool_call><function=f>",
+        ] {
+            assert_eq!(parts(plain), [text(plain)]);
+        }
+    }
+
+    #[test]
     fn bare_calls_are_the_whole_answer() {
         let bare = CallSyntax::Bare;
         assert_eq!(
@@ -501,7 +565,10 @@ mod tests {
             of("{% if tools %}<tool_call>{% endif %}"),
             Some(CallSyntax::Tagged)
         );
-        assert_eq!(of("{% if tools %}<tool_call><function={% endif %}"), None);
+        assert_eq!(
+            of("{% if tools %}<tool_call><function={% endif %}"),
+            Some(CallSyntax::Xml)
+        );
         assert_eq!(of("{{ tools }}[TOOL_CALLS]"), Some(CallSyntax::Listed));
         assert_eq!(of("{{ tools }}[TOOL_CALLS][ARGS]"), Some(CallSyntax::Named));
         assert_eq!(

@@ -129,6 +129,69 @@ fn byte_level(file: &Gguf<'_>, tokens: &[&str]) -> Result<Value, TextError> {
     }))
 }
 
+/// The WordPiece vocabulary of an encoder, as a `tokenizer.json` has it: pieces that begin a word
+/// have a mark in GGUF files, in model folders those that do not.
+pub(super) fn word_pieces(file: &Gguf<'_>) -> Result<Value, TextError> {
+    let missing = |key: &str| TextError::Tokenizer(format!("{key} is missing"));
+    let tokens = file
+        .texts("tokenizer.ggml.tokens")
+        .ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+    match file.text("tokenizer.ggml.model") {
+        Some("bert") => {}
+        other => {
+            let what = format!("the vocabulary {} of an encoder", other.unwrap_or("none"));
+            return Err(TextError::Kind(what));
+        }
+    }
+    if tokens.len() > MAX_TOKENS {
+        return Err(TextError::Tokenizer(format!("{} tokens", tokens.len())));
+    }
+    let special = |keys: &[&str]| {
+        let mut ids = keys.iter().map(|key| format!("tokenizer.ggml.{key}"));
+        let id = ids.find_map(|key| file.size(&key));
+        let id = id.filter(|id| *id < tokens.len());
+        id.ok_or_else(|| missing(&format!("tokenizer.ggml.{}", keys[0])))
+    };
+    let begin = special(&["cls_token_id", "bos_token_id"])?;
+    // The key is misspelt in most files.
+    let end = special(&["seperator_token_id", "separator_token_id", "eos_token_id"])?;
+    let unknown = special(&["unknown_token_id"])?;
+    let names: Vec<String> = tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| match token.strip_prefix(BLANK) {
+            Some(word) => word.to_owned(),
+            None if [begin, end, unknown].contains(&id) => (*token).to_owned(),
+            None if token.starts_with('[') && token.ends_with(']') => (*token).to_owned(),
+            None => format!("##{token}"),
+        })
+        .collect();
+    let plain: Vec<&str> = names.iter().map(String::as_str).collect();
+    let one = |id: usize| json!({"SpecialToken": {"id": plain[id], "type_id": 0}});
+    let text = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
+    let described = |id: usize| json!({"id": plain[id], "ids": [id], "tokens": [plain[id]]});
+    Ok(json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {
+            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [one(begin), text("A"), one(end)],
+            "pair": [one(begin), text("A"), one(end), text("B"), one(end)],
+            "special_tokens": { plain[begin]: described(begin), plain[end]: described(end) },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {
+            "type": "WordPiece", "unk_token": plain[unknown], "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": numbers(&plain),
+        },
+    }))
+}
+
 /// A SentencePiece vocabulary has no list of merges: of neighbouring pieces those are joined whose
 /// union has the best score. So the merges are all ways to make a piece of two, best piece first.
 fn sentence_piece(file: &Gguf<'_>, tokens: &[&str], kinds: &[i64]) -> Result<Value, TextError> {

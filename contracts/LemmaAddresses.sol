@@ -12,4 +12,6 @@ library LemmaAddresses {
     address internal constant RECEIPTS = 0x4c454d4D41000000000000000000000000000003;
     /// @notice Hashes of earlier blocks: ILemmaHistory.
     address internal constant HISTORY = 0x4C454d4d41000000000000000000000000000004;
+    /// @notice A verifier of proofs of inference: ILemmaProofs.
+    address internal constant PROOFS = 0x4c454D4d41000000000000000000000000000005;
 }

@@ -29,10 +29,7 @@ fn view(source: Source, axes: &[usize]) -> View {
 
 /// `y = T[(W · x + offset) >> 8]` for three inputs and two outputs.
 fn graph() -> IntegerGraph {
-    let port = |name: &str| Port {
-        name: name.into(),
-        scale: 1.0,
-    };
+    let port = |name: &str| Port::real(name, 1.0);
     let range = |shape: &[usize]| TensorRange {
         shape: shape.to_vec(),
         low: -100,

@@ -14,8 +14,8 @@ use std::time::Instant;
 use lemma_graph::integer::{Options, Sample, quantise};
 use lemma_graph::{Limits, Model as Float, NoFiles, Tensor};
 use lemma_proof::{
-    HeldWeights, Model, Profile, Proof, Security, Weights, prove_inference, verify_inference,
-    verify_with_weights,
+    Evidence, HeldWeights, Model, Profile, Proof, Security, Weights, prove_inference,
+    verify_inference, verify_with_weights,
 };
 use lemma_types::tensor::Dim;
 
@@ -125,13 +125,25 @@ fn measure(path: &str, count: usize, profile: Profile) -> Result<(), Box<dyn Err
         }
     });
     let soundness = checked?;
+    let evidence = Evidence {
+        key: model.key().clone(),
+        statement,
+        proof,
+    };
+    let work = match profile.weights {
+        Weights::Succinct => evidence.verification()?.work(),
+        Weights::Holder => 0,
+    };
     let accuracy = &quantised.accuracy.outputs[0];
     println!(
-        "{{\"model\":\"{path}\",\"samples\":{count},\"profile\":{},\"parameters\":{},\"quantise_ms\":{quantise_cpu:.1},\"register_ms\":{register:.2},\"integer_inference_ms\":{infer:.3},\"prove_ms\":{prove:.2},\"prove_wall_ms\":{prove_wall:.2},\"verify_ms\":{verify:.2},\"proof_bytes\":{},\"parts\":\"{:?}\",\"peak_mib\":{:.0},\"bits\":{:.1},\"relative_l2\":{:.5},\"same_top\":\"{}/{}\"}}",
+        "{{\"model\":\"{path}\",\"samples\":{count},\"profile\":{},\"parameters\":{},\"quantise_ms\":{quantise_cpu:.1},\"register_ms\":{register:.2},\"integer_inference_ms\":{infer:.3},\"prove_ms\":{prove:.2},\"prove_wall_ms\":{prove_wall:.2},\"verify_ms\":{verify:.2},\"verify_work\":{work},\"proof_bytes\":{},\"evidence_bytes\":{},\"proving_operations\":{},\"model_mib\":{:.1},\"parts\":\"{:?}\",\"peak_mib\":{:.0},\"bits\":{:.1},\"relative_l2\":{:.5},\"same_top\":\"{}/{}\"}}",
         profile.code(),
         model.graph().parameters(),
         bytes.len(),
-        proof.sizes().map(|(_, n)| n),
+        evidence.to_bytes().len(),
+        model.proving_operations(count)?,
+        model.memory() as f64 / f64::from(1 << 20),
+        evidence.proof.sizes().map(|(_, n)| n),
         peak_mib(),
         soundness.bits,
         accuracy.relative,

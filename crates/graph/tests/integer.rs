@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use common::{json, read, tensor};
 use lemma_graph::integer::{
-    Expression, Factor, IntegerError, IntegerGraph, Node, Options, Port, QuantiseError, Relation,
-    Sample, Skeleton, Source, Table, TensorRange, Term, View, quantise,
+    Expression, Factor, IntegerError, IntegerGraph, Node, Options, Port, Relation, Sample,
+    Skeleton, Source, Table, TensorRange, Term, View, quantise,
 };
 use lemma_graph::{Limits, Model, NoFiles, Tensor};
+use lemma_types::tensor::{DType, TensorData};
 
 fn sample_model(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -80,14 +81,54 @@ fn a_batch_is_its_samples_one_by_one() {
 
 #[test]
 fn an_operator_without_an_integer_form_is_named() {
+    let error = distance("argmin_middle").unwrap_err();
+    assert!(error.contains("ArgMin/1"), "{error}");
+}
+
+fn sample(name: &str, shape: &[usize], values: Vec<i64>) -> Sample {
+    vec![(name.to_owned(), Tensor::new(shape, values).unwrap())]
+}
+
+#[test]
+fn indices_are_what_a_caller_sees() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/valid/gather_rows");
+    let model = Model::load(read(&folder.join("model.onnx")), &NoFiles, &Limits::small()).unwrap();
+    let rows = sample("i", &[2, 3], vec![1, 5, 5, 4, 1, 4]);
+    let graph = quantise(&model, &[rows], &[], &Options::default())
+        .unwrap()
+        .graph;
+    let spec = &graph.skeleton().input_specs()[0];
+    assert_eq!(spec.dtype, DType::I64);
+    let range = &graph.skeleton().inputs[0].1;
+    assert_eq!((range.low, range.high), (0, 6));
+    let indices = |values: [i64; 6]| {
+        let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        TensorData::new("i", DType::I64, vec![2, 3], data).unwrap()
+    };
+    assert!(graph.infer(&[indices([0, 1, 2, 3, 4, 6])]).is_ok());
+    // One that is not there has no nearest one.
+    for bad in [7, -1, i64::MAX] {
+        let error = graph.infer(&[indices([0, 0, 0, 0, 0, bad])]).unwrap_err();
+        assert!(error.to_string().contains("0 to 6 exist"), "{error}");
+    }
+    let bad = sample("i", &[2, 3], vec![7; 6]);
+    assert!(quantise(&model, &[bad], &[], &Options::default()).is_err());
+}
+
+#[test]
+fn a_classifier_answers_with_an_index() {
     let model = sample_model("iris");
     let name = model.inputs()[0].name.clone();
-    let sample = vec![(name, Tensor::new(&[1, 4], noise(1, 4)).unwrap())];
-    let error = quantise(&model, &[sample], &[], &Options::default()).unwrap_err();
-    assert!(
-        matches!(&error, QuantiseError::Unsupported { op, .. } if op == "ArgMax/1"),
-        "{error}"
-    );
+    let flower = |seed| {
+        let values = noise(seed, 4).iter().map(|v| v * 6.0).collect();
+        vec![(name.clone(), Tensor::new(&[1, 4], values).unwrap())]
+    };
+    let flowers: Vec<Sample> = (0..40).map(flower).collect();
+    let quantised = quantise(&model, &flowers[..8], &flowers[8..], &Options::default()).unwrap();
+    let outputs = quantised.graph.skeleton().output_specs();
+    let index = outputs.iter().position(|o| o.dtype == DType::I64).unwrap();
+    let accuracy = &quantised.accuracy.outputs[index];
+    assert!(accuracy.relative < 0.1, "{accuracy:?}");
 }
 
 #[test]
@@ -117,10 +158,7 @@ fn layer(weight: i32, top: i32, shift: u32, offset: i32) -> Result<IntegerGraph,
         low: -top,
         high: top,
     };
-    let port = |name: &str| Port {
-        name: name.into(),
-        scale: 1.0,
-    };
+    let port = |name: &str| Port::real(name, 1.0);
     let expression = Expression {
         shape: vec![2],
         terms: vec![Term::Product {
@@ -224,11 +262,14 @@ fn encodings_are_canonical() {
 }
 
 /// Operator fixtures that have an integer form.
-const QUANTISED: [&str; 60] = [
+const QUANTISED: [&str; 64] = [
     "add_both_broadcast",
     "add_row",
     "add_same",
     "add_scalar",
+    "argmax_first_of_ties",
+    "argmax_last",
+    "argmax_last_of_ties",
     "averagepool_1d",
     "averagepool_pads_included",
     "averagepool_plain",
@@ -253,6 +294,7 @@ const QUANTISED: [&str; 60] = [
     "conv_strides",
     "conv_valid",
     "flatten_default",
+    "gather_rows",
     "gelu_exact",
     "gelu_tanh",
     "gemm_plain",

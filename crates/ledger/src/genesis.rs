@@ -46,6 +46,9 @@ pub enum GenesisError {
     /// The addresses of system modules hold no funds.
     #[error("the allocation funds {0}, which is the address of a system module")]
     AllocatesToModule(Address),
+    /// The verifier of proofs would not decide on this machine as on others.
+    #[error("proofs can not be verified here: {0}")]
+    Proofs(String),
 }
 
 impl Genesis {
@@ -90,7 +93,7 @@ impl Genesis {
                 return Err(GenesisError::AllocatesToModule(module));
             }
         }
-        Ok(())
+        lemma_proof::check_parameters().map_err(GenesisError::Proofs)
     }
 
     /// The sum of all allocated balances; `None` if it exceeds 256 bits.

@@ -303,6 +303,27 @@ Examples:
         /// The proof
         path: PathBuf,
     },
+    /// Have the ledger check the proof of a receipt, and say so in an event
+    #[command(after_help = "\
+Example:
+  lemma proof submit receipt.json --name lemma/digits-int8")]
+    Submit(SubmitProof),
+}
+
+/// `lemma proof submit`
+#[derive(Args, Clone, Debug)]
+pub struct SubmitProof {
+    /// The bundle of a receipt of mode `proved`, with its proof
+    pub path: PathBuf,
+    /// The name that the receipt's model is registered under
+    #[arg(long)]
+    pub name: ModelName,
+    /// Who signs.
+    #[command(flatten)]
+    pub signer: Signer,
+    /// How to reach the gateway.
+    #[command(flatten)]
+    pub client: Client,
 }
 
 /// `lemma proof prove`
@@ -726,6 +747,7 @@ impl Cli {
             ))
             | Some(Command::Receipts(Receipts::Get { client, .. })) => client.overrides(&mut found),
             Some(Command::Models(Models::Push(Push { client, signer, .. })))
+            | Some(Command::Proof(ProofCommand::Submit(SubmitProof { client, signer, .. })))
             | Some(Command::Account(
                 Account::Balance { client, signer, .. } | Account::Send { client, signer, .. },
             )) => {

@@ -4,7 +4,7 @@ use lemma_graph::{
     compute_units,
     integer::{IntegerError, IntegerGraph, MAX_BYTES},
 };
-use lemma_proof::{Evidence, Model, Profile, ProveError, prove_inference};
+use lemma_proof::{Evidence, Model, Profile, ProveError, on_threads, prove_inference};
 use lemma_store::BlobStore;
 use lemma_types::{
     Digest, Manifest,
@@ -89,8 +89,11 @@ pub(crate) fn prove(
 ) -> Result<(Vec<TensorData>, Vec<u8>), IntegerModelError> {
     let skeleton = model.graph().skeleton();
     let rounded = skeleton.round(inputs)?;
-    let (statement, proof) =
-        prove_inference(model, rounded.inputs, rounded.samples, Profile::default())?;
+    // On one thread, as every request: proofs do not take the other requests' processors.
+    let proved = on_threads(1, || {
+        prove_inference(model, rounded.inputs, rounded.samples, Profile::default())
+    });
+    let (statement, proof) = proved?;
     let outputs = skeleton.real_outputs(&statement.outputs, statement.samples)?;
     let evidence = Evidence {
         key: model.key().clone(),

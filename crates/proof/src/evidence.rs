@@ -7,7 +7,7 @@ use crate::model::{ModelRoot, VerifyingKey};
 use crate::profile::{Profile, Weights};
 use crate::proof::{MAX_PROOF_BYTES, Proof, Statement};
 use crate::soundness::Soundness;
-use crate::verifier::{HeldWeights, verify_inference, verify_with_weights};
+use crate::verifier::{HeldWeights, Session, verify_inference, verify_with_weights};
 
 const MAGIC: &[u8; 8] = b"lemmaev1";
 
@@ -26,6 +26,29 @@ pub struct Evidence {
     pub statement: Statement,
     /// The proof.
     pub proof: Proof,
+}
+
+/// A verification that has not been done yet.
+pub struct Verification<'a> {
+    session: Session<'a>,
+    work: u64,
+}
+
+impl Verification<'_> {
+    /// What it takes, in multiplications of field elements, rounded up. A function of the model's key, the number of
+    /// samples and the profile.
+    #[must_use]
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
+    /// Checks the proof, on one thread of its own: no prover of this process delays it.
+    ///
+    /// # Errors
+    /// Which check failed.
+    pub fn run(mut self) -> Result<(), VerifyError> {
+        crate::on_threads(1, || self.session.check().map(|_| ()))
+    }
 }
 
 impl Evidence {
@@ -53,6 +76,20 @@ impl Evidence {
             }
             (Weights::Holder, None) => Err(VerifyError::WeightsNeeded),
         }
+    }
+
+    /// A verification that knows its cost before it is done: for validators, who have no weights and whose time is paid
+    /// for. It decides by integers alone.
+    ///
+    /// # Errors
+    /// When the statement does not fit the model, or the proof is for holders of its weights.
+    pub fn verification(&self) -> Result<Verification<'_>, VerifyError> {
+        if self.proof.profile().weights == Weights::Holder {
+            return Err(VerifyError::WeightsNeeded);
+        }
+        let session = Session::new(&self.key, &self.statement, &self.proof, None)?;
+        let work = session.work()?;
+        Ok(Verification { session, work })
     }
 
     /// The soundness of proofs of this statement, without a look at the proof.

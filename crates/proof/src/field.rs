@@ -30,9 +30,6 @@ pub(crate) const MODULUS: u32 = Base::ORDER_U32;
 /// Bytes of an extension element.
 pub(crate) const EXT_BYTES: usize = 20;
 
-/// log₂ of the number of extension elements, rounded down a little.
-pub(crate) const FIELD_BITS: f64 = 154.9;
-
 /// A small signed integer as a field element.
 pub(crate) fn small(v: i32) -> Base {
     Base::from_i32(v)

@@ -7,9 +7,14 @@ use lemma_graph::integer::{IntegerError, IntegerGraph, Skeleton};
 use crate::error::ProveError;
 use crate::field::Base;
 use crate::pcs::{Committed, Pcs};
-use crate::plan::ConstantLayout;
+use crate::plan::{ConstantLayout, Plan};
 use crate::profile::Security;
+use crate::schemes::Role;
 use crate::witness::{constant_cells, padded};
+
+/// Operations of a prover for each cell of witness and lookups, and for each of the model's.
+const WITNESS_OPERATIONS: u64 = 350;
+const MODEL_OPERATIONS: u64 = 200;
 
 const CONTEXT: &str = "lemma proof v1 model";
 
@@ -146,7 +151,7 @@ impl Model {
     pub fn register(graph: IntegerGraph) -> Result<Model, ProveError> {
         let cells = constant_cells(&graph);
         let layout = ConstantLayout::new(graph.skeleton());
-        let pcs = shared_pcs(layout.stack.bits, Security::default())?;
+        let pcs = shared_pcs(layout.stack.bits, Role::Model, Security::default())?;
         let committed =
             rayon::scope(|_| pcs.commit(cells.clone())).map_err(ProveError::Parameters)?;
         let keyed = layout
@@ -163,6 +168,31 @@ impl Model {
             committed,
             key,
         })
+    }
+
+    /// Bytes that it holds in memory: constants as integers and as field elements, their code words, and the tree over
+    /// these; and tables.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let cells = self.cells.len() as u64;
+        let code = cells << Role::Model.log_inverse_rate(self.layout.stack.bits);
+        // A leaf of the tree is a row of 16, two hashes each: its own and one above it.
+        let tree = code / 16 * 64;
+        let tables = self.graph.skeleton().tables.iter();
+        let entries: usize = tables.map(|t| t.entries.len()).sum();
+        4 * (self.graph.parameters() as u64 + cells + code) + tree + 2 * entries as u64
+    }
+
+    /// What proving so many samples takes besides executing them, in operations as long as those of
+    /// [`Skeleton::operations`]: from measurements (`bench/proof`), to a factor of about two.
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub fn proving_operations(&self, samples: usize) -> Result<u64, ProveError> {
+        let plan = Plan::new(self.graph.skeleton(), samples)?;
+        let cells = (1u64 << plan.stack.bits) + (1u64 << plan.leaves.bits);
+        let constants = 1u64 << plan.constants.stack.bits;
+        Ok(cells * WITNESS_OPERATIONS + constants * MODEL_OPERATIONS)
     }
 
     /// The integer graph.
@@ -192,14 +222,20 @@ impl Model {
     }
 }
 
-/// Schemes by size and security: their parameters take a while to derive.
-pub(crate) fn shared_pcs(variables: usize, security: Security) -> Result<&'static Pcs, ProveError> {
+/// Schemes by size, role and security: their parameters take a while to derive.
+pub(crate) fn shared_pcs(
+    variables: usize,
+    role: Role,
+    security: Security,
+) -> Result<&'static Pcs, ProveError> {
     const SIZES: usize = 28;
-    static SCHEMES: [[OnceLock<Result<Pcs, String>>; 2]; SIZES] =
-        [const { [const { OnceLock::new() }; 2] }; SIZES];
-    let level = match security {
-        Security::Bits100 => 0,
-        Security::Bits112 => 1,
+    static SCHEMES: [[OnceLock<Result<Pcs, String>>; 4]; SIZES] =
+        [const { [const { OnceLock::new() }; 4] }; SIZES];
+    let level = match (role, security) {
+        (Role::Witness, Security::Bits100) => 0,
+        (Role::Witness, Security::Bits112) => 1,
+        (Role::Model, Security::Bits100) => 2,
+        (Role::Model, Security::Bits112) => 3,
     };
     let Some(place) = SCHEMES.get(variables) else {
         return Err(ProveError::Parameters(format!(
@@ -207,7 +243,7 @@ pub(crate) fn shared_pcs(variables: usize, security: Security) -> Result<&'stati
         )));
     };
     place[level]
-        .get_or_init(|| Pcs::new(variables, security))
+        .get_or_init(|| Pcs::new(variables, role, security))
         .as_ref()
         .map_err(|e| ProveError::Parameters(e.clone()))
 }

@@ -1,6 +1,6 @@
 //! The commitment: WHIR (Arnon, Chiesa, Fenzi, Yogev, ePrint 2024/1586) from Plonky3, for one
-//! multilinear polynomial over the base field, opened at one point of the extension. The only
-//! module that names Plonky3's commitment crates.
+//! multilinear polynomial over the base field, opened at one point of the extension. With `trees`,
+//! the only module that names Plonky3's commitment crates.
 //!
 //! Only the Johnson bound can be asked for: the regime up to capacity, whose conjecture is
 //! disproved (ePrint 2025/2046), has no name here.
@@ -24,12 +24,16 @@ use p3_whir::pcs::prover::WhirProver;
 
 use crate::field::{Base, EXT_BYTES, Ext, PrimeField32, base_from_bytes, from_bytes, to_bytes};
 use crate::profile::Security;
+use crate::schemes::{Role, Scheme, scheme};
 use crate::transcript::Challenger;
+use crate::trees::Shared;
 
 type Hasher = SerializingHasher<Blake3>;
 type Compress = CompressionFunctionFromHasher<Blake3, 2, 32>;
-type Mmcs = MerkleTreeMmcs<Base, u8, Hasher, Compress, 2, 32>;
+type Trees = MerkleTreeMmcs<Base, u8, Hasher, Compress, 2, 32>;
+type Mmcs = Shared<Trees>;
 type Dft = Radix2DFTSmallBatch<Base>;
+type Config = WhirConfig<Ext, Base, Challenger>;
 type Whir = WhirProver<Ext, Base, Dft, Mmcs, Challenger, SuffixProver<Base, Ext>>;
 type Data = <Whir as MultilinearPcs<Ext, Challenger>>::ProverData;
 type Opening = PcsProof<Base, Ext, Mmcs>;
@@ -37,12 +41,9 @@ type Opening = PcsProof<Base, Ext, Mmcs>;
 /// Variables folded in each round.
 const FOLD: usize = 4;
 
-/// log₂ of the inverse rate of the committed code.
-const LOG_INVERSE_RATE: usize = 1;
-
 /// The scheme for polynomials of some number of variables.
 pub(crate) struct Pcs {
-    config: WhirConfig<Ext, Base, Challenger>,
+    config: Config,
     whir: Whir,
     protocol: OpeningProtocol,
 }
@@ -53,56 +54,129 @@ pub(crate) struct Committed {
     data: Data,
 }
 
-/// The error of an opening, in bits.
-pub(crate) struct OpeningError {
+/// Parameters as the library derives them.
+fn config(variables: usize, role: Role, security: Security) -> Result<Config, String> {
+    let folding = FoldingFactor::Constant(FOLD);
+    let unusable = |reason: String| format!("no commitment for 2^{variables} cells: {reason}");
+    let (rounds, _) = folding
+        .compute_number_of_rounds(variables)
+        .map_err(|e| unusable(format!("{e:?}")))?;
+    let start = role.log_inverse_rate(variables);
+    // The code shrinks by half in each round. The model's is twice as long as the witness's, but only where it is committed
+    // to once: afterwards it is shorter, which costs a few more queries and spares the prover half of the largest round.
+    let rates = (0..rounds).map(|round| role.round_rate() + (FOLD - 1) * round);
+    let parameters = ProtocolParameters {
+        starting_log_inv_rate: start,
+        round_log_inv_rates: rates.collect(),
+        folding_factor: folding,
+        soundness_type: SecurityAssumption::JohnsonBound,
+        security_level: security.phase_bits(),
+        pow_bits: security.grinding_bits(),
+    };
+    let config = Config::new_with_initial_claims(variables, parameters, 1)
+        .map_err(|e| unusable(format!("{e:?}")))?;
+    if !config.check_pow_bits() {
+        return Err(unusable(format!(
+            "{} grinding bits would be needed",
+            config.max_pow_bits()
+        )));
+    }
+    Ok(config)
+}
+
+/// What a table of parameters has of them; see [`Scheme::schedule`].
+fn schedule(config: &Config) -> Vec<u16> {
+    let mut numbers = vec![
+        config.commitment_ood_samples(),
+        config.starting_folding_pow_bits(),
+    ];
+    for round in config.round_parameters() {
+        numbers.extend([
+            round.num_queries,
+            round.pow_bits,
+            round.folding_pow_bits,
+            round.ood_samples,
+            round.num_variables,
+            round.domain_size.ilog2() as usize,
+            round.folding_factor,
+            round.log_inv_rate,
+        ]);
+    }
+    let last = config.terminal();
+    numbers.extend([
+        last.num_queries,
+        last.pow_bits,
+        config.final_folding_pow_bits(),
+        config.final_sumcheck_rounds(),
+    ]);
+    let narrow = |n| u16::try_from(n).unwrap_or(u16::MAX);
+    numbers.into_iter().map(narrow).collect()
+}
+
+/// The library's parameters for a scheme, if they are those that are written down.
+pub(crate) fn check_scheme(scheme: &Scheme) -> Result<Config, String> {
+    let config = config(scheme.variables, scheme.role, scheme.security)?;
+    if schedule(&config) == scheme.schedule {
+        Ok(config)
+    } else {
+        Err(format!(
+            "this machine derives other parameters for a commitment to 2^{} cells than are written down: its \
+             floating-point arithmetic is not IEEE 754's",
+            scheme.variables
+        ))
+    }
+}
+
+fn protocol(variables: usize) -> OpeningProtocol {
+    let schedule = vec![OpeningBatch::new(vec![0], vec![])];
+    let shape = TableShape::new(variables, 1);
+    OpeningProtocol::new(vec![TableSpec::new(shape, schedule)]).pad_to_min_num_variables(FOLD)
+}
+
+fn whir(config: Config) -> Whir {
+    let trees = Trees::new(Hasher::new(Blake3 {}), Compress::new(Blake3 {}), 0);
+    // Its roots of unity are computed when something is encoded: a verifier does not.
+    WhirProver::new(config, Dft::default(), Shared(trees))
+}
+
+/// What a table of parameters is made from, errors in bits.
+#[cfg(test)]
+pub(crate) struct Derived {
+    pub(crate) schedule: Vec<u16>,
     /// The opening's own error, all of its phases together.
-    pub(crate) bits: f64,
+    pub(crate) error_bits: f64,
     /// log₂ of the number of polynomials to which a commitment may still be close.
     pub(crate) candidates: f64,
+    /// The error of combining claims, which the library compares when it verifies.
+    pub(crate) claims_bits: f64,
+}
+
+#[cfg(test)]
+pub(crate) fn derive(variables: usize, role: Role, security: Security) -> Result<Derived, String> {
+    let config = config(variables, role, security)?;
+    let claims_bits = config.initial_claims_error(1 + config.commitment_ood_samples());
+    let schedule = schedule(&config);
+    let security = whir(config)
+        .prescribed_security(&protocol(variables))
+        .ok_or("the commitment's error cannot be bounded")?;
+    Ok(Derived {
+        schedule,
+        error_bits: security.error().bits(),
+        candidates: security.log2_max_candidates,
+        claims_bits,
+    })
 }
 
 impl Pcs {
-    /// The scheme for 2^`variables` cells.
-    pub(crate) fn new(variables: usize, security: Security) -> Result<Pcs, String> {
-        let folding = FoldingFactor::Constant(FOLD);
-        let unusable = |reason: String| format!("no commitment for 2^{variables} cells: {reason}");
-        let (rounds, _) = folding
-            .compute_number_of_rounds(variables)
-            .map_err(|e| unusable(format!("{e:?}")))?;
-        let mut rate = LOG_INVERSE_RATE;
-        let rates = (0..rounds).map(|i| {
-            rate += folding.at_round(i) - 1;
-            rate
-        });
-        let parameters = ProtocolParameters {
-            starting_log_inv_rate: LOG_INVERSE_RATE,
-            round_log_inv_rates: rates.collect(),
-            folding_factor: folding,
-            soundness_type: SecurityAssumption::JohnsonBound,
-            security_level: security.phase_bits(),
-            pow_bits: security.grinding_bits(),
-        };
-        let config =
-            WhirConfig::<Ext, Base, Challenger>::new_with_initial_claims(variables, parameters, 1)
-                .map_err(|e| unusable(format!("{e:?}")))?;
-        if !config.check_pow_bits() {
-            return Err(unusable(format!(
-                "{} grinding bits would be needed",
-                config.max_pow_bits()
-            )));
-        }
-        let dft = Dft::new(1 << config.max_fft_size());
-        let mmcs = Mmcs::new(Hasher::new(Blake3 {}), Compress::new(Blake3 {}), 0);
-        let schedule = vec![OpeningBatch::new(vec![0], vec![])];
-        let protocol = OpeningProtocol::new(vec![TableSpec::new(
-            TableShape::new(variables, 1),
-            schedule,
-        )])
-        .pad_to_min_num_variables(FOLD);
+    /// The scheme for polynomials of some number of variables.
+    pub(crate) fn new(variables: usize, role: Role, security: Security) -> Result<Pcs, String> {
+        let scheme = scheme(variables, role, security)
+            .ok_or_else(|| format!("there is no commitment to 2^{variables} cells"))?;
+        let config = check_scheme(scheme)?;
         Ok(Pcs {
-            config: config.clone(),
-            whir: WhirProver::new(config, dft, mmcs),
-            protocol,
+            whir: whir(config.clone()),
+            protocol: protocol(variables),
+            config,
         })
     }
 
@@ -159,18 +233,6 @@ impl Pcs {
             Ok(evaluations) => matches!(&evaluations[..], [one] if one.current() == [value]),
             Err(_) => false,
         }
-    }
-
-    /// What an opening adds to the soundness error.
-    pub(crate) fn error(&self) -> Result<OpeningError, String> {
-        let security = self
-            .whir
-            .prescribed_security(&self.protocol)
-            .ok_or("the commitment's error cannot be bounded")?;
-        Ok(OpeningError {
-            bits: security.error().bits(),
-            candidates: security.log2_max_candidates,
-        })
     }
 
     /// Reads an opening whose every length follows from the parameters, but for the number of
@@ -392,7 +454,7 @@ mod tests {
     #[test]
     fn openings_bind_root_point_and_value() {
         let bits = 10;
-        let pcs = Pcs::new(bits, Security::default()).expect("parameters");
+        let pcs = Pcs::new(bits, Role::Witness, Security::default()).expect("parameters");
         let committed = pcs.commit(cells(bits)).expect("commits");
         let at = point(bits);
         let value = crate::poly::evaluate(&cells(bits), &at);

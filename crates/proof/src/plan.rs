@@ -92,6 +92,8 @@ pub(crate) struct Plan {
     pub(crate) skeleton: Skeleton,
     pub(crate) limb_bits: u32,
     pub(crate) columns: Vec<Column>,
+    /// Where the columns of each node begin, and those after the last.
+    places: Vec<usize>,
     pub(crate) stack: Stack,
     pub(crate) lookups: Vec<Lookup>,
     pub(crate) leaves: Stack,
@@ -127,12 +129,14 @@ impl ConstantLayout {
                 break;
             }
             keyed[i] = true;
-            let rest: Vec<usize> = (0..sizes.len())
-                .filter(|&j| !keyed[j])
-                .map(|j| sizes[j])
-                .collect();
-            let stack = Stack::new(&rest, MIN_VARIABLES);
-            if stack.bits < whole.bits {
+            // A stack has no gaps: its size is the sum of its blocks', rounded up.
+            let rest = log2((total - removed).max(1) as usize).max(MIN_VARIABLES);
+            if rest < whole.bits {
+                let rest: Vec<usize> = (0..sizes.len())
+                    .filter(|&j| !keyed[j])
+                    .map(|j| sizes[j])
+                    .collect();
+                let stack = Stack::new(&rest, MIN_VARIABLES);
                 let mut next = stack.blocks.iter();
                 let blocks = keyed
                     .iter()
@@ -199,7 +203,9 @@ impl Plan {
         let limb_bits = best_limb_bits(&skeleton.nodes);
         let mut columns = Vec::new();
         let mut lookups = Vec::new();
+        let mut places = Vec::with_capacity(skeleton.nodes.len() + 1);
         for (index, node) in skeleton.nodes.iter().enumerate() {
+            places.push(columns.len());
             columns.push(Column::Index(index));
             columns.push(Column::Value(index));
             lookups.push(Lookup::Node(index));
@@ -208,6 +214,7 @@ impl Plan {
                 lookups.push(Lookup::Limb(index, limb));
             }
         }
+        places.push(columns.len());
         for table in 0..skeleton.tables.len() {
             columns.push(Column::TableCount(table));
             lookups.push(Lookup::Table(table));
@@ -240,6 +247,7 @@ impl Plan {
             skeleton,
             limb_bits,
             columns,
+            places,
             lookups,
             constants,
         })
@@ -247,7 +255,19 @@ impl Plan {
 
     /// The place of a column.
     pub(crate) fn column(&self, column: Column) -> Option<usize> {
-        self.columns.iter().position(|c| *c == column)
+        let nodes = self.skeleton.nodes.len();
+        let place = match column {
+            Column::Index(i) => *self.places.get(i)?,
+            Column::Value(i) => self.places.get(i)? + 1,
+            Column::Limb(i, limb) => self.places.get(i)? + 2 + limb,
+            Column::TableCount(table) => self.places.get(nodes)? + table,
+            Column::RangeCount(_) => {
+                let first = self.places.get(nodes)? + self.skeleton.tables.len();
+                let found = self.columns.get(first..)?.iter().position(|c| *c == column);
+                first + found?
+            }
+        };
+        (self.columns.get(place) == Some(&column)).then_some(place)
     }
 
     /// The limbs of a node.

@@ -14,10 +14,10 @@ pub enum Security {
 impl Security {
     /// Bits that the sum of all error terms must reach.
     #[must_use]
-    pub fn target(self) -> f64 {
+    pub fn target(self) -> u32 {
         match self {
-            Security::Bits100 => 100.0,
-            Security::Bits112 => 112.0,
+            Security::Bits100 => 100,
+            Security::Bits112 => 112,
         }
     }
 

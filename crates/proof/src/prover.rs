@@ -13,6 +13,7 @@ use crate::plan::{Block, Column, Lookup, Plan, Product, variables};
 use crate::poly::eq_table;
 use crate::profile::Profile;
 use crate::proof::{Proof, Statement, value_bytes};
+use crate::schemes::Role;
 use crate::sumcheck::{Multiply, prove};
 use crate::transcript::{Hook, ProverTranscript, Watched};
 use crate::witness::{Witness, fractions, padded};
@@ -96,7 +97,7 @@ pub(crate) fn prove_witness(
     hook: &mut dyn Hook,
 ) -> Result<Proof, ProveError> {
     hook.progress(plan.progress("commitment", 1));
-    let pcs = shared_pcs(plan.stack.bits, profile.security)?;
+    let pcs = shared_pcs(plan.stack.bits, Role::Witness, profile.security)?;
     let committed = pcs
         .commit(witness.cells.clone())
         .map_err(ProveError::Parameters)?;
@@ -162,7 +163,7 @@ pub(crate) fn prove_witness(
     let model_opening = match model_at {
         None => Vec::new(),
         Some(at) => {
-            let pcs = shared_pcs(plan.constants.stack.bits, profile.security)?;
+            let pcs = shared_pcs(plan.constants.stack.bits, Role::Model, profile.security)?;
             transcript
                 .opening("model opening", |c| pcs.open(&model.committed, &at, c))
                 .map_err(ProveError::Parameters)?

@@ -3,14 +3,20 @@
 //! Every term bounds the probability that one kind of challenge lets a false statement pass, over
 //! the extension field F. In the list-decoding regime a commitment is close to several
 //! polynomials; whatever challenge is drawn after it is charged once for each (pair of) candidates.
+//!
+//! Errors are counted in units of 1 ÷ |F|, rounded up: a verifier decides by integers. Bits are for
+//! people.
 
 use lemma_graph::integer::{Expression, Term};
 
 use crate::error::{Check, VerifyError, require};
-use crate::field::FIELD_BITS;
-use crate::model::shared_pcs;
+use crate::field::MODULUS;
 use crate::plan::{Plan, Product, variables};
-use crate::profile::Profile;
+use crate::profile::{Profile, Security};
+use crate::schemes::{Role, Scheme, scheme};
+
+/// log₂ |F|, rounded down.
+pub(crate) const FIELD_BITS: f64 = 154.943_423_4;
 
 /// One term of the soundness error: 2^−`bits`.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,44 +36,46 @@ pub struct Soundness {
     pub bits: f64,
 }
 
-/// Degrees of the polynomials whose zeros the challenges of a plan must avoid.
-struct Degrees {
-    lookups: f64,
-    sums: f64,
-    products: f64,
-    points: f64,
-    batching: f64,
+/// |F| ÷ 2^`bits`, rounded down, for 64 bits or more.
+const fn share(bits: u32) -> u128 {
+    let p = MODULUS as u128;
+    let fourth = p * p * p * p;
+    let (high, low) = (fourth >> 64, fourth & u64::MAX as u128);
+    (high * p + (low * p >> 64)) >> (bits - 64)
 }
 
-fn degrees(plan: &Plan, succinct: bool) -> Degrees {
-    let leaves = plan.leaves.bits as f64;
-    let total = plan
-        .leaves
-        .blocks
-        .iter()
-        .map(|b| 2f64.powi(b.bits as i32))
-        .sum::<f64>();
+/// Errors in units of 1 ÷ |F|, rounded up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Errors(Vec<(&'static str, u128)>);
+
+/// Degrees of the polynomials whose zeros the challenges of a plan must avoid.
+fn degrees(plan: &Plan, succinct: bool) -> [(&'static str, u128); 5] {
+    let leaves = plan.leaves.bits as u128;
+    let total: u128 = plan.leaves.blocks.iter().map(|b| 1u128 << b.bits).sum();
     let products: usize = plan.expressions().map(product_variables).sum();
     let points: usize = plan.expressions().map(|e| variables(&e.shape)).sum();
     let claims = plan.edges() + plan.leaf_evaluations();
-    let stacks = plan.stack.bits
-        + if succinct {
-            plan.constants.stack.bits
-        } else {
-            0
-        };
-    Degrees {
+    let constants = if succinct {
+        plan.constants.stack.bits
+    } else {
+        0
+    };
+    let stacks = plan.stack.bits + constants;
+    [
         // α and β: degree 2 in each denominator; α itself must not be a pole.
-        lookups: 2.0 * (total + 1.0),
+        ("lookups", 2 * (total + 1)),
         // Each layer: a batching challenge, rounds of degree 3, and the choice of a half.
-        sums: (0..plan.leaves.bits)
-            .map(|l| 3.0 * l as f64 + 2.0)
-            .sum::<f64>()
-            + leaves,
-        products: 3.0 * products as f64,
-        points: points as f64,
-        batching: 2.0 * claims as f64 + 2.0 * stacks as f64,
-    }
+        (
+            "sums of fractions",
+            (0..leaves).map(|l| 3 * l + 2).sum::<u128>() + leaves,
+        ),
+        ("products", 3 * products as u128),
+        ("points", points as u128),
+        (
+            "batching of claims",
+            2 * claims as u128 + 2 * stacks as u128,
+        ),
+    ]
 }
 
 fn product_variables(expression: &Expression) -> usize {
@@ -83,58 +91,88 @@ fn product_variables(expression: &Expression) -> usize {
     expression.terms.iter().map(each).sum()
 }
 
-impl Soundness {
-    /// Checks that the error is below 2^−`target`.
-    pub(crate) fn require(&self, target: f64) -> Result<(), VerifyError> {
-        require(Check::Soundness, self.bits >= target)
+/// The scheme of a commitment, or why there is none.
+pub(crate) fn scheme_for(
+    variables: usize,
+    role: Role,
+    security: Security,
+) -> Result<&'static Scheme, VerifyError> {
+    scheme(variables, role, security).ok_or_else(|| {
+        VerifyError::Parameters(format!(
+            "no commitment for 2^{variables} cells has {} bits",
+            security.target()
+        ))
+    })
+}
+
+impl Errors {
+    /// The errors of proofs under a plan.
+    pub(crate) fn new(plan: &Plan, profile: Profile) -> Result<Errors, VerifyError> {
+        let model = profile.succinct() && plan.reads_constants();
+        let witness = scheme_for(plan.stack.bits, Role::Witness, profile.security)?;
+        let mut terms = vec![("opening of the witness", u128::from(witness.error))];
+        let mut candidates = u128::from(witness.candidates);
+        if model {
+            let scheme = scheme_for(plan.constants.stack.bits, Role::Model, profile.security)?;
+            terms.push(("opening of the model", u128::from(scheme.error)));
+            candidates = candidates.saturating_mul(u128::from(scheme.candidates));
+        }
+        for (name, degree) in degrees(plan, model) {
+            terms.push((name, degree.max(1).saturating_mul(candidates)));
+        }
+        terms.push(("collisions of the hash", share(128) + 1));
+        Ok(Errors(terms))
     }
 
-    /// The soundness of proofs under a plan.
-    pub(crate) fn new(plan: &Plan, profile: Profile) -> Result<Soundness, VerifyError> {
-        let failed = |e: crate::error::ProveError| VerifyError::Parameters(e.to_string());
-        let model = profile.succinct() && plan.reads_constants();
-        let error = |bits: usize| {
-            shared_pcs(bits, profile.security)
-                .map_err(failed)?
-                .error()
-                .map_err(VerifyError::Parameters)
+    /// Checks that their sum is at most 2^−`target`.
+    pub(crate) fn require(&self, target: u32) -> Result<(), VerifyError> {
+        let sum = self.0.iter().fold(0u128, |s, t| s.saturating_add(t.1));
+        require(Check::Soundness, sum <= share(target))
+    }
+
+    /// In bits.
+    pub(crate) fn soundness(&self) -> Soundness {
+        let bits = |units: u128| FIELD_BITS - (units as f64).log2();
+        Soundness {
+            bits: bits(self.0.iter().map(|t| t.1).sum()),
+            terms: self
+                .0
+                .iter()
+                .map(|&(name, units)| ErrorTerm {
+                    name,
+                    bits: bits(units),
+                })
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_the_field_are_exact() {
+        // p⁵ by long multiplication in 32-bit digits.
+        let p = u64::from(MODULUS);
+        let mut digits = vec![1u64];
+        for _ in 0..5 {
+            let mut carry = 0;
+            for digit in &mut digits {
+                let product = *digit * p + carry;
+                (*digit, carry) = (product & 0xffff_ffff, product >> 32);
+            }
+            digits.push(carry);
+        }
+        let high = |from: usize| {
+            digits[from..]
+                .iter()
+                .rev()
+                .fold(0u128, |n, &d| (n << 32) | u128::from(d))
         };
-        let witness = error(plan.stack.bits)?;
-        let mut terms = Vec::new();
-        let mut candidates = witness.candidates.max(0.0);
-        terms.push(ErrorTerm {
-            name: "opening of the witness",
-            bits: witness.bits,
-        });
-        if model {
-            let opening = error(plan.constants.stack.bits)?;
-            candidates += opening.candidates.max(0.0);
-            terms.push(ErrorTerm {
-                name: "opening of the model",
-                bits: opening.bits,
-            });
-        }
-        let d = degrees(plan, model);
-        for (name, degree) in [
-            ("lookups", d.lookups),
-            ("sums of fractions", d.sums),
-            ("products", d.products),
-            ("points", d.points),
-            ("batching of claims", d.batching),
-        ] {
-            terms.push(ErrorTerm {
-                name,
-                bits: FIELD_BITS - degree.max(1.0).log2() - candidates,
-            });
-        }
-        terms.push(ErrorTerm {
-            name: "collisions of the hash",
-            bits: 128.0,
-        });
-        let total: f64 = terms.iter().map(|t| (-t.bits).exp2()).sum();
-        Ok(Soundness {
-            bits: -total.log2(),
-            terms,
-        })
+        assert_eq!(share(64), high(2));
+        assert_eq!(share(100), high(3) >> 4);
+        let log2 = 128.0 + (share(128) as f64).log2();
+        assert!((FIELD_BITS..FIELD_BITS + 1e-7).contains(&log2), "{log2}");
     }
 }

@@ -13,7 +13,8 @@ use crate::poly::{below, eq_index, evaluate, index_eval};
 use crate::profile::Profile;
 use crate::proof::{Proof, Statement, value_bytes};
 use crate::prover::{lookup_columns, node_points};
-use crate::soundness::Soundness;
+use crate::schemes::Role;
+use crate::soundness::{Errors, Soundness};
 use crate::sumcheck::verify;
 use crate::transcript::VerifierTranscript;
 use crate::witness::{constant_cells, padded};
@@ -57,7 +58,7 @@ pub fn verify_inference(
         Check::Header,
         profile.succinct() && proof.profile == profile,
     )?;
-    rayon::scope(|_| Session::new(key, statement, proof, None)?.check())
+    rayon::scope(|_| Session::new(key, statement, proof, None)?.check()).map(|e| e.soundness())
 }
 
 /// Checks a proof of the holder's profile against weights that the caller has.
@@ -75,6 +76,7 @@ pub fn verify_with_weights(
         !profile.succinct() && proof.profile == profile,
     )?;
     rayon::scope(|_| Session::new(&weights.key, statement, proof, Some(&weights.cells))?.check())
+        .map(|e| e.soundness())
 }
 
 /// The soundness of proofs about a model, without a proof.
@@ -87,7 +89,7 @@ pub fn soundness(
     profile: Profile,
 ) -> Result<Soundness, VerifyError> {
     let plan = Plan::new(key.skeleton(), samples)?;
-    Soundness::new(&plan, profile)
+    Ok(Errors::new(&plan, profile)?.soundness())
 }
 
 /// Counts are field elements: with fewer lookups than the characteristic none wraps around.
@@ -138,12 +140,17 @@ impl<'a> Session<'a> {
         })
     }
 
-    pub(crate) fn check(&mut self) -> Result<Soundness, VerifyError> {
+    /// See [`crate::evidence::Verification::work`].
+    pub(crate) fn work(&self) -> Result<u64, VerifyError> {
+        crate::work::work(&self.plan, self.proof.profile)
+    }
+
+    pub(crate) fn check(&mut self) -> Result<Errors, VerifyError> {
         let profile = self.proof.profile;
         require(Check::ModelRoot, self.statement.model_root == self.root)?;
         self.statement.check(&self.plan.skeleton)?;
-        let soundness = Soundness::new(&self.plan, profile)?;
-        soundness.require(profile.security.target())?;
+        let errors = Errors::new(&self.plan, profile)?;
+        errors.require(profile.security.target())?;
         few_lookups(self.plan.lookup_count())?;
         let schedule = self.plan.schedule(profile.succinct());
         let mut transcript = VerifierTranscript::new(schedule, &self.proof.messages)?;
@@ -158,7 +165,7 @@ impl<'a> Session<'a> {
         }
         result?;
         transcript.finish()?;
-        Ok(soundness)
+        Ok(errors)
     }
 
     fn messages(
@@ -309,8 +316,8 @@ impl<'a> Session<'a> {
 
     fn deliver(&mut self, view: &View, axes: &[usize], coordinates: &[Vec<Ext>], value: Ext) {
         let plan = &self.plan;
-        let shape = plan.skeleton.source(view.source).shape;
-        let weight = Weight::view(view, axes, coordinates, &shape);
+        let shape = plan.skeleton.shape(view.source);
+        let weight = Weight::view(view, axes, coordinates, shape);
         let target = plan.target(view.source);
         self.claims.deliver(
             self.edge,
@@ -420,7 +427,7 @@ impl<'a> Session<'a> {
             })
             .transpose()?;
         let failed = |e: crate::error::ProveError| VerifyError::Parameters(e.to_string());
-        let pcs = shared_pcs(plan.stack.bits, profile.security).map_err(failed)?;
+        let pcs = shared_pcs(plan.stack.bits, Role::Witness, profile.security).map_err(failed)?;
         transcript.opening("witness opening", |challenger| {
             let opens = pcs.verify(
                 &self.proof.witness_root,
@@ -434,8 +441,8 @@ impl<'a> Session<'a> {
         match model {
             None => require(Check::Length, self.proof.model_opening.is_empty()),
             Some((at, value)) => {
-                let pcs =
-                    shared_pcs(plan.constants.stack.bits, profile.security).map_err(failed)?;
+                let pcs = shared_pcs(plan.constants.stack.bits, Role::Model, profile.security)
+                    .map_err(failed)?;
                 transcript.opening("model opening", |challenger| {
                     let opens = pcs.verify(
                         &self.constants_root,

@@ -11,7 +11,7 @@ use lemma_proof::{
     Check, HeldWeights, Model, Profile, Proof, Security, VerifyError, VerifyingKey, Weights,
     prove_inference, verify_inference, verify_with_weights,
 };
-use lemma_types::tensor::Dim;
+use lemma_types::tensor::{DType, Dim};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -31,11 +31,15 @@ fn sample(model: &Float, seed: u64) -> Sample {
             Dim::Symbol(_) => 1,
         };
         let shape: Vec<usize> = spec.shape.iter().map(size).collect();
-        let values = (0..shape.iter().product()).map(|_| next()).collect();
-        (
-            spec.name.clone(),
-            Tensor::new::<f32>(&shape, values).unwrap(),
-        )
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+        let tensor = match spec.dtype {
+            DType::I64 => {
+                let indices = values.iter().map(|v| ((v + 1.0) * 2.0) as i64).collect();
+                Tensor::new::<i64>(&shape, indices).unwrap()
+            }
+            _ => Tensor::new::<f32>(&shape, values).unwrap(),
+        };
+        (spec.name.clone(), tensor)
     };
     model.inputs().iter().map(input).collect()
 }
@@ -52,11 +56,10 @@ fn registered(path: &str, samples: usize) -> (Model, Vec<Vec<i32>>) {
         .map(|input| {
             (0..samples as u64)
                 .flat_map(|s| {
-                    sample(&float, 90 + s)[input]
-                        .1
-                        .as_slice::<f32>()
-                        .unwrap()
-                        .to_vec()
+                    let tensor = sample(&float, 90 + s)[input].1.clone();
+                    let indices = tensor.as_slice::<i64>();
+                    let indices = indices.map(|i| i.iter().map(|&v| v as f32).collect());
+                    indices.unwrap_or_else(|| tensor.as_slice::<f32>().unwrap().to_vec())
                 })
                 .collect()
         })
@@ -115,6 +118,14 @@ fn a_perceptron() {
 #[test]
 fn a_residual_convolutional_network() {
     proved(&format!("{FIXTURES}/network_residual_cnn/model.onnx"), 1);
+}
+
+#[test]
+fn choices_by_index_and_of_the_largest() {
+    for name in ["gather_rows", "argmax_last"] {
+        proved(&format!("{FIXTURES}/{name}/model.onnx"), 2);
+    }
+    proved("models/iris/model.onnx", 3);
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn shown(
     skeleton: &Skeleton,
     values: &[i32],
 ) -> Vec<i32> {
-    view.gather(values, &skeleton.source(view.source).shape, axes, over)
+    view.gather(values, skeleton.shape(view.source), axes, over)
 }
 
 fn linear(view: &View, axes: &[usize], skeleton: &Skeleton, constants: &[Vec<i32>]) -> Interval {

@@ -1,9 +1,10 @@
 //! The canonical encoding of an integer graph, and its digest.
 //!
-//! Little-endian integers; lists and texts are preceded by their number in four bytes. There is
-//! one encoding of each graph: a decoder that finds another one refuses it.
+//! Little-endian integers; lists and texts are preceded by their number in four bytes. Tables are
+//! written as runs of equal entries and relations as differences, both in LEB128: they are most of
+//! a skeleton otherwise. There is one encoding of each graph: a decoder that finds another one refuses it.
 
-use lemma_types::Digest;
+use lemma_types::{Digest, tensor::DType};
 
 use super::{
     Expression, Factor, IntegerError, IntegerGraph, Node, Port, Relation, Skeleton, Source, Table,
@@ -13,7 +14,7 @@ use super::{
 /// The largest encoding that is read.
 pub const MAX_BYTES: usize = 1 << 30;
 
-const MAGIC: &[u8; 8] = b"lemmaig\x01";
+const MAGIC: &[u8; 8] = b"lemmaig\x02";
 const SKELETON_CONTEXT: &str = "lemma integer graph v1 skeleton";
 const GRAPH_CONTEXT: &str = "lemma integer graph v1";
 
@@ -35,6 +36,40 @@ impl Writer {
 
     fn size(&mut self, v: usize) {
         self.u32(v as u32);
+    }
+
+    fn number(&mut self, mut v: u32) {
+        while v >= 0x80 {
+            self.u8(v as u8 | 0x80);
+            v >>= 7;
+        }
+        self.u8(v as u8);
+    }
+
+    /// Small magnitudes take few bytes, whatever their sign.
+    fn signed(&mut self, v: i32) {
+        self.number(((v << 1) ^ (v >> 31)).cast_unsigned());
+    }
+
+    fn table(&mut self, v: &Table) {
+        self.u8(v.bits() as u8);
+        let mut before = 0;
+        for run in v.entries.chunk_by(|a, b| a == b) {
+            let value = i32::from(run[0]);
+            self.signed(value - before);
+            self.number(run.len() as u32 - 1);
+            before = value;
+        }
+    }
+
+    fn pairs(&mut self, v: &[(u32, u32)]) {
+        self.size(v.len());
+        let mut before = (0u32, 0u32);
+        for &(row, column) in v {
+            self.signed(row.wrapping_sub(before.0).cast_signed());
+            self.signed(column.wrapping_sub(before.1).cast_signed());
+            before = (row, column);
+        }
     }
 
     fn text(&mut self, v: &str) {
@@ -60,6 +95,11 @@ impl Writer {
 
     fn port(&mut self, v: &Port) {
         self.text(&v.name);
+        self.u8(match v.dtype {
+            DType::I64 => 1,
+            DType::I32 => 2,
+            _ => 0,
+        });
         self.u32(v.scale.to_bits());
     }
 
@@ -79,11 +119,7 @@ impl Writer {
                 Relation::Identity => self.u8(0),
                 Relation::Pairs(pairs) => {
                     self.u8(1);
-                    self.size(pairs.len());
-                    for (row, column) in pairs {
-                        self.u32(*row);
-                        self.u32(*column);
-                    }
+                    self.pairs(pairs);
                 }
             }
         }
@@ -157,6 +193,65 @@ impl<'a> Reader<'a> {
         Ok(self.u32()? as usize)
     }
 
+    fn number(&mut self) -> Read<u32> {
+        let mut v = 0u32;
+        for shift in (0..32).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u32::from(byte & 0x7f);
+            if bits << shift >> shift != bits || (byte == 0 && shift > 0) {
+                return wrong("a number is too large, or longer than it needs to be");
+            }
+            v |= bits << shift;
+            if byte < 0x80 {
+                return Ok(v);
+            }
+        }
+        wrong("a number is too large, or longer than it needs to be")
+    }
+
+    fn signed(&mut self) -> Read<i32> {
+        let v = self.number()?;
+        Ok((v >> 1).cast_signed() ^ -(v & 1).cast_signed())
+    }
+
+    /// `left` is how many entries all tables together may still have.
+    fn table(&mut self, left: &mut usize) -> Read<Table> {
+        let bits = u32::from(self.u8()?);
+        if bits > super::MAX_TABLE_BITS || *left < 1 << bits {
+            return wrong("a table is too large");
+        }
+        let size = 1usize << bits;
+        *left -= size;
+        let mut entries = Vec::with_capacity(size);
+        let mut value = 0i32;
+        while entries.len() < size {
+            let change = self.signed()?;
+            let length = self.number()? as usize;
+            if change == 0 && !entries.is_empty() {
+                return wrong("a run of a table ends before its entries change");
+            }
+            value = value.wrapping_add(change);
+            let Ok(entry) = i16::try_from(value) else {
+                return wrong("an entry of a table is too large");
+            };
+            if length >= size - entries.len() {
+                return wrong("a run of a table is too long");
+            }
+            entries.extend(std::iter::repeat_n(entry, length + 1));
+        }
+        Ok(Table { entries })
+    }
+
+    fn pairs(&mut self) -> Read<Vec<(u32, u32)>> {
+        let mut before = (0u32, 0u32);
+        self.list(2, |r| {
+            let row = before.0.wrapping_add(r.signed()?.cast_unsigned());
+            let column = before.1.wrapping_add(r.signed()?.cast_unsigned());
+            before = (row, column);
+            Ok(before)
+        })
+    }
+
     /// The number of items that take at least `least` bytes each: never more than are there.
     fn count(&mut self, least: usize) -> Read<usize> {
         let n = self.size()?;
@@ -198,11 +293,17 @@ impl<'a> Reader<'a> {
 
     fn port(&mut self) -> Read<Port> {
         let name = self.text()?;
+        let dtype = match self.u8()? {
+            0 => DType::F32,
+            1 => DType::I64,
+            2 => DType::I32,
+            _ => return wrong("a port is of an unknown type"),
+        };
         let scale = f32::from_bits(self.u32()?);
-        if !(scale.is_finite() && scale > 0.0) {
-            return wrong("a scale is not positive");
+        if !(scale.is_finite() && scale > 0.0) || (dtype != DType::F32 && scale != 1.0) {
+            return wrong("a scale is not positive, or that of indices is not 1");
         }
-        Ok(Port { name, scale })
+        Ok(Port { name, scale, dtype })
     }
 
     fn view(&mut self) -> Read<View> {
@@ -221,7 +322,7 @@ impl<'a> Reader<'a> {
                 dims: members(r)?,
                 relation: match r.u8()? {
                     0 => Relation::Identity,
-                    1 => Relation::Pairs(r.list(8, |r| Ok((r.u32()?, r.u32()?)))?),
+                    1 => Relation::Pairs(r.pairs()?),
                     _ => return wrong("a view has an unknown kind of relation"),
                 },
             })
@@ -267,12 +368,7 @@ impl Skeleton {
         w.size(self.constants.len());
         self.constants.iter().for_each(|range| w.range(range));
         w.size(self.tables.len());
-        for table in &self.tables {
-            w.u8(table.bits() as u8);
-            for entry in &table.entries {
-                w.0.extend(entry.to_le_bytes());
-            }
-        }
+        self.tables.iter().for_each(|table| w.table(table));
         w.size(self.nodes.len());
         for node in &self.nodes {
             w.text(&node.label);
@@ -307,18 +403,12 @@ impl Skeleton {
             return wrong("it does not begin like one of this version");
         }
         let skeleton = Skeleton {
-            inputs: r.list(17, |r| Ok((r.port()?, r.range()?)))?,
+            inputs: r.list(18, |r| Ok((r.port()?, r.range()?)))?,
             constants: r.list(9, Reader::range)?,
-            tables: r.list(3, |r| {
-                let bits = u32::from(r.u8()?);
-                if bits > super::MAX_TABLE_BITS {
-                    return wrong("a table is too large");
-                }
-                let (pairs, _) = r.take(2 << bits)?.as_chunks();
-                Ok(Table {
-                    entries: pairs.iter().map(|c| i16::from_le_bytes(*c)).collect(),
-                })
-            })?,
+            tables: {
+                let mut left = super::MAX_ENTRIES;
+                r.list(3, |r| r.table(&mut left))?
+            },
             nodes: r.list(22, |r| {
                 Ok(Node {
                     label: r.text()?,
@@ -328,7 +418,7 @@ impl Skeleton {
                     table: r.size()?,
                 })
             })?,
-            outputs: r.list(17, |r| Ok((r.port()?, r.expression()?)))?,
+            outputs: r.list(18, |r| Ok((r.port()?, r.expression()?)))?,
         };
         skeleton.check()?;
         Ok(skeleton)

@@ -215,8 +215,8 @@ impl Execution<'_> {
     }
 
     fn shown(&self, view: &View, axes: &[usize], over: &[usize]) -> Vec<i32> {
-        let dims = self.skeleton.source(view.source).shape;
-        view.gather(self.values(view.source), &dims, axes, over)
+        let dims = self.skeleton.shape(view.source);
+        view.gather(self.values(view.source), dims, axes, over)
     }
 
     fn add_product(

@@ -18,6 +18,8 @@ mod view;
 
 use std::sync::Arc;
 
+use lemma_types::tensor::DType;
+
 pub use codec::MAX_BYTES;
 pub use error::{IntegerError, QuantiseError};
 pub use execute::{SplitAxes, Trace, split_axes};
@@ -35,6 +37,9 @@ pub const VALUE_BITS: u32 = 29;
 
 /// Bits that the index of a table may have.
 pub const MAX_TABLE_BITS: u32 = 16;
+
+/// Entries that all tables together may have.
+pub const MAX_ENTRIES: usize = 1 << 22;
 
 /// Largest rank of a tensor.
 pub const MAX_RANK: usize = 6;
@@ -77,6 +82,20 @@ pub struct Port {
     pub name: String,
     /// The real number that an element of 1 stands for.
     pub scale: f32,
+    /// The type that a caller sees: FP32; or INT64 or INT32, for indices, whose scale is 1.
+    pub dtype: DType,
+}
+
+impl Port {
+    /// A port of real numbers.
+    #[must_use]
+    pub fn real(name: impl Into<String>, scale: f32) -> Port {
+        Port {
+            name: name.into(),
+            scale,
+            dtype: DType::F32,
+        }
+    }
 }
 
 /// One term of an expression.
@@ -198,6 +217,19 @@ impl Skeleton {
         }
     }
 
+    /// The dimensions of what a view reads.
+    ///
+    /// # Panics
+    /// When the graph holds no such source.
+    #[must_use]
+    pub fn shape(&self, source: Source) -> &[usize] {
+        match source {
+            Source::Input(i) => &self.inputs[i].1.shape,
+            Source::Constant(i) => &self.constants[i].shape,
+            Source::Node(i) => &self.nodes[i].expression.shape,
+        }
+    }
+
     fn node(&self, node: &Node) -> TensorRange {
         let (low, high) = self.tables[node.table].range();
         TensorRange {
@@ -285,6 +317,11 @@ impl Skeleton {
                 return Err(malformed("a table", reason));
             }
         }
+        let entries: usize = self.tables.iter().map(|table| table.entries.len()).sum();
+        if entries > MAX_ENTRIES {
+            let reason = format!("have {entries} entries, more than {MAX_ENTRIES}");
+            return Err(malformed("all tables together", reason));
+        }
         for (index, node) in self.nodes.iter().enumerate() {
             let wrong = |reason| malformed(&node.label, reason);
             self.check_expression(&node.expression, index, rank)
@@ -328,7 +365,7 @@ impl Skeleton {
                 if !exists {
                     return Err("reads a tensor that is not there yet".into());
                 }
-                view.check(&axes, &self.source(view.source).shape)?;
+                view.check(&axes, self.shape(view.source))?;
             }
             if let Term::Product { left, right, .. } = term {
                 let both = |axis| left.covers(axis) && right.covers(axis);

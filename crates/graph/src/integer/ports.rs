@@ -35,7 +35,7 @@ impl Skeleton {
         ports
             .map(|(port, shape)| TensorSpec {
                 name: port.name.clone(),
-                dtype: DType::F32,
+                dtype: port.dtype,
                 shape: shape.iter().enumerate().map(dim).collect(),
             })
             .collect()
@@ -80,13 +80,14 @@ impl Skeleton {
             };
             let same = tensor.shape().len() == spec.shape.len()
                 && spec.shape.iter().zip(tensor.shape()).all(fits);
-            if tensor.name() != spec.name || tensor.dtype() != DType::F32 || !same || samples == 0 {
+            if tensor.name() != spec.name || tensor.dtype() != spec.dtype || !same || samples == 0 {
                 let (found, shape) = (tensor.name(), tensor.shape());
                 return Err(wrong(
                     &spec.name,
                     format!(
-                        "does not fit: `{found}` is {} {shape:?}, FP32 {} is needed",
+                        "does not fit: `{found}` is {} {shape:?}, {} {} is needed",
                         tensor.dtype(),
+                        spec.dtype,
                         shown(&spec.shape)
                     ),
                 ));
@@ -94,9 +95,15 @@ impl Skeleton {
             if let Some(place) = tensor.first_non_finite() {
                 return Err(wrong(&spec.name, format!("has no number at {place}")));
             }
-            let (words, _) = tensor.data().as_chunks::<4>();
-            let round = |word: &[u8; 4]| round(f32::from_le_bytes(*word), port, range);
-            inputs.push(words.iter().map(round).collect());
+            let values = match spec.dtype {
+                DType::F32 => {
+                    let (words, _) = tensor.data().as_chunks::<4>();
+                    let round = |word: &[u8; 4]| round(f32::from_le_bytes(*word), port, range);
+                    words.iter().map(round).collect()
+                }
+                _ => indices(tensor, range).map_err(|reason| wrong(&spec.name, reason))?,
+            };
+            inputs.push(values);
         }
         Ok(Rounded { inputs, samples })
     }
@@ -123,8 +130,15 @@ impl Skeleton {
                 shape[0] = samples as u64;
             }
             let one = |&v: &i32| (f64::from(v) * f64::from(port.scale)) as f32;
-            let data = values.iter().flat_map(|v| one(v).to_le_bytes()).collect();
-            TensorData::new(port.name.clone(), DType::F32, shape, data)
+            let data = match port.dtype {
+                DType::I64 => values
+                    .iter()
+                    .flat_map(|&v| i64::from(v).to_le_bytes())
+                    .collect(),
+                DType::I32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                _ => values.iter().flat_map(|v| one(v).to_le_bytes()).collect(),
+            };
+            TensorData::new(port.name.clone(), port.dtype, shape, data)
                 .map_err(|_| malformed(&port.name, "has another number of elements"))
         };
         outputs.iter().zip(&self.outputs).map(real).collect()
@@ -163,6 +177,24 @@ pub(super) fn round(value: f32, port: &Port, range: &super::TensorRange) -> i32 
     (steps.round_ties_even() as i32).clamp(range.low, range.high)
 }
 
+/// Indices as they are: one out of range has no nearest one.
+fn indices(tensor: &TensorData, range: &super::TensorRange) -> Result<Vec<i32>, String> {
+    let values: Vec<i64> = if tensor.dtype() == DType::I64 {
+        let (words, _) = tensor.data().as_chunks::<8>();
+        words.iter().map(|w| i64::from_le_bytes(*w)).collect()
+    } else {
+        let (words, _) = tensor.data().as_chunks::<4>();
+        let words = words.iter().map(|w| i32::from_le_bytes(*w));
+        words.map(i64::from).collect()
+    };
+    let (low, high) = (range.low, range.high);
+    let fits = |v: i64| i32::try_from(v).ok().filter(|v| (low..=high).contains(v));
+    values
+        .into_iter()
+        .map(|v| fits(v).ok_or_else(|| format!("holds index {v}, {low} to {high} exist")))
+        .collect()
+}
+
 fn shown(dims: &[Dim]) -> String {
     let dims: Vec<String> = dims.iter().map(Dim::to_string).collect();
     format!("[{}]", dims.join(", "))
@@ -188,10 +220,7 @@ mod tests {
 
     /// `y = 3 · x`, in steps of a half, for one row of two.
     fn graph(rows: usize) -> IntegerGraph {
-        let port = |name: &str| Port {
-            name: name.into(),
-            scale: 0.5,
-        };
+        let port = |name: &str| Port::real(name, 0.5);
         let factor = |axis: usize| Factor {
             axes: vec![axis],
             dims: vec![axis],

@@ -19,6 +19,10 @@ sol!(
     #[sol(all_derives)]
     "../../contracts/ILemmaHistory.sol"
 );
+sol!(
+    #[sol(all_derives)]
+    "../../contracts/ILemmaProofs.sol"
+);
 
 /// What revert data says in words: a module's error, Solidity's `Error(string)` or `Panic`.
 pub fn explain(output: &[u8]) -> Option<String> {
@@ -26,6 +30,7 @@ pub fn explain(output: &[u8]) -> Option<String> {
         .or_else(|| nodes_error(output))
         .or_else(|| receipts_error(output))
         .or_else(|| history_error(output))
+        .or_else(|| proofs_error(output))
         .or_else(|| solidity_error(output))
 }
 
@@ -81,6 +86,18 @@ fn history_error(output: &[u8]) -> Option<String> {
     use ILemmaHistory::ILemmaHistoryErrors as E;
     Some(match E::abi_decode_validate(output).ok()? {
         E::UnknownBlock(e) => format!("block {} is not among the recent ones", e.height),
+    })
+}
+
+fn proofs_error(output: &[u8]) -> Option<String> {
+    use ILemmaProofs::ILemmaProofsErrors as E;
+    Some(match E::abi_decode_validate(output).ok()? {
+        E::ProofRefused(e) => format!("the proof is refused: {}", e.reason),
+        E::WrongManifest(e) => format!("not the model's manifest: {}", e.reason),
+        E::WrongReceipt(e) => format!("not a receipt of this proof: {}", e.reason),
+        E::AlreadyAccepted(e) => {
+            format!("the receipt's proof was accepted at height {}", e.height)
+        }
     })
 }
 

@@ -124,6 +124,11 @@ impl<'a> Frame<'a> {
         self.context.block().number().saturating_to()
     }
 
+    /// The EIP-155 id of this network.
+    pub(super) fn chain_id(&self) -> u64 {
+        self.context.cfg().chain_id()
+    }
+
     pub(super) fn charge(&mut self, gas: u64) -> Result<(), Stop> {
         if self.gas.record_regular_cost(gas) {
             Ok(())
@@ -132,7 +137,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    fn charge_words(&mut self, bytes: usize, gas: u64) -> Result<(), Stop> {
+    pub(super) fn charge_words(&mut self, bytes: usize, gas: u64) -> Result<(), Stop> {
         let words = u64::try_from(bytes.div_ceil(32)).unwrap_or(u64::MAX);
         self.charge(words.saturating_mul(gas))
     }

@@ -10,6 +10,7 @@
 //! | `0x4c454d4d41000000000000000000000000000002` | [`nodes`] | workers: endpoint and payee |
 //! | `0x4c454d4d41000000000000000000000000000003` | [`receipts`] | settled batches of receipts, an append-only log |
 //! | `0x4c454d4d41000000000000000000000000000004` | [`history`] | hashes of all ancestor blocks, an append-only log |
+//! | `0x4c454d4d41000000000000000000000000000005` | [`proofs`] | a verifier of proofs of inference, accepted proofs |
 //!
 //! The prefix is `LEMMA` in ASCII. Each address holds the one-byte code `0xfe` (`INVALID`), so that
 //! Solidity's check that the callee has code passes; the byte itself is never run.
@@ -22,6 +23,7 @@ pub mod history;
 mod log;
 pub mod models;
 pub mod nodes;
+pub mod proofs;
 pub mod receipts;
 
 pub use abi::explain;
@@ -48,9 +50,11 @@ pub const NODES: Address = address!("4c454d4d41000000000000000000000000000002");
 pub const RECEIPTS: Address = address!("4c454d4d41000000000000000000000000000003");
 /// Address of the history module.
 pub const HISTORY: Address = address!("4c454d4d41000000000000000000000000000004");
+/// Address of the proofs module.
+pub const PROOFS: Address = address!("4c454d4d41000000000000000000000000000005");
 
 /// All modules.
-pub const ADDRESSES: [Address; 4] = [MODELS, NODES, RECEIPTS, HISTORY];
+pub const ADDRESSES: [Address; 5] = [MODELS, NODES, RECEIPTS, HISTORY, PROOFS];
 
 /// The code at each module's address.
 pub(crate) static CODE: [u8; 1] = [0xfe];
@@ -96,6 +100,7 @@ impl PrecompileProvider<LedgerContext> for Modules {
             NODES => Frame::run(context, inputs, nodes::call),
             RECEIPTS => Frame::run(context, inputs, receipts::call),
             HISTORY => Frame::run(context, inputs, history::call),
+            PROOFS => Frame::run(context, inputs, proofs::call),
             _ => return self.ethereum.run(context, inputs),
         }))
     }

@@ -132,6 +132,23 @@ fn manifest_at(frame: &mut Frame<'_>, name: &str, version: u64) -> Result<Vec<u8
     }))
 }
 
+/// The manifest of a version of a name; for other modules.
+pub(super) fn manifest_of(frame: &mut Frame<'_>, name: &str, version: u64) -> Result<B256, Stop> {
+    let name_hash = keccak256(name);
+    let slot = frame.slot("model", &[name_hash.as_slice()])?;
+    let newest = frame.load_from(ADDRESS, slot)?.saturating_to::<u64>();
+    if newest == 0 {
+        return Err(Stop::error(UnknownModel {
+            name: name.to_owned(),
+        }));
+    }
+    if version == 0 || version > newest {
+        return Err(Stop::error(UnknownVersion { version, newest }));
+    }
+    let slot = version_slot(frame, name_hash, version)?;
+    Ok(frame.load_from(ADDRESS, slot)?.into())
+}
+
 fn newest_version(frame: &mut Frame<'_>, name: &str, name_hash: B256) -> Result<u64, Stop> {
     let slot = frame.slot("model", &[name_hash.as_slice()])?;
     match frame.load_u64(slot)? {

@@ -8,6 +8,7 @@ use lemma_ledger::modules::{
         ILemmaHistory::{ILemmaHistoryCalls, ILemmaHistoryErrors},
         ILemmaModels::{ILemmaModelsCalls, ILemmaModelsErrors, ILemmaModelsEvents},
         ILemmaNodes::{ILemmaNodesCalls, ILemmaNodesErrors, ILemmaNodesEvents},
+        ILemmaProofs::{ILemmaProofsCalls, ILemmaProofsErrors, ILemmaProofsEvents},
         ILemmaReceipts::{ILemmaReceiptsCalls, ILemmaReceiptsErrors, ILemmaReceiptsEvents},
     },
 };
@@ -83,6 +84,14 @@ fn committed_abis_match_the_types() {
             topics(&[])
         ]
     );
+    assert_eq!(
+        compiled(include_str!("../../../../contracts/abi/ILemmaProofs.json")),
+        [
+            selectors::<ILemmaProofsCalls>(),
+            selectors::<ILemmaProofsErrors>(),
+            topics(ILemmaProofsEvents::SELECTORS),
+        ]
+    );
 }
 
 #[test]
@@ -93,6 +102,7 @@ fn solidity_has_the_same_addresses() {
         ("NODES", modules::NODES),
         ("RECEIPTS", modules::RECEIPTS),
         ("HISTORY", modules::HISTORY),
+        ("PROOFS", modules::PROOFS),
     ] {
         let line = source
             .lines()

@@ -17,6 +17,7 @@ mod history;
 mod interruption;
 mod models;
 mod nodes;
+mod proofs;
 mod reference_model;
 mod settlement;
 mod support;

@@ -17,6 +17,7 @@ mod quantized;
 mod receipts;
 mod run;
 mod status;
+mod submit;
 mod up;
 mod verify;
 pub(crate) mod version;
@@ -57,7 +58,7 @@ pub(crate) fn run(
         Command::Receipts(arguments) => return receipts::run(arguments, config, shell),
         Command::Up(arguments) => return up::run(&arguments, config, shell),
         Command::Models(Models::Quantize(arguments)) => quantized::quantize(&arguments, shell),
-        Command::Proof(arguments) => proof::run(&arguments, shell),
+        Command::Proof(arguments) => proof::run(&arguments, config, shell),
         Command::Models(Models::Push(arguments)) => push::run(&arguments, config, shell),
         Command::Models(Models::Pull(arguments)) => pull::run(&arguments, shell),
         Command::Models(arguments) => models::run(&arguments, config, shell),

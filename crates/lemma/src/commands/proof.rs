@@ -1,4 +1,4 @@
-//! `lemma proof`: proofs of what quantised models compute, with no network.
+//! `lemma proof`: proofs of what quantised models compute, with no network but for `submit`.
 
 use std::{fs, io::Read as _, path::Path};
 
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     cli::{ProofCommand, Prove, VerifyProof},
+    config::Config,
     error::{CommandError, CommandResult, Context as _},
     exit::ExitCode,
     input, progress,
@@ -29,11 +30,12 @@ use crate::{
 const NOT_COVERED: &str = "not covered: how far the integer model is from a float one; anything secret: this is a succinct \
                            argument, not zero-knowledge";
 
-pub(super) fn run(command: &ProofCommand, shell: &mut Shell) -> CommandResult {
+pub(super) fn run(command: &ProofCommand, config: &Config, shell: &mut Shell) -> CommandResult {
     match command {
         ProofCommand::Prove(arguments) => prove(arguments, shell),
         ProofCommand::Verify(arguments) => verify(arguments, shell),
         ProofCommand::Show { path } => show(path, shell),
+        ProofCommand::Submit(arguments) => super::submit::run(arguments, config, shell),
     }
 }
 
@@ -166,7 +168,7 @@ fn raise(
     Ok(raised)
 }
 
-fn read(path: &Path, most: usize) -> CommandResult<Vec<u8>> {
+pub(super) fn read(path: &Path, most: usize) -> CommandResult<Vec<u8>> {
     let cannot = || format!("can not read {}", path.display());
     let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
     let mut bytes = Vec::new();

@@ -1,8 +1,15 @@
 //! Quantised models and their proofs, with a network and without.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
 
-use serde_json::Value;
+use alloy_sol_types::SolCall;
+use lemma_ledger::modules::{PROOFS, abi::ILemmaProofs::proofOfCall};
+use lemma_types::{B256, Bytes};
+use serde_json::{Value, json};
 
 use super::{User, repository};
 
@@ -62,6 +69,8 @@ pub(super) fn a_result_is_proved(user: &User, root: &str) {
     let iris = repository("models/iris/example.npy");
     assert_eq!(code(&["--input", &format!("image={iris}")]), 7);
 
+    the_ledger_accepts(user, answer["receipt_id"].as_str().unwrap());
+
     // Whoever has no proof has a bundle without one.
     let id = answer["receipt_id"].as_str().unwrap();
     let proof = user.path(&format!("data/receipts/{id}.proof"));
@@ -83,6 +92,79 @@ pub(super) fn a_result_is_proved(user: &User, root: &str) {
         "proved",
     ])
     .failed(1, "only a quantised one can be proved");
+}
+
+/// What the gateway's JSON-RPC answers.
+fn rpc(user: &User, method: &str, params: &Value) -> Value {
+    let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+    let host = user.api.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(host).unwrap();
+    let head = format!(
+        "POST /rpc HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        call.len()
+    );
+    stream
+        .write_all(format!("{head}{call}").as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let mut body: Value = serde_json::from_str(body).unwrap();
+    assert!(body.get("error").is_none(), "{body}");
+    body["result"].take()
+}
+
+/// The validators check the proof of `proved.json`: by an ordinary transaction, and by `eth_call`.
+fn the_ledger_accepts(user: &User, id: &str) {
+    let submit = [
+        "proof",
+        "submit",
+        "proved.json",
+        "--name",
+        "lemma/digits-int8",
+    ];
+    let sent = user.run(&[&submit[..], &["--json"]].concat()).ok().json();
+    assert_eq!(sent["receipt_id"], id);
+    let receipt = rpc(
+        user,
+        "eth_getTransactionReceipt",
+        &json!([sent["transaction"]]),
+    );
+    let log = &receipt["logs"][0];
+    let module = PROOFS.to_string().to_lowercase();
+    assert_eq!(log["address"].as_str().unwrap().to_lowercase(), module);
+    assert_eq!(log["topics"][1], id);
+    let call = proofOfCall {
+        receiptId: id.parse::<B256>().unwrap(),
+    };
+    let data = Bytes::from(call.abi_encode());
+    let known = rpc(
+        user,
+        "eth_call",
+        &json!([{ "to": module, "data": data }, "latest"]),
+    );
+    let known: Bytes = known.as_str().unwrap().parse().unwrap();
+    let known = proofOfCall::abi_decode_returns(&known).unwrap();
+    assert_eq!(sent["height"], known.height);
+    let event: Bytes = log["data"].as_str().unwrap().parse().unwrap();
+    assert_eq!(known.evidence, event[..32]);
+    user.run(&submit).failed(1, "was accepted at height");
+
+    // A proof with one byte changed, which the receipt does not name.
+    let read = fs::read(user.path("proved.json")).unwrap();
+    let mut bundle: Value = serde_json::from_slice(&read).unwrap();
+    let proof = bundle["proof"].as_str().unwrap().to_owned();
+    let last = if proof.ends_with('0') { "1" } else { "0" };
+    bundle["proof"] = format!("{}{last}", &proof[..proof.len() - 1]).into();
+    fs::write(user.path("forged.json"), bundle.to_string()).unwrap();
+    user.run(&[
+        "proof",
+        "submit",
+        "forged.json",
+        "--name",
+        "lemma/digits-int8",
+    ])
+    .failed(1, "it names evidence");
 }
 
 /// A receipt of mode `signed` is proved when somebody asks for it.

@@ -88,7 +88,7 @@ impl Executor {
                 "mode `proved` is not offered for this model: only a quantised one can be proved";
             return Err(error(ErrorCode::ModeNotOffered, message));
         }
-        let units = self.compute_units(&loaded, &inputs)?;
+        let units = self.compute_units(&loaded, &inputs, mode)?;
         let price = self.price(units, terms.offer)?;
         let thread = self.queue.thread().await?;
         let computed = self
@@ -154,8 +154,13 @@ impl Executor {
         })
     }
 
-    /// Work of this request, by the shapes of its inputs; checks them against the signature.
-    fn compute_units(&self, loaded: &Loaded, inputs: &[TensorData]) -> Result<u64, ErrorBody> {
+    /// Work of this request, by the shapes of its inputs, and of its proof, if one is asked for; checks them against the signature.
+    fn compute_units(
+        &self,
+        loaded: &Loaded,
+        inputs: &[TensorData],
+        mode: Mode,
+    ) -> Result<u64, ErrorBody> {
         let invalid = |reason: String| error(ErrorCode::InvalidInput, reason);
         let specs = &loaded.manifest.inputs;
         let in_order = specs.len() == inputs.len()
@@ -194,7 +199,13 @@ impl Executor {
                         "{samples} samples at once are too many here"
                     )));
                 }
-                operations
+                if mode == Mode::Proved {
+                    let proving = model.proving_operations(samples as usize);
+                    let proving = proving.map_err(|reason| invalid(reason.to_string()))?;
+                    operations.saturating_add(proving)
+                } else {
+                    operations
+                }
             }
             Runnable::Language(_) | Runnable::Upstream(_) => return Err(takes_text()),
         };

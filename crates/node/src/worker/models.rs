@@ -49,7 +49,7 @@ pub(crate) struct Models {
     store: BlobStore,
     fetcher: Fetcher,
     hosts: Vec<Source>,
-    /// Largest model, and bound on all that are kept, bytes of files.
+    /// Largest model, and bound on all that are kept, bytes in memory (of files, where these are about as long).
     max_bytes: u64,
     /// What the engine of each language model may use.
     engines: EngineLimits,
@@ -102,7 +102,12 @@ impl Models {
         let loaded = cell.get_or_try_init(|| self.load(root)).await;
         match loaded {
             Ok(loaded) => {
-                self.keep(root, model::total_bytes(&loaded.manifest));
+                let bytes = match &loaded.model {
+                    // A model that can be proved holds its commitment, several times its file.
+                    Runnable::Integer(model) => model.memory(),
+                    _ => model::total_bytes(&loaded.manifest),
+                };
+                self.keep(root, bytes);
                 Ok(Arc::clone(loaded))
             }
             Err(reason) => {
@@ -134,7 +139,13 @@ impl Models {
         let loaded = tokio::task::spawn_blocking(move || {
             let model = match model::load_any(&manifest, &store, limit)? {
                 AnyModel::Graph(model) => Runnable::Graph(model),
-                AnyModel::Integer(model) => Runnable::Integer(model),
+                AnyModel::Integer(model) => {
+                    let size = model.memory();
+                    if size > limit {
+                        return Err(LoadError::TooLarge { size, limit }.into());
+                    }
+                    Runnable::Integer(model)
+                }
                 AnyModel::Upstream(model) => Runnable::Upstream(model),
                 AnyModel::Language(language) => {
                     Runnable::Language(TextEngine::start(*language, engines)?)

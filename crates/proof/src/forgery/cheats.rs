@@ -11,6 +11,7 @@ use crate::plan::{Column, Plan};
 use crate::profile::{Profile, Security, Weights};
 use crate::proof::{Proof, Statement};
 use crate::prover::prove_witness;
+use crate::soundness::Errors;
 use crate::transcript::{Honest, Hook, Schedule, Step, VerifierTranscript};
 use crate::verifier::{HeldWeights, Session, few_lookups, verify_with_weights};
 use crate::witness::Witness;
@@ -76,7 +77,7 @@ fn dense_sums(graph: &IntegerGraph, trace: &Trace, layer: usize, samples: usize)
 
 impl Case {
     /// The statement with other outputs.
-    fn claiming(&self, outputs: &[Vec<i32>]) -> Statement {
+    pub(super) fn claiming(&self, outputs: &[Vec<i32>]) -> Statement {
         Statement {
             outputs: outputs.to_vec(),
             ..self.statement.clone()
@@ -171,8 +172,8 @@ fn schedule() -> Outcome {
 
 fn soundness() -> Outcome {
     let case = Case::small(Weights::Succinct);
-    let soundness = crate::soundness(case.model.key(), 1, Profile::default()).expect("bounded");
-    soundness.require(soundness.bits + 1.0)
+    let errors = Errors::new(&case.plan, case.profile).expect("bounded");
+    errors.require(errors.soundness().bits as u32 + 1)
 }
 
 fn lookup_count() -> Outcome {

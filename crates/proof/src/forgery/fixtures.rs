@@ -6,10 +6,7 @@ use lemma_graph::integer::{
 };
 
 pub(super) fn port(name: &str) -> Port {
-    Port {
-        name: name.into(),
-        scale: 1.0,
-    }
+    Port::real(name, 1.0)
 }
 
 pub(super) fn range(shape: &[usize], top: i32) -> TensorRange {

@@ -18,7 +18,7 @@ fn accepted(widths: &[usize], samples: usize, profile: Profile) {
         }
     };
     let soundness = soundness.expect("accepts");
-    assert!(soundness.bits >= profile.security.target());
+    assert!(soundness.bits >= f64::from(profile.security.target()));
 }
 
 #[test]

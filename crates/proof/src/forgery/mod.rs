@@ -5,7 +5,7 @@
 //! verifier: with all checks it is refused by exactly that one; with that one taken away it is
 //! accepted. [`bits`] flips bits and cuts and pads proofs; [`transcript`] looks at the challenges;
 //! [`cells`] searches the witness for cells that no constraint holds; [`graphs`] compares with the
-//! executor on random graphs.
+//! executor on random graphs; [`select`] forges choices: rows by index, and indices of largest elements.
 
 mod bits;
 mod cells;
@@ -13,6 +13,7 @@ mod cheats;
 mod fixtures;
 mod graphs;
 mod honest;
+mod select;
 mod transcript;
 
 use std::cell::Cell;

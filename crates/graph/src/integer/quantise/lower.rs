@@ -15,7 +15,7 @@ use crate::tensor::Tensor;
 use super::super::view::NOTHING;
 use super::super::{Expression, IntegerGraph, Port, QuantiseError};
 use super::build::{Builder, Function, Lazy, NARROW, PRECISE, Value, Width, size};
-use super::{Options, add_input, floats};
+use super::{Options, add_indices, add_input, floats};
 
 /// An operand: known, or computed.
 #[derive(Clone)]
@@ -119,7 +119,18 @@ pub(super) fn lower(
             .map(|s| floats(&spec.name, &s[index]))
             .collect::<Result<Vec<_>, _>>()?;
         let width = width(wide.inputs[index]);
-        let scale = add_input(&mut builder, &spec.name, &shapes[index], &elements, width);
+        let scale = if spec.dtype == DType::F32 {
+            add_input(&mut builder, &spec.name, &shapes[index], &elements, width)
+        } else {
+            let count = vocabulary(graph, Ref::Input(index)).ok_or_else(|| {
+                QuantiseError::Calibration(format!(
+                    "`{}` is {}: only indices of rows of a constant (Gather) have an integer form",
+                    spec.name, spec.dtype
+                ))
+            })?;
+            add_indices(&mut builder, spec, &shapes[index], &elements, count)?;
+            1.0
+        };
         let source = super::super::Source::Input(index);
         let lazy = Lazy::tensor(source, shapes[index].clone(), f64::from(scale));
         inputs.push(Known::Value(Value::new(
@@ -168,7 +179,14 @@ pub(super) fn lower(
         let port = Port {
             name: spec.name.clone(),
             scale: scale as f32,
+            dtype: spec.dtype,
         };
+        if port.dtype != DType::F32 && port.scale != 1.0 {
+            return Err(QuantiseError::Calibration(format!(
+                "output `{}` is {} and no index: it has no integer form",
+                port.name, port.dtype
+            )));
+        }
         builder.skeleton.outputs.push((port, expression));
     }
     builder.share_tables();
@@ -201,6 +219,34 @@ fn settle(builder: &mut Builder, value: &mut Value, wide: Width) -> Result<(), Q
         value.base = builder.round(value, width)?;
     }
     Ok(())
+}
+
+/// How many rows there are to choose from by indices: those of the constant that they are used on, directly or after
+/// operators that only move them. `None` if they are used otherwise.
+fn vocabulary(graph: &Graph, indices: Ref) -> Option<usize> {
+    let mut fewest = None;
+    for (number, node) in graph.nodes.iter().enumerate() {
+        for (place, source) in node.inputs.iter().enumerate() {
+            if *source != Some(indices) {
+                continue;
+            }
+            let name = node.op.name();
+            if name == "Shape/1" {
+                continue;
+            }
+            let count = match node.inputs.first() {
+                Some(Some(Ref::Constant(table))) if name == "Gather/1" && place == 1 => {
+                    graph.constants[*table].tensor.shape().first().copied()?
+                }
+                _ if MOVES.contains(&name) || name == "Cast/1" => {
+                    vocabulary(graph, Ref::Node(number, 0))?
+                }
+                _ => return None,
+            };
+            fewest = Some(fewest.map_or(count, |before: usize| before.min(count)));
+        }
+    }
+    fewest.filter(|&count| count > 0)
 }
 
 /// Which operators have several consumers, of which some do not merely apply a function.
@@ -262,6 +308,9 @@ impl Lowering<'_> {
         if name != "Softmax/1" && self.operands.iter().any(masked) {
             return Err(self.unsupported("a masked value can only go into a softmax"));
         }
+        if let ("Gather/1", Some(Known::Value(_))) = (name, self.operand(1)) {
+            return Ok(vec![self.embedding()?]);
+        }
         if MOVES.contains(&name) {
             return self.moves();
         }
@@ -286,6 +335,8 @@ impl Lowering<'_> {
             "ReduceSum/1" => self.reduce_sum(false),
             "ReduceMean/1" => self.reduce_sum(true),
             "ReduceMax/1" => self.reduce_max(),
+            "ArgMax/1" => self.arg_max(),
+            "Cast/1" => self.cast(),
             "Softmax/1" => self.softmax(),
             "LayerNormalization/1" => self.normalise(true),
             "RMSNormalization/1" => self.normalise(false),

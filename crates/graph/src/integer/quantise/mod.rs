@@ -4,7 +4,12 @@ mod build;
 mod lower;
 mod products;
 mod rows;
+mod select;
 mod windows;
+
+use std::borrow::Cow;
+
+use lemma_types::tensor::TensorSpec;
 
 use crate::model::{Model, RunOptions};
 use crate::tensor::Tensor;
@@ -130,10 +135,56 @@ fn arrange(model: &Model, sample: &Sample) -> Result<Vec<Tensor>, QuantiseError>
     Ok(model.arrange(&named)?.into_iter().cloned().collect())
 }
 
-fn floats<'a>(name: &str, tensor: &'a Tensor) -> Result<&'a [f32], QuantiseError> {
-    tensor.as_slice::<f32>().ok_or_else(|| {
-        QuantiseError::Calibration(format!("`{name}` is {}: FP32 is needed", tensor.dtype()))
-    })
+/// The elements of an input or output: real numbers, or indices as such.
+fn floats<'a>(name: &str, tensor: &'a Tensor) -> Result<Cow<'a, [f32]>, QuantiseError> {
+    if let Some(values) = tensor.as_slice::<f32>() {
+        return Ok(Cow::Borrowed(values));
+    }
+    let indices = match (tensor.as_slice::<i64>(), tensor.as_slice::<i32>()) {
+        (Some(values), _) => values.iter().map(|&v| v as f32).collect(),
+        (_, Some(values)) => values.iter().map(|&v| v as f32).collect(),
+        _ => {
+            let found = tensor.dtype();
+            let reason = format!("`{name}` is {found}: FP32 is needed, or INT64 for indices");
+            return Err(QuantiseError::Calibration(reason));
+        }
+    };
+    Ok(Cow::Owned(indices))
+}
+
+/// Adds an input of indices, 0 to `count` − 1.
+fn add_indices(
+    builder: &mut Builder,
+    spec: &TensorSpec,
+    shape: &[usize],
+    samples: &[Cow<'_, [f32]>],
+    count: usize,
+) -> Result<(), QuantiseError> {
+    let values: Vec<i32> = samples
+        .iter()
+        .flat_map(|s| s.iter())
+        .map(|&v| v as i32)
+        .collect();
+    if let Some(other) = values.iter().find(|&&v| v < 0 || v as usize >= count) {
+        let name = &spec.name;
+        let reason = format!(
+            "`{name}` holds index {other}: 0 to {} are needed",
+            count - 1
+        );
+        return Err(QuantiseError::Calibration(reason));
+    }
+    let port = Port {
+        name: spec.name.clone(),
+        scale: 1.0,
+        dtype: spec.dtype,
+    };
+    let range = TensorRange {
+        shape: shape.to_vec(),
+        low: 0,
+        high: count as i32 - 1,
+    };
+    builder.input(port, range, values);
+    Ok(())
 }
 
 /// Adds an input whose scale maps the largest calibration value to `top`.
@@ -141,13 +192,12 @@ fn add_input(
     builder: &mut Builder,
     name: &str,
     shape: &[usize],
-    samples: &[&[f32]],
+    samples: &[Cow<'_, [f32]>],
     Width(top): Width,
 ) -> f32 {
     let largest = samples
         .iter()
-        .copied()
-        .flatten()
+        .flat_map(|s| s.iter())
         .fold(0f32, |m, v| if v.is_finite() { m.max(v.abs()) } else { m });
     let scale = if largest > 0.0 {
         largest / top as f32
@@ -159,11 +209,8 @@ fn add_input(
             .round_ties_even()
             .clamp(-f64::from(top), f64::from(top)) as i32
     };
-    let values = samples.iter().copied().flatten().map(one).collect();
-    let port = Port {
-        name: name.to_owned(),
-        scale,
-    };
+    let values = samples.iter().flat_map(|s| s.iter()).map(one).collect();
+    let port = Port::real(name, scale);
     let range = TensorRange {
         shape: shape.to_vec(),
         low: -top,
@@ -204,6 +251,7 @@ fn compare(
             .iter()
             .map(|(name, t)| floats(name, t))
             .collect::<Result<Vec<_>, _>>()?;
+        let real: Vec<&[f32]> = real.iter().map(|v| &v[..]).collect();
         let trace = graph.run(&graph.round_inputs(&real)?, 1)?;
         for (index, report) in outputs.iter_mut().enumerate() {
             let expected = floats(&report.name, &run.outputs[index])?;
@@ -218,7 +266,7 @@ fn compare(
                 .copied()
                 .unwrap_or(1)
                 .max(1);
-            report.add(expected, &got, row, samples.len());
+            report.add(&expected, &got, row, samples.len());
         }
     }
     Ok(Accuracy {

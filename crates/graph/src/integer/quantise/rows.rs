@@ -17,7 +17,7 @@ const EXPONENTIALS: Width = Width(4095);
 
 /// For each index of `kept` axes (with the reduced ones at size 1), and each index of the reduced
 /// ones, the place in the tensor.
-fn rows(shape: &[usize], axes: &[usize]) -> Vec<u32> {
+pub(super) fn rows(shape: &[usize], axes: &[usize]) -> Vec<u32> {
     let reduced = |a: &usize| axes.contains(a);
     let order: Vec<usize> = (0..shape.len())
         .filter(|a| !reduced(a))

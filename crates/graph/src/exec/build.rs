@@ -293,6 +293,7 @@ impl<'a> Builder<'a> {
             action,
             writes,
             slot: None,
+            slab: false,
             shape,
             in_place: false,
             plain: plain.to_vec(),

@@ -4,8 +4,6 @@ use lemma_kernels::{Binary, Chain, Isa, Link, Source, Threads, Unary};
 
 use super::At;
 use crate::error::OpError;
-use crate::operator::typed;
-use crate::tensor::Tensor;
 
 /// An operand of a link.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,14 +67,13 @@ impl ChainSpec {
             .flatten()
     }
 
-    /// Calls `with` with the chain, its operands found by `find`.
+    /// Calls `with` with the chain, its operands found by `values`.
     pub(super) fn resolve<'t, R>(
         &self,
-        find: &impl Fn(At) -> &'t Tensor,
+        values: &impl Fn(At) -> Result<&'t [f32], OpError>,
         with: impl FnOnce(&Chain<'_>) -> R,
     ) -> Result<R, OpError> {
         let source = |operand: Operand| -> Result<Source<'t>, OpError> {
-            let values = |at| typed::<f32>(find(at));
             Ok(match operand {
                 Operand::Value(v) => Source::Value(v),
                 Operand::Scalar(at) => {
@@ -115,10 +112,10 @@ impl ChainSpec {
         isa: Isa,
         threads: &Threads,
         n: usize,
-        find: &impl Fn(At) -> &'t Tensor,
+        operands: &impl Fn(At) -> Result<&'t [f32], OpError>,
         values: &mut [f32],
     ) -> Result<(), OpError> {
-        self.resolve(find, |chain| {
+        self.resolve(operands, |chain| {
             lemma_kernels::apply(isa, threads, chain, n, values)
         })
     }

@@ -314,6 +314,7 @@ impl<'a> Builder<'a> {
             action,
             writes,
             slot: None,
+            slab: false,
             shape,
             in_place: false,
             plain: plain.to_vec(),

@@ -7,10 +7,18 @@ use lemma_types::tensor::DType;
 use super::At;
 use super::integer::Sink;
 use crate::error::OpError;
-use crate::operator::typed;
 use crate::ops::quantize::{self, widened};
 use crate::ops::unreachable_type;
 use crate::tensor::Tensor;
+
+/// The values of a run, by where they are.
+pub(super) trait Values<'t> {
+    /// The elements of a value of f32.
+    fn floats(&self, at: At) -> Result<&'t [f32], OpError>;
+
+    /// A value that a tensor was made of: integers are.
+    fn tensor(&self, at: At) -> &'t Tensor;
+}
 
 /// An operand of a link.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,33 +81,32 @@ impl ChainSpec {
             .flatten()
     }
 
-    /// Calls `with` with the chain, its operands found by `find`.
+    /// Calls `with` with the chain, its operands found by `values`.
     pub(super) fn resolve<'t, R>(
         &self,
-        find: &impl Fn(At) -> &'t Tensor,
+        values: &impl Values<'t>,
         with: impl FnOnce(&Chain<'_>) -> R,
     ) -> Result<R, OpError> {
         let source = |operand: Operand| -> Result<Source<'t>, OpError> {
-            let values = |at| typed::<f32>(find(at));
             Ok(match operand {
                 Operand::Value(v) => Source::Value(v),
                 Operand::Scalar(at) => {
-                    let first = values(at)?.first().copied();
+                    let first = values.floats(at)?.first().copied();
                     Source::Scalar(first.ok_or_else(|| OpError::shape("an operand is empty"))?)
                 }
                 Operand::Rows { at, divide, modulo } => Source::Rows {
-                    values: values(at)?,
+                    values: values.floats(at)?,
                     divide,
                     modulo,
                 },
                 Operand::Each { at, divide, modulo } => Source::Each {
-                    values: values(at)?,
+                    values: values.floats(at)?,
                     divide,
                     modulo,
                 },
             })
         };
-        let quantisation = |how: Sink| how.resolve(find);
+        let quantisation = |how: Sink| how.resolve(values);
         let links = self
             .links
             .iter()
@@ -109,10 +116,10 @@ impl ChainSpec {
                     LinkSpec::Softmax(v) => Link::Softmax(v),
                     LinkSpec::Requantise(v, how) => Link::Requantise(v, quantisation(how)?),
                     LinkSpec::Dequantise(at, how) => {
-                        let x = find(at);
-                        let values =
+                        let x = values.tensor(at);
+                        let bytes =
                             quantize::bytes(x).ok_or_else(|| unreachable_type(x.dtype()))?;
-                        Link::Dequantise(values, quantisation(how)?)
+                        Link::Dequantise(bytes, quantisation(how)?)
                     }
                     LinkSpec::Binary(op, a, b) => Link::Binary(op, source(a)?, source(b)?),
                 })
@@ -127,10 +134,10 @@ impl ChainSpec {
         isa: Isa,
         threads: &Threads,
         n: usize,
-        find: &impl Fn(At) -> &'t Tensor,
+        operands: &impl Values<'t>,
         values: &mut [f32],
     ) -> Result<(), OpError> {
-        self.resolve(find, |chain| {
+        self.resolve(operands, |chain| {
             lemma_kernels::apply(isa, threads, chain, n, values)
         })
     }
@@ -138,14 +145,11 @@ impl ChainSpec {
 
 impl Sink {
     /// The scale and the zero point.
-    pub(super) fn resolve<'t>(
-        self,
-        find: &impl Fn(At) -> &'t Tensor,
-    ) -> Result<Quantisation, OpError> {
+    pub(super) fn resolve<'t>(self, values: &impl Values<'t>) -> Result<Quantisation, OpError> {
         let empty = || OpError::shape("an operand is empty");
-        let scale = typed::<f32>(find(self.scale))?.first().copied();
+        let scale = values.floats(self.scale)?.first().copied();
         let zero = match self.zero {
-            Some(at) => widened(find(at))?.first().copied(),
+            Some(at) => widened(values.tensor(at))?.first().copied(),
             None => Some(0),
         };
         Ok(Quantisation {

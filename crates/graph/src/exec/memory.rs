@@ -24,25 +24,51 @@ impl Arena {
         self.slots.resize_with(program.slots.len(), Vec::new);
     }
 
-    /// Takes over the elements of a tensor that nobody else holds.
-    pub(super) fn reclaim(&mut self, slot: usize, tensor: Tensor) {
-        if let Storage::F32(shared) = tensor.into_storage()
-            && let Some(values) = std::sync::Arc::into_inner(shared)
-        {
-            self.slots[slot] = values;
+    /// Takes over the memory of a value that nobody else holds.
+    pub(super) fn reclaim(&mut self, slot: usize, value: Held) {
+        match value {
+            Held::Slab(values, _) => self.slots[slot] = values,
+            Held::Tensor(tensor) => {
+                if let Storage::F32(shared) = tensor.into_storage()
+                    && let Some(values) = std::sync::Arc::into_inner(shared)
+                {
+                    self.slots[slot] = values;
+                }
+            }
         }
     }
 
-    /// The elements of a slot, `len` of them, whatever they are.
+    /// The elements of a slot, at least `len` of them, whatever they are: more where memory that was in use before would
+    /// have to be cleared otherwise.
     pub(super) fn take(&mut self, slot: usize, size: usize, len: usize) -> Vec<f32> {
         let mut values = std::mem::take(&mut self.slots[slot]);
-        if values.capacity() < len {
-            // What was there is given back first.
-            values = Vec::new();
-            values.reserve_exact(size.max(len));
+        if values.len() < len {
+            if values.capacity() < len {
+                // What was there is given back first.
+                values = Vec::new();
+                values.reserve_exact(size.max(len));
+            }
+            values.resize(values.capacity().min(size.max(len)), 0.0);
         }
-        values.resize(len, 0.0);
         values
+    }
+}
+
+/// A value of a run.
+#[derive(Debug)]
+pub(super) enum Held {
+    Tensor(Tensor),
+    /// The first so many elements of a slot, which steps of the program alone read.
+    Slab(Vec<f32>, usize),
+}
+
+impl Held {
+    /// The elements, if they are of f32.
+    pub(super) fn floats(&self) -> Option<&[f32]> {
+        match self {
+            Held::Tensor(tensor) => tensor.as_slice(),
+            Held::Slab(values, len) => values.get(..*len),
+        }
     }
 }
 
@@ -59,6 +85,7 @@ pub(super) struct Value {
 /// Lays out the memory of a program: frees values after their last use and gives slots.
 pub(super) fn lay_out(program: &mut Program, values: &[Value], scratch: &[(u64, u64)]) {
     release(&mut program.steps, &program.outputs);
+    find_slabs(&mut program.steps, &program.outputs, values);
     let mut layout = Layout {
         values,
         holders: Vec::new(),
@@ -171,6 +198,30 @@ fn release(steps: &mut [Step], outputs: &[At]) {
             let again = chain.reads().any(|at| at == At::Value(*x));
             step.in_place = step.free.contains(x) && !again;
         }
+    }
+}
+
+/// Notes which steps may leave what they make in a slot: where neither an operator by itself nor the caller asks for a
+/// tensor, and none shares its elements.
+fn find_slabs(steps: &mut [Step], outputs: &[At], values: &[Value]) {
+    let mut asked = vec![false; values.len()];
+    let mut ask = |at: &At| {
+        if let At::Value(id) = at {
+            asked[*id] = true;
+        }
+    };
+    outputs.iter().for_each(&mut ask);
+    for step in steps.iter() {
+        step.plain.iter().for_each(&mut ask);
+        if let Action::Alias(at) = &step.action {
+            ask(at);
+        }
+    }
+    for step in steps {
+        step.slab = step
+            .writes
+            .iter()
+            .all(|&id| values[id].slotted && !asked[id]);
     }
 }
 

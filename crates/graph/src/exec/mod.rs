@@ -130,6 +130,8 @@ struct Step {
     /// What it makes, and in which slot; none where the step brings its own memory.
     writes: Vec<Id>,
     slot: Option<usize>,
+    /// Whether what it makes stays in the slot, and is no tensor.
+    slab: bool,
     /// The shape of what it makes in memory, unless the operator says.
     shape: Vec<usize>,
     /// Whether the operand of a chain is taken over.

@@ -7,7 +7,9 @@ use lemma_kernels::int8::{self, FiltersInt8Last, Int8, Output, PackedInt8, Quant
 use lemma_kernels::{FiltersLast, Isa, PackedB, Strided, Threads};
 use lemma_types::tensor::DType;
 
+use super::chain::Values;
 use super::integer::{Dequantised, Integer, Sums};
+use super::memory::Held;
 use super::{Action, Arena, At, Batched, Matrices, Program, Step};
 use crate::error::{OpError, RunError};
 use crate::graph::{Graph, Ref};
@@ -37,25 +39,54 @@ pub(crate) fn run(
     arena: &mut Arena,
 ) -> Result<Vec<Tensor>, RunError> {
     arena.fit(program);
-    let mut values: Vec<Option<Tensor>> = vec![None; program.values];
+    let mut values: Vec<Option<Held>> = Vec::new();
+    values.resize_with(program.values, || None);
     for step in &program.steps {
         cx.step(program, step, &mut values, arena)
             .map_err(|source| failed(&cx.graph.nodes[step.node], source))?;
         for &id in &step.free {
-            if let (Some(tensor), Some(slot)) = (values[id].take(), program.slot_of[id]) {
-                arena.reclaim(slot, tensor);
+            if let (Some(value), Some(slot)) = (values[id].take(), program.slot_of[id]) {
+                arena.reclaim(slot, value);
             }
         }
     }
-    Ok(program
-        .outputs
-        .iter()
-        .map(|&at| cx.find(at, &values).clone())
-        .collect())
+    let outputs = program.outputs.iter();
+    Ok(outputs.map(|&at| cx.find(at, &values).clone()).collect())
+}
+
+/// What the steps of a run read.
+struct Reader<'t, 'a> {
+    cx: &'t Context<'a>,
+    values: &'t [Option<Held>],
+}
+
+impl<'t> Values<'t> for Reader<'t, '_> {
+    fn floats(&self, at: At) -> Result<&'t [f32], OpError> {
+        self.cx.floats(at, self.values)
+    }
+
+    fn tensor(&self, at: At) -> &'t Tensor {
+        self.cx.find(at, self.values)
+    }
 }
 
 impl<'a> Context<'a> {
-    fn find<'t>(&'t self, at: At, values: &'t [Option<Tensor>]) -> &'t Tensor
+    /// The elements of an operand of f32.
+    fn floats<'t>(&'t self, at: At, values: &'t [Option<Held>]) -> Result<&'t [f32], OpError>
+    where
+        'a: 't,
+    {
+        match at {
+            At::Value(id) => values[id]
+                .as_ref()
+                .and_then(Held::floats)
+                .ok_or_else(|| OpError::shape("an operand is not of f32")),
+            _ => typed(self.find(at, values)),
+        }
+    }
+
+    /// An operand that a tensor was made of.
+    fn find<'t>(&'t self, at: At, values: &'t [Option<Held>]) -> &'t Tensor
     where
         'a: 't,
     {
@@ -63,9 +94,10 @@ impl<'a> Context<'a> {
             At::Input(i) => self.inputs[i],
             At::Constant(i) => &self.graph.constants[i].tensor,
             At::Known(i, output) => &self.planned[i].known.as_ref().expect("known outputs")[output],
-            At::Value(id) => values[id]
-                .as_ref()
-                .expect("values are made before they are read"),
+            At::Value(id) => match &values[id] {
+                Some(Held::Tensor(tensor)) => tensor,
+                _ => unreachable!("values are made before they are read, as what is read"),
+            },
         }
     }
 
@@ -80,26 +112,26 @@ impl<'a> Context<'a> {
         &self,
         program: &Program,
         step: &Step,
-        values: &mut [Option<Tensor>],
+        values: &mut [Option<Held>],
         arena: &mut Arena,
     ) -> Result<(), OpError> {
         match &step.action {
             Action::Plain => {
                 let outputs = self.plain(step, values)?;
                 for (&id, tensor) in step.writes.iter().zip(outputs) {
-                    values[id] = Some(tensor);
+                    values[id] = Some(Held::Tensor(tensor));
                 }
                 return Ok(());
             }
             Action::Alias(at) => {
                 let tensor = self.find(*at, values).with_shape(step.shape.clone());
-                values[step.writes[0]] = Some(tensor);
+                values[step.writes[0]] = Some(Held::Tensor(tensor));
                 return Ok(());
             }
             _ => {}
         }
         let Some(slot) = step.slot else {
-            values[step.writes[0]] = Some(self.bytes(step, values)?);
+            values[step.writes[0]] = Some(Held::Tensor(self.bytes(step, values)?));
             return Ok(());
         };
         let len = step.shape.iter().product();
@@ -114,12 +146,17 @@ impl<'a> Context<'a> {
         };
         let in_place = taken.is_some();
         let mut y = taken.unwrap_or_else(|| arena.take(slot, program.slots[slot], len));
-        self.compute(step, values, in_place, &mut arena.scratch, &mut y)?;
-        values[step.writes[0]] = Some(Tensor::from_parts(step.shape.clone(), y));
+        self.compute(step, values, in_place, &mut arena.scratch, &mut y[..len])?;
+        values[step.writes[0]] = Some(if step.slab {
+            Held::Slab(y, len)
+        } else {
+            y.truncate(len);
+            Held::Tensor(Tensor::from_parts(step.shape.clone(), y))
+        });
         Ok(())
     }
 
-    fn plain(&self, step: &Step, values: &[Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    fn plain(&self, step: &Step, values: &[Option<Held>]) -> Result<Vec<Tensor>, OpError> {
         let node = &self.graph.nodes[step.node];
         let mut sources = step.plain.iter();
         let operands: Vec<Option<&Tensor>> = node
@@ -141,18 +178,17 @@ impl<'a> Context<'a> {
     fn compute(
         &self,
         step: &Step,
-        values: &[Option<Tensor>],
+        values: &[Option<Held>],
         in_place: bool,
         scratch: &mut Vec<f32>,
         y: &mut [f32],
     ) -> Result<(), OpError> {
         let (isa, threads) = (self.isa, self.threads);
-        let find = |at: At| self.find(at, values);
-        let slice = |at: At| typed::<f32>(find(at));
+        let slice = |at: At| self.floats(at, values);
         match &step.action {
             Action::Product { a, rows, chain } => {
                 let (a, b) = (slice(*a)?, self.packed::<PackedB>(step)?);
-                chain.resolve(&find, |chain| {
+                chain.resolve(&Reader { cx: self, values }, |chain| {
                     kernels::gemm_with(isa, threads, *rows, a, b, chain, y);
                 })
             }
@@ -164,7 +200,7 @@ impl<'a> Context<'a> {
                 chain,
             } => {
                 let (x, filters) = (slice(*x)?, self.packed::<FiltersLast>(step)?);
-                chain.resolve(&find, |chain| {
+                chain.resolve(&Reader { cx: self, values }, |chain| {
                     kernels::conv_last(
                         isa, threads, geometry, *input, x, filters, chain, scratch, y,
                     );
@@ -191,7 +227,7 @@ impl<'a> Context<'a> {
                 if !in_place {
                     y.copy_from_slice(slice(*x)?);
                 }
-                chain.apply(isa, threads, *n, &find, y)
+                chain.apply(isa, threads, *n, &Reader { cx: self, values }, y)
             }
             Action::Norm {
                 x,
@@ -227,7 +263,7 @@ impl<'a> Context<'a> {
     }
 
     /// What a step makes of 8-bit integers.
-    fn bytes(&self, step: &Step, values: &[Option<Tensor>]) -> Result<Tensor, OpError> {
+    fn bytes(&self, step: &Step, values: &[Option<Held>]) -> Result<Tensor, OpError> {
         let len = step.shape.iter().product();
         let sink = match &step.action {
             Action::Integer(integer) => integer.sink,
@@ -273,14 +309,14 @@ impl<'a> Context<'a> {
     fn quantised(
         &self,
         step: &Step,
-        values: &[Option<Tensor>],
+        values: &[Option<Held>],
         to: Output<'_>,
     ) -> Result<(), OpError> {
         match (&step.action, to) {
             (Action::Integer(integer), to) => self.integer(step, integer, values, to),
             (Action::Dequantise(dequantised), to) => self.dequantise(dequantised, values, to),
             (Action::Quantise { x, .. }, Output::Quantised { y, scale, zero }) => {
-                let x = typed::<f32>(self.find(*x, values))?;
+                let x = self.floats(*x, values)?;
                 int8::quantize(self.isa, self.threads, x, scale, zero, y);
                 Ok(())
             }
@@ -289,23 +325,23 @@ impl<'a> Context<'a> {
     }
 
     /// The one element of a tensor of f32.
-    fn number(&self, at: At, values: &[Option<Tensor>]) -> Result<f32, OpError> {
-        let first = typed::<f32>(self.find(at, values))?.first().copied();
+    fn number(&self, at: At, values: &[Option<Held>]) -> Result<f32, OpError> {
+        let first = self.floats(at, values)?.first().copied();
         first.ok_or_else(|| OpError::shape("an operand is empty"))
     }
 
     /// One zero point, or 0.
-    fn zero(&self, at: Option<At>, values: &[Option<Tensor>]) -> Result<i32, OpError> {
+    fn zero(&self, at: Option<At>, values: &[Option<Held>]) -> Result<i32, OpError> {
         let zeros = self.zeros(at, values)?;
         let first = zeros.first().copied();
         first.ok_or_else(|| OpError::shape("an operand is empty"))
     }
 
-    fn zeros(&self, at: Option<At>, values: &[Option<Tensor>]) -> Result<Vec<i32>, OpError> {
+    fn zeros(&self, at: Option<At>, values: &[Option<Held>]) -> Result<Vec<i32>, OpError> {
         at.map_or(Ok(vec![0]), |at| widened(self.find(at, values)))
     }
 
-    fn int8<'t>(&'t self, at: At, values: &'t [Option<Tensor>]) -> Result<Int8<'t>, OpError> {
+    fn int8<'t>(&'t self, at: At, values: &'t [Option<Held>]) -> Result<Int8<'t>, OpError> {
         let tensor = self.find(at, values);
         quantize::bytes(tensor).ok_or_else(|| unreachable_type(tensor.dtype()))
     }
@@ -314,26 +350,29 @@ impl<'a> Context<'a> {
         &self,
         step: &Step,
         integer: &Integer,
-        values: &[Option<Tensor>],
+        values: &[Option<Held>],
         to: Output<'_>,
     ) -> Result<(), OpError> {
         let (isa, threads) = (self.isa, self.threads);
-        let find = |at: At| self.find(at, values);
         let x = self.int8(integer.x, values)?;
         let zero = self.zero(integer.zero, values)?;
         match &integer.sums {
             Sums::Product { rows, zeros } => {
                 let b = self.packed::<PackedInt8>(step)?;
                 let zeros = self.zeros(*zeros, values)?;
-                integer.chain.resolve(&find, |chain| {
-                    int8::gemm_int8_with(isa, threads, *rows, x, zero, b, &zeros, chain, to);
-                })
+                integer
+                    .chain
+                    .resolve(&Reader { cx: self, values }, |chain| {
+                        int8::gemm_int8_with(isa, threads, *rows, x, zero, b, &zeros, chain, to);
+                    })
             }
             Sums::Conv(geometry) => {
                 let filters = self.packed::<FiltersInt8Last>(step)?;
-                integer.chain.resolve(&find, |chain| {
-                    int8::conv_int8_last(isa, threads, geometry, x, zero, filters, chain, to);
-                })
+                integer
+                    .chain
+                    .resolve(&Reader { cx: self, values }, |chain| {
+                        int8::conv_int8_last(isa, threads, geometry, x, zero, filters, chain, to);
+                    })
             }
         }
     }
@@ -341,26 +380,20 @@ impl<'a> Context<'a> {
     fn dequantise(
         &self,
         d: &Dequantised,
-        values: &[Option<Tensor>],
+        values: &[Option<Held>],
         to: Output<'_>,
     ) -> Result<(), OpError> {
-        let find = |at: At| self.find(at, values);
         let x = self.int8(d.x, values)?;
         let (scale, zero) = (self.number(d.scale, values)?, self.zero(d.zero, values)?);
-        d.chain.resolve(&find, |chain| {
+        d.chain.resolve(&Reader { cx: self, values }, |chain| {
             int8::dequantize(self.isa, self.threads, x, scale, zero, d.n, chain, to);
         })
     }
 
-    fn batched(
-        &self,
-        b: &Batched,
-        values: &[Option<Tensor>],
-        y: &mut [f32],
-    ) -> Result<(), OpError> {
-        let find = |at: At| self.find(at, values);
+    fn batched(&self, b: &Batched, values: &[Option<Held>], y: &mut [f32]) -> Result<(), OpError> {
+        let slice = |at: At| self.floats(at, values);
         let operand = |m: &'_ Matrices| -> Result<(&[f32], usize, usize), OpError> {
-            Ok((typed::<f32>(find(m.at))?, m.row, m.column))
+            Ok((slice(m.at)?, m.row, m.column))
         };
         let [left, right] = [operand(&b.a)?, operand(&b.b)?];
         let strided = |(values, row, column), batch| Strided {
@@ -369,7 +402,7 @@ impl<'a> Context<'a> {
             row,
             column,
         };
-        b.chain.resolve(&find, |chain| {
+        b.chain.resolve(&Reader { cx: self, values }, |chain| {
             kernels::matmul_strided(
                 self.isa,
                 self.threads,
@@ -386,21 +419,20 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Takes the elements of a tensor, unless somebody else holds them too.
-fn own(value: &mut Option<Tensor>) -> Option<Vec<f32>> {
-    let tensor = value.take()?;
+/// Takes the elements of a value, unless somebody else holds them too.
+fn own(value: &mut Option<Held>) -> Option<Vec<f32>> {
+    let tensor = match value.take()? {
+        Held::Slab(elements, _) => return Some(elements),
+        Held::Tensor(tensor) => tensor,
+    };
     let shape = tensor.shape().to_vec();
-    match tensor.into_storage() {
+    let storage = match tensor.into_storage() {
         Storage::F32(shared) => match Arc::try_unwrap(shared) {
-            Ok(elements) => Some(elements),
-            Err(shared) => {
-                *value = Some(Tensor::from_storage(shape, Storage::F32(shared)));
-                None
-            }
+            Ok(elements) => return Some(elements),
+            Err(shared) => Storage::F32(shared),
         },
-        storage => {
-            *value = Some(Tensor::from_storage(shape, storage));
-            None
-        }
-    }
+        storage => storage,
+    };
+    *value = Some(Held::Tensor(Tensor::from_storage(shape, storage)));
+    None
 }

@@ -48,6 +48,9 @@ const HELD_LEFT: usize = 512 << 10;
 /// Bytes of a result that a chain finds in the second-level cache.
 const HELD_RESULT: usize = 256 << 10;
 
+/// Bytes of a result that a chain finds in the first-level cache, beside as many others.
+const HELD_NEAR: usize = 16 << 10;
+
 /// Most rows that are multiplied together.
 pub(crate) const GROUP: usize = 240;
 
@@ -168,13 +171,17 @@ struct Cut {
 impl Cut {
     fn of(threads: &Threads, [m, k, n]: [usize; 3], chain: &Chain<'_>) -> Cut {
         let panels = n.div_ceil(PANEL);
-        let group = if threads.count() == 1 {
-            group(k)
-        } else {
+        let mut group = group(k);
+        if threads.count() > 1 {
             // As many groups as keep all threads busy to the end.
             let even = m.div_ceil(threads.count() * 4).next_multiple_of(6);
-            group(k).min(even.max(12))
-        };
+            group = group.min(even.max(12));
+        }
+        if !chain.is_empty() && k * n * size_of::<f32>() <= 2 * HELD_NEAR {
+            // The panels are read again at no cost: what the chain works on may be little.
+            let near = HELD_NEAR / (n * size_of::<f32>()) / 6 * 6;
+            group = group.min(near.max(12));
+        }
         let groups = m.div_ceil(group);
         let parts = if chain.by_rows() {
             1

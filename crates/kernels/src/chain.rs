@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use crate::elementwise::{Binary, Unary, binary, binary_in_place, unary_in_place};
+use crate::elementwise::{Binary, Unary, binary, binary_in_place, gate_by_sigmoid, unary_in_place};
 use crate::int8::{Int8, Quantisation};
 use crate::isa::{Isa, Kernel};
 use crate::norm::softmax_in_place;
@@ -69,6 +69,8 @@ pub enum Link<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Chain<'a> {
     links: &'a [Link<'a>],
+    /// Links that were done elsewhere: what the chain is applied to is their last value.
+    done: usize,
 }
 
 /// Most links of a chain.
@@ -84,7 +86,10 @@ thread_local! {
 
 impl<'a> Chain<'a> {
     /// Leaves everything as it is.
-    pub const NONE: Chain<'static> = Chain { links: &[] };
+    pub const NONE: Chain<'static> = Chain {
+        links: &[],
+        done: 0,
+    };
 
     /// A chain of these links.
     ///
@@ -104,22 +109,30 @@ impl<'a> Chain<'a> {
                 "link {i} asks for a later value"
             );
         }
-        Chain { links }
+        Chain { links, done: 0 }
     }
 
+    /// The chain after `count` more links, of whose values only the last is read later.
+    pub(crate) fn after(&self, count: usize) -> Chain<'a> {
+        let done = self.done + count;
+        debug_assert!((0..done).all(|value| !self.is_read_from(done, value)));
+        Chain { done, ..*self }
+    }
+
+    /// The links that are to be done, which read values by their number in the whole chain.
     pub(crate) fn links(&self) -> &'a [Link<'a>] {
-        self.links
+        &self.links[self.done..]
     }
 
     /// Whether nothing is to be done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.links.is_empty()
+        self.links().is_empty()
     }
 
     /// Whether rows have to be whole.
     pub(crate) fn by_rows(&self) -> bool {
-        self.links.iter().any(|l| matches!(l, Link::Softmax(_)))
+        self.links().iter().any(|l| matches!(l, Link::Softmax(_)))
     }
 
     /// Checks that every operand has what a matrix of `m` rows of `n` values asks of it.
@@ -152,7 +165,7 @@ impl<'a> Chain<'a> {
 
     /// Applies the chain to whole rows of `n` values, the first of them row `first`.
     pub(crate) fn apply(&self, isa: Isa, first: usize, n: usize, values: &mut [f32]) {
-        if self.links.is_empty() || n == 0 {
+        if self.is_empty() || n == 0 {
             return;
         }
         if self.by_rows() {
@@ -186,7 +199,7 @@ impl<'a> Chain<'a> {
         column: usize,
         values: &mut [f32],
     ) {
-        if self.links.is_empty() {
+        if self.is_empty() {
             return;
         }
         debug_assert!(!self.by_rows());
@@ -204,7 +217,7 @@ impl<'a> Chain<'a> {
             }
             Source::Each { .. } => false,
         };
-        self.links.iter().all(|link| match link {
+        self.links().iter().all(|link| match link {
             Link::Binary(_, a, b) => regular(a) && regular(b),
             _ => true,
         })
@@ -228,7 +241,7 @@ impl<'a> Chain<'a> {
             len: values.len(),
         };
         SCRATCH.with_borrow_mut(|scratch| {
-            let needed = self.links.len() * at.len;
+            let needed = self.links().len() * at.len;
             if scratch.len() < needed {
                 scratch.resize(needed, 0.0);
             }
@@ -241,8 +254,16 @@ impl<'a> Chain<'a> {
             places[0] = values;
             // Where each value is, and the next free place.
             let (mut place_of, mut free) = ([0; MAX_LINKS + 1], 1);
-            for (i, link) in self.links.iter().enumerate() {
+            let mut i = self.done;
+            while let Some(link) = self.links.get(i) {
                 let from = link.main().map(|value| place_of[value]);
+                if let Some(from) = from
+                    && self.gates_itself(i)
+                {
+                    gate_by_sigmoid(isa, places[from]);
+                    (place_of[i + 2], i) = (from, i + 2);
+                    continue;
+                }
                 let taken = link.main().is_some_and(|value| self.is_last_read(i, value));
                 let to = match from {
                     Some(from) if taken => from,
@@ -257,7 +278,8 @@ impl<'a> Chain<'a> {
                 }
                 link.apply(isa, &at, out, |value| &places[place_of[value]][..]);
                 places[to] = out;
-                place_of[i + 1] = to;
+                i += 1;
+                place_of[i] = to;
             }
             let result = place_of[self.links.len()];
             if result != 0 {
@@ -267,25 +289,50 @@ impl<'a> Chain<'a> {
         });
     }
 
+    /// Whether link `i` and the next one multiply a value by its sigmoid, and nobody else reads either.
+    fn gates_itself(&self, i: usize) -> bool {
+        let [
+            Link::Unary(Unary::Sigmoid, x),
+            Link::Binary(Binary::Mul, a, b),
+        ] = self.links[i..][..2.min(self.links.len() - i)]
+        else {
+            return false;
+        };
+        let both = match (a, b) {
+            (Source::Value(a), Source::Value(b)) => (a.min(b), a.max(b)) == (x, i + 1),
+            _ => false,
+        };
+        both && !self.is_read_from(i + 2, x) && !self.is_read_from(i + 2, i + 1)
+    }
+
     /// Whether nobody but link `i`, and it only once, reads a value from there on.
     fn is_last_read(&self, i: usize, value: usize) -> bool {
-        let reads = |link: &Link<'_>| -> usize {
-            let read = |source: &Source<'_>| {
-                usize::from(matches!(source, Source::Value(v) if *v == value))
-            };
-            match link {
-                Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => {
-                    usize::from(*v == value)
-                }
-                Link::Binary(_, a, b) => read(a) + read(b),
-                Link::Dequantise(..) => 0,
-            }
-        };
-        self.links[i..].iter().map(reads).sum::<usize>() == 1
+        let reads = self.links[i..].iter().map(|link| link.reads(value));
+        reads.sum::<usize>() == 1
+    }
+
+    /// Whether link `i` or a later one reads a value.
+    pub(crate) fn is_read_from(&self, i: usize, value: usize) -> bool {
+        self.links[i..].iter().any(|link| link.reads(value) > 0)
     }
 }
 
 impl Link<'_> {
+    /// How often the link reads a value.
+    fn reads(&self, value: usize) -> usize {
+        let read = |source: &Source<'_>| match source {
+            Source::Value(v) => usize::from(*v == value),
+            _ => 0,
+        };
+        match self {
+            Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => {
+                usize::from(*v == value)
+            }
+            Link::Binary(_, a, b) => read(a) + read(b),
+            Link::Dequantise(..) => 0,
+        }
+    }
+
     /// The value that the result can take the place of, if the link has one.
     fn main(&self) -> Option<usize> {
         match *self {

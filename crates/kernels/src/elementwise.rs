@@ -99,6 +99,13 @@ pub enum Binary {
     Fmod,
 }
 
+impl Binary {
+    /// Whether the operands may change places.
+    pub(crate) fn commutes(self) -> bool {
+        matches!(self, Binary::Add | Binary::Mul | Binary::Max | Binary::Min)
+    }
+}
+
 /// `y[i] = op(x[i])`.
 ///
 /// # Panics
@@ -152,6 +159,15 @@ pub fn unary_in_place(isa: Isa, op: Unary, y: &mut [f32]) {
         Unary::Sqrt => map!(math::sqrt),
         Unary::Tanh => map!(math::tanh),
     }
+}
+
+/// `y[i] = y[i] × sigmoid(y[i])`, product and function rounded apart: not [`Unary::Silu`], which is −0 where the
+/// sigmoid is 0.
+pub(crate) fn gate_by_sigmoid(isa: Isa, y: &mut [f32]) {
+    isa.run(Map {
+        y,
+        f: math::gated_by_sigmoid,
+    });
 }
 
 /// `y[i] = op(a[i mod a.len()], b[i mod b.len()])`.

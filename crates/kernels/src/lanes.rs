@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 
 use crate::half::{bf16_to_f32, f16_to_f32};
 use crate::isa::Isa;
+use crate::math::{self, CANONICAL_NAN};
 
 /// Number of lanes.
 pub(crate) const WIDTH: usize = 16;
@@ -33,6 +34,9 @@ pub(crate) trait Lanes: Copy {
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// a × b + c, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The smaller of `high` and the larger of `v` and `low`, as an [`Epilogue`](crate::epilogue::Epilogue) has bounds;
+    /// NaN becomes canonical.
+    fn bounded(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V;
 }
 
 /// Runs `kernel` as compiled for `isa`.
@@ -97,6 +101,10 @@ impl Lanes for Portable {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
+    #[inline(always)]
+    fn bounded(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        std::array::from_fn(|i| math::clip(v[i], low[i], high[i]))
+    }
 }
 
 /// One register of AVX-512.
@@ -144,6 +152,14 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn bounded(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        unsafe {
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let v = _mm512_min_ps(_mm512_max_ps(v, low), high);
+            _mm512_mask_blend_ps(nan, v, _mm512_set1_ps(CANONICAL_NAN))
+        }
     }
 }
 
@@ -202,5 +218,13 @@ impl Lanes for Avx2 {
                 _mm256_fmadd_ps(a[1], b[1], c[1]),
             ]
         }
+    }
+    #[inline(always)]
+    fn bounded(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        std::array::from_fn(|i| unsafe {
+            let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v[i], v[i]);
+            let v = _mm256_min_ps(_mm256_max_ps(v[i], low[i]), high[i]);
+            _mm256_blendv_ps(v, _mm256_set1_ps(CANONICAL_NAN), nan)
+        })
     }
 }

@@ -43,6 +43,7 @@ pub mod cast;
 mod chain;
 mod conv;
 mod elementwise;
+mod epilogue;
 mod gemm;
 pub mod half;
 pub mod int8;

@@ -106,13 +106,21 @@ impl Kernel for Softmax<'_> {
     #[inline(always)]
     fn run(self) {
         for (x, y) in rows(self.cols, self.x, self.y) {
-            let top = max(x);
+            let top = largest(x);
             for (y, &x) in y.iter_mut().zip(x) {
-                *y = math::exp(x - top);
+                *y = math::exp_of_negative(x - top);
             }
             divide_by_sum(y);
         }
     }
+}
+
+/// The largest value, or another one where some are NaN, a zero of any sign where it is zero: neither makes a difference
+/// to a softmax, which is all NaN in the first case.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    fold(x, f32::NEG_INFINITY, larger, larger)
 }
 
 #[inline(always)]
@@ -134,9 +142,9 @@ impl Kernel for SoftmaxInPlace<'_> {
     #[inline(always)]
     fn run(self) {
         for y in self.y.chunks_exact_mut(self.cols.max(1)) {
-            let top = max(y);
+            let top = largest(y);
             for y in y.iter_mut() {
-                *y = math::exp(*y - top);
+                *y = math::exp_of_negative(*y - top);
             }
             divide_by_sum(y);
         }

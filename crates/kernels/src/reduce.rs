@@ -169,15 +169,90 @@ impl Kernel for Reduce<'_> {
             }
             return;
         }
-        // A column is gathered into a row: the order is that of the row form by construction.
-        let mut column = vec![0.0f32; len];
         for (o, out) in y.chunks_exact_mut(inner).enumerate() {
             let plane = &x[o * len * inner..(o + 1) * len * inner];
-            for (i, out) in out.iter_mut().enumerate() {
-                for (j, v) in column.iter_mut().enumerate() {
-                    *v = plane[j * inner + i];
+            let column = |first| Columns {
+                plane,
+                inner,
+                first,
+            };
+            let (blocks, rest) = out.as_chunks_mut::<LANES>();
+            let (mut first, whole) = (0, blocks.len() * LANES);
+            for block in blocks {
+                *block = column(first).reduce(op).map(math::canonical);
+                first += LANES;
+            }
+            for (i, out) in rest.iter_mut().enumerate() {
+                let [result] = column(whole + i).reduce(op);
+                *out = math::canonical(result);
+            }
+        }
+    }
+}
+
+/// Neighbouring columns of a matrix, which are reduced together, each in the order of a row.
+struct Columns<'a> {
+    plane: &'a [f32],
+    /// Columns of the matrix.
+    inner: usize,
+    /// The first of those that are reduced.
+    first: usize,
+}
+
+impl Columns<'_> {
+    /// [`fold`] of `W` columns; `step` is told which of them.
+    #[inline(always)]
+    fn fold<const W: usize>(
+        &self,
+        identity: f32,
+        step: impl Fn(f32, f32, usize) -> f32,
+        join: impl Fn(f32, f32) -> f32,
+    ) -> [f32; W] {
+        let mut lanes = [[identity; W]; LANES];
+        for (j, row) in self.plane.chunks_exact(self.inner).enumerate() {
+            let lane = &mut lanes[j % LANES];
+            let row = &row[self.first..][..W];
+            for c in 0..W {
+                lane[c] = step(lane[c], row[c], c);
+            }
+        }
+        let mut half = LANES / 2;
+        while half > 0 {
+            let (near, far) = lanes.split_at_mut(half);
+            for (near, far) in near.iter_mut().zip(far) {
+                for c in 0..W {
+                    near[c] = join(near[c], far[c]);
                 }
-                *out = math::canonical(reduce_row(op, &column));
+            }
+            half /= 2;
+        }
+        lanes[0]
+    }
+
+    /// [`reduce_row`] of `W` columns.
+    #[inline(always)]
+    fn reduce<const W: usize>(&self, op: Reduction) -> [f32; W] {
+        let add = |a: f32, b: f32| a + b;
+        let sum = || self.fold(0.0, |s, v, _| s + v, add);
+        let squares = || self.fold(0.0, |s, v, _| v.mul_add(v, s), add);
+        let max = || self.fold(f32::NEG_INFINITY, |m, v, _| math::max(m, v), math::max);
+        match op {
+            Reduction::Sum => sum(),
+            Reduction::Mean => {
+                let len = (self.plane.len() / self.inner) as f32;
+                sum().map(|s: f32| s / len)
+            }
+            Reduction::Prod => self.fold(1.0, |s, v, _| s * v, |a, b| a * b),
+            Reduction::Max => max(),
+            Reduction::Min => self.fold(f32::INFINITY, |m, v, _| math::min(m, v), math::min),
+            Reduction::L1 => self.fold(0.0, |s, v, _| s + v.abs(), add),
+            Reduction::L2 => squares().map(f32::sqrt),
+            Reduction::SumSquare => squares(),
+            Reduction::LogSum => sum().map(math::log),
+            Reduction::LogSumExp => {
+                let shift: [f32; W] = max().map(shift);
+                let totals: [f32; W] = self.fold(0.0, |s, v, c| s + math::exp(v - shift[c]), add);
+                std::array::from_fn(|c| shift[c] + math::log(totals[c]))
             }
         }
     }
@@ -201,9 +276,13 @@ fn reduce_row(op: Reduction, x: &[f32]) -> f32 {
 
 #[inline(always)]
 fn log_sum_exp(x: &[f32]) -> f32 {
-    let top = max(x);
-    // With an infinite maximum x − m would be ∞ − ∞.
-    let shift = if top.abs() == f32::INFINITY { 0.0 } else { top };
+    let shift = shift(max(x));
     let total = fold(x, 0.0, |s, v| s + math::exp(v - shift), |a, b| a + b);
     shift + math::log(total)
+}
+
+/// What is subtracted before exponentials are summed: with an infinite maximum x − m would be ∞ − ∞.
+#[inline(always)]
+fn shift(top: f32) -> f32 {
+    if top.abs() == f32::INFINITY { 0.0 } else { top }
 }

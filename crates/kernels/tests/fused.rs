@@ -95,6 +95,140 @@ fn a_chain_has_the_bits_of_its_links() {
     }
 }
 
+/// What follows a product or a convolution in real models, and bounds that are told from others by the sign of a zero.
+fn endings<'a>(bias: &'a [f32], full: &'a [f32]) -> Vec<Vec<Link<'a>>> {
+    let add = |value, values| Link::Binary(Binary::Add, values, Operand::Value(value));
+    let bound = |op, value, to| Link::Binary(op, Operand::Value(value), Operand::Scalar(to));
+    let columns = Operand::columns(bias);
+    let matrix = Operand::Rows {
+        values: full,
+        divide: 1,
+        modulo: usize::MAX,
+    };
+    let gate = |x| Link::Binary(Binary::Mul, Operand::Value(x), Operand::Value(x + 1));
+    let (max, min) = (Binary::Max, Binary::Min);
+    vec![
+        vec![add(0, columns), add(1, matrix), Link::Unary(Unary::Relu, 2)],
+        vec![add(0, columns), bound(max, 1, 0.0), bound(min, 2, 6.0)],
+        vec![add(0, matrix), bound(max, 1, -0.0), bound(min, 2, 0.0)],
+        vec![add(0, columns), bound(max, 1, 0.0), bound(min, 2, -0.0)],
+        vec![bound(min, 0, 0.25), bound(max, 1, 0.5), add(2, columns)],
+        vec![bound(max, 0, f32::NAN), bound(min, 1, 1.0)],
+        vec![Link::Unary(Unary::Clip { min: 0.0, max: 2.0 }, 0)],
+        vec![add(0, columns), Link::Unary(Unary::Sigmoid, 1), gate(1)],
+        vec![Link::Unary(Unary::Sigmoid, 0), gate(0), add(2, columns)],
+    ]
+}
+
+/// The links one by one, each on whole tensors.
+fn one_by_one(links: &[Link<'_>], m: usize, n: usize, start: &[f32]) -> Vec<f32> {
+    let mut values = vec![start.to_vec()];
+    for link in links {
+        let mut y = vec![0.0; m * n];
+        match *link {
+            Link::Unary(op, v) => {
+                y.copy_from_slice(&values[v]);
+                unary_in_place(Isa::PORTABLE, op, &mut y);
+            }
+            Link::Binary(op, a, b) => {
+                let whole = |operand| -> Vec<f32> {
+                    match operand {
+                        Operand::Value(v) => values[v].clone(),
+                        Operand::Scalar(scalar) => vec![scalar; m * n],
+                        Operand::Rows { values, .. } => {
+                            values.iter().cycle().take(m * n).copied().collect()
+                        }
+                        Operand::Each { .. } => unreachable!("no ending has one"),
+                    }
+                };
+                binary(Isa::PORTABLE, op, &whole(a), &whole(b), &mut y);
+            }
+            Link::Softmax(_) | Link::Dequantise(..) | Link::Requantise(..) => {
+                unreachable!("no ending has one")
+            }
+        }
+        values.push(y);
+    }
+    values.pop().expect("the start at least")
+}
+
+#[test]
+fn what_is_done_in_registers_has_the_same_bits() {
+    let mut source = Source::new(208);
+    for (m, k, n) in [(13, 9, 24), (30, 300, 70), (8, 256, 128), (1, 40, 515)] {
+        let (a, b) = (source.wild(m * k), source.wild(k * n));
+        let packed = PackedB::pack(&b, k, n, false);
+        let (bias, full) = (source.wild(n), source.wild(m * n));
+        let mut plain = vec![0.0; m * n];
+        gemm(Isa::PORTABLE, m, &a, &packed, &mut plain);
+        for (i, links) in endings(&bias, &full).iter().enumerate() {
+            let expected = one_by_one(links, m, n, &plain);
+            everywhere(|isa, threads| {
+                let mut c = vec![f32::NAN; m * n];
+                gemm_with(isa, threads, m, &a, &packed, &Chain::new(links), &mut c);
+                assert_same_bits(&c, &expected, format!("{isa} {threads:?} {i} {m}x{k}x{n}"));
+            });
+        }
+    }
+}
+
+#[test]
+fn windows_of_each_channel() {
+    let mut source = Source::new(209);
+    for (channels, size, kernel, stride, pad) in [
+        (35, [9, 14], [3, 3], 1, 1),
+        (16, [8, 15], [3, 3], 2, 1),
+        (20, [6, 8], [5, 5], 1, 2),
+        (48, [9, 17], [5, 5], 2, 2),
+        (17, [9, 10], [7, 7], 1, 3),
+        (70, [4, 3], [3, 3], 1, 1),
+        (33, [8, 9], [4, 2], 1, 0),
+    ] {
+        let shape = Conv::new(&ConvSpec {
+            batch: 2,
+            in_channels: channels,
+            out_channels: channels,
+            groups: channels,
+            input: &size,
+            kernel: &kernel,
+            strides: &[stride, stride],
+            dilations: &[1, 1],
+            pads_begin: &[pad, pad],
+            pads_end: &[pad, pad],
+        })
+        .expect("a valid geometry");
+        let (x, filters) = (
+            source.wild(shape.input_len()),
+            source.wild(shape.filter_len()),
+        );
+        let mut first = vec![0.0; shape.output_len()];
+        let packed = PackedFilters::pack(&shape, &filters);
+        conv(Isa::PORTABLE, &shape, &x, &packed, None, &mut first);
+        let plain = channels_last(&first, 2, channels);
+        let last = channels_last(&x, 2, channels);
+        let packed = FiltersLast::pack(&shape, &filters).expect("known groups");
+        let (bias, full) = (source.wild(channels), source.wild(plain.len()));
+        for (i, links) in endings(&bias, &full).iter().enumerate() {
+            let expected = one_by_one(links, plain.len() / channels, channels, &plain);
+            everywhere(|isa, threads| {
+                let mut y = vec![f32::NAN; plain.len()];
+                conv_last(
+                    isa,
+                    threads,
+                    &shape,
+                    Channels::Last,
+                    &last,
+                    &packed,
+                    &Chain::new(links),
+                    &mut Vec::new(),
+                    &mut y,
+                );
+                assert_same_bits(&y, &expected, format!("{isa} {threads:?} {i} {kernel:?}"));
+            });
+        }
+    }
+}
+
 #[test]
 fn products_inside_tensors_with_softmax() {
     // Attention: [batch, rows, heads, width] times its like, transposed.

@@ -8,6 +8,9 @@
 //! * [`network`] is all of it in one process: validators, workers and a gateway under one data directory.
 //!
 //! All of them reach the ledger through [`ledger`], which asks whichever validator of the process runs.
+//!
+//! Methods that begin much work return a [`BoxFuture`](futures::future::BoxFuture), not an `impl Future`: the body of an
+//! `async fn` becomes code in each crate that awaits it, and a node would be compiled again for every test.
 
 pub mod clock;
 pub mod gateway;

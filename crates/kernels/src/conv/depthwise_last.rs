@@ -1,16 +1,17 @@
 //! Convolution of each channel by its own filter, with the channels last.
+//!
+//! Outputs that are neighbours along a line share what they read: some of them, and a vector of channels, are computed
+//! together, each value and each weight loaded once for a row of the window.
 #![allow(unsafe_code)]
 
 use super::Conv;
 use crate::chain::Chain;
+use crate::epilogue::Epilogue;
 use crate::gemm::BLOCK_K;
 use crate::isa::Isa;
 use crate::lanes::{self, LaneKernel, Lanes, WIDTH};
-use crate::math::canonical;
+use crate::math;
 use crate::threads::{Slots, Threads};
-
-/// Outputs that share what they read of the filters.
-const TOGETHER: usize = 4;
 
 /// Each channel by its own filter.
 pub(super) fn depthwise(
@@ -26,20 +27,24 @@ pub(super) fn depthwise(
     let width = conv.window.axes[2].output;
     let line = width * channels;
     let zeros = vec![0.0; channels];
+    let (epilogue, chain) = chain.split();
     // Lines of at least some thousand values make a task.
     let together = (8192 / line.max(1)).max(1);
     let out = Slots::of(y);
     let lines = conv.batch * conv.window.output_len() / width;
     threads.run(lines.div_ceil(together), |task| {
+        let mut places = Vec::new();
         for index in task * together..lines.min((task + 1) * together) {
             // SAFETY: each line is one task's.
             let y = unsafe { out.slice(index * line, line) };
-            let line = DepthwiseLine {
+            let line = Line {
                 conv,
                 index,
                 x,
                 taps,
                 zeros: &zeros,
+                epilogue: epilogue.part(index * width, 0, channels),
+                places: &mut places,
                 y,
             };
             lanes::run(isa, line);
@@ -49,171 +54,249 @@ pub(super) fn depthwise(
 }
 
 /// One line of outputs, all channels.
-struct DepthwiseLine<'a> {
+struct Line<'a> {
     conv: &'a Conv,
     index: usize,
     x: &'a [f32],
+    /// Tap after tap, a value for each channel.
     taps: &'a [f32],
+    /// What lies in the padding.
     zeros: &'a [f32],
+    epilogue: Epilogue<'a>,
+    /// Where the values of some columns lie, for each row of the window.
+    places: &'a mut Vec<*const f32>,
     y: &'a mut [f32],
 }
 
-/// Where the values under each tap lie, for each of some neighbouring outputs.
-type Places = [[*const f32; BLOCK_K]; TOGETHER];
-
-impl LaneKernel for DepthwiseLine<'_> {
+impl LaneKernel for Line<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        let DepthwiseLine {
-            conv,
-            index,
-            x,
-            taps,
-            zeros,
-            y,
-        } = self;
-        let (channels, count) = (conv.groups, conv.window.kernel_len());
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let (channels, axis) = (self.conv.groups, self.conv.window.axes[2]);
+        let count = self.conv.window.kernel_len();
+        let whole = |operand: Option<&[f32]>, len| operand.is_none_or(|o| o.len() >= len);
         assert!(
-            count <= BLOCK_K && taps.len() == count * channels && zeros.len() == channels,
-            "depthwise: filters of another geometry"
+            count <= BLOCK_K
+                && self.taps.len() == count * channels
+                && self.zeros.len() == channels
+                && whole(self.epilogue.bias, channels)
+                && whole(self.epilogue.addend, self.y.len()),
+            "depthwise: filters or operands of another geometry"
         );
-        let mut places: Places = [[std::ptr::null(); BLOCK_K]; TOGETHER];
-        for (part, out) in y.chunks_mut(TOGETHER * channels).enumerate() {
-            let outputs = out.len() / channels;
-            for (i, places) in places.iter_mut().enumerate() {
-                // Where there are fewer outputs the last is computed again.
-                let oc = part * TOGETHER + i.min(outputs - 1);
-                Self::under(conv, index, x, zeros, oc, places);
-            }
-            let group = Group {
-                places: &places,
-                taps,
-                count,
-                channels,
-                outputs,
+        // Sums that fit the registers, with the values and weights of one row of the window. Most widths are multiples
+        // of 7.
+        macro_rules! shared {
+            ($($kernel:literal $stride:literal: $many:literal, $few:literal;)+) => {
+                match (axis.kernel, axis.stride, L::ROWS) {
+                    $(
+                        ($kernel, $stride, 8) if axis.output >= 7 => {
+                            self.shared::<L, 7, $kernel, $stride, $many>(lanes)
+                        }
+                        ($kernel, $stride, _) if axis.output >= 2 => {
+                            self.shared::<L, 2, $kernel, $stride, $few>(lanes)
+                        }
+                    )+
+                    _ => self.apart(lanes),
+                }
             };
-            let mut channel = 0;
-            // SAFETY: every place and every tap has a value for each channel.
-            unsafe {
-                while channel + 2 * WIDTH <= channels {
-                    group.vectors::<L, 2>(lanes, channel, out);
-                    channel += 2 * WIDTH;
-                }
-                while channel + WIDTH <= channels {
-                    group.vectors::<L, 1>(lanes, channel, out);
-                    channel += WIDTH;
-                }
-                for channel in channel..channels {
-                    group.single(channel, out);
-                }
-            }
+        }
+        match axis.dilation {
+            1 => shared!(3 1: 9, 4; 3 2: 15, 5; 5 1: 11, 6; 5 2: 17, 7; 7 1: 13, 8;),
+            _ => self.apart(lanes),
         }
     }
 }
 
-/// Neighbouring outputs.
-struct Group<'a> {
-    places: &'a Places,
-    taps: &'a [f32],
-    /// Number of taps.
-    count: usize,
-    channels: usize,
-    outputs: usize,
-}
+impl Line<'_> {
+    /// `P` outputs at a time, of windows that are `K` wide and move on by `S`, over `C = (P − 1) · S + K` columns.
+    #[inline(always)]
+    fn shared<L: Lanes, const P: usize, const K: usize, const S: usize, const C: usize>(
+        &mut self,
+        lanes: L,
+    ) {
+        let (channels, width) = (self.conv.groups, self.conv.window.axes[2].output);
+        let whole = channels - channels % WIDTH;
+        for part in (0..width).step_by(P) {
+            // The last outputs are taken together too: some of them are computed twice.
+            let first = part.min(width - P);
+            self.find(|column| first * S + column, C);
+            // SAFETY: each row of the window has a place for each column, with a value for each channel.
+            unsafe {
+                for channel in (0..whole).step_by(WIDTH) {
+                    let sums = self.sums::<L, P, K, S, C>(lanes, channel);
+                    for (p, sum) in sums.into_iter().enumerate() {
+                        self.store(lanes, sum, first + p, channel);
+                    }
+                }
+            }
+            for p in 0..P {
+                // SAFETY: as above.
+                unsafe { self.rest(first + p, p * S, C, whole) };
+            }
+        }
+    }
 
-impl Group<'_> {
-    /// `V` vectors of channels.
+    /// The sums of `P` outputs, one vector of channels.
     ///
     /// # Safety
-    /// Every place and every tap has a value for each of these channels.
+    /// Each row of the window has `C` places, which have these channels.
     #[inline(always)]
     #[allow(
         clippy::needless_range_loop,
         reason = "sums in registers, which are laid out by hand"
     )]
-    unsafe fn vectors<L: Lanes, const V: usize>(&self, lanes: L, channel: usize, out: &mut [f32]) {
-        let mut sums = [[lanes.splat(0.0); V]; TOGETHER];
-        for t in 0..self.count {
-            // SAFETY: the caller's promise.
-            let load = |from: *const f32, v: usize| unsafe {
-                lanes.load(&*from.add(channel + v * WIDTH).cast::<[f32; WIDTH]>())
-            };
-            // SAFETY: as above.
-            let tap = unsafe { self.taps.as_ptr().add(t * self.channels) };
-            let weights: [L::V; V] = std::array::from_fn(|v| load(tap, v));
-            for p in 0..TOGETHER {
-                for v in 0..V {
-                    let value = load(self.places[p][t], v);
-                    sums[p][v] = lanes.fma(weights[v], value, sums[p][v]);
+    unsafe fn sums<L: Lanes, const P: usize, const K: usize, const S: usize, const C: usize>(
+        &self,
+        lanes: L,
+        channel: usize,
+    ) -> [L::V; P] {
+        let mut sums = [lanes.splat(0.0); P];
+        let (rows, _) = self.places.as_chunks::<C>();
+        for (r, places) in rows.iter().enumerate() {
+            let values: [L::V; C] = std::array::from_fn(|c| {
+                // SAFETY: the caller's promise.
+                unsafe { vector(lanes, places[c].add(channel)) }
+            });
+            for k in 0..K {
+                let tap = (r * K + k) * self.conv.groups + channel;
+                // SAFETY: every tap has a value for each channel.
+                let weight = unsafe { vector(lanes, self.taps.as_ptr().add(tap)) };
+                for p in 0..P {
+                    sums[p] = lanes.fma(weight, values[p * S + k], sums[p]);
                 }
             }
         }
-        for (p, sums) in sums.iter().enumerate().take(self.outputs) {
-            let out = &mut out[p * self.channels + channel..][..V * WIDTH];
-            let (blocks, _) = out.as_chunks_mut::<WIDTH>();
-            for (block, &sum) in blocks.iter_mut().zip(sums) {
-                lanes.store(sum, block);
-                *block = block.map(canonical);
+        sums
+    }
+
+    /// One output at a time, of any windows.
+    #[inline(always)]
+    fn apart<L: Lanes>(&mut self, lanes: L) {
+        /// Vectors whose sums go on while one waits for its last.
+        const VECTORS: usize = 4;
+        let (channels, axis) = (self.conv.groups, self.conv.window.axes[2]);
+        for output in 0..axis.output {
+            self.find(|k| output * axis.stride + k * axis.dilation, axis.kernel);
+            let mut channel = 0;
+            // SAFETY: there is a place for each tap, with a value for each channel.
+            unsafe {
+                while channel + VECTORS * WIDTH <= channels {
+                    self.one::<L, VECTORS>(lanes, output, channel);
+                    channel += VECTORS * WIDTH;
+                }
+                while channel + WIDTH <= channels {
+                    self.one::<L, 1>(lanes, output, channel);
+                    channel += WIDTH;
+                }
+                self.rest(output, 0, axis.kernel, channel);
             }
         }
     }
 
-    /// One channel.
+    /// `V` vectors of channels of one output.
     ///
     /// # Safety
-    /// Every place has a value for it.
+    /// There is a place for each tap, which has these channels.
     #[inline(always)]
-    unsafe fn single(&self, channel: usize, out: &mut [f32]) {
-        for (p, places) in self.places.iter().enumerate().take(self.outputs) {
-            let mut sum = 0.0f32;
-            for (t, place) in places[..self.count].iter().enumerate() {
-                // SAFETY: the caller's promise.
-                let value = unsafe { *place.add(channel) };
-                sum = self.taps[t * self.channels + channel].mul_add(value, sum);
+    unsafe fn one<L: Lanes, const V: usize>(&mut self, lanes: L, output: usize, channel: usize) {
+        let mut sums = [lanes.splat(0.0); V];
+        for (t, place) in self.places.iter().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                let channel = channel + v * WIDTH;
+                // SAFETY: the caller's promise; taps have a value for each channel.
+                let (weight, value) = unsafe {
+                    let tap = self.taps.as_ptr().add(t * self.conv.groups + channel);
+                    (vector(lanes, tap), vector(lanes, place.add(channel)))
+                };
+                *sum = lanes.fma(weight, value, *sum);
             }
-            out[p * self.channels + channel] = canonical(sum);
+        }
+        for (v, sum) in sums.into_iter().enumerate() {
+            // SAFETY: the output has these channels.
+            unsafe { self.store(lanes, sum, output, channel + v * WIDTH) };
         }
     }
-}
 
-impl DepthwiseLine<'_> {
-    /// Fills in where the values under each tap of output `oc` of the line lie.
+    /// Stores a vector of an output's channels, after the epilogue.
+    ///
+    /// # Safety
+    /// The output has these channels.
     #[inline(always)]
-    fn under(
-        conv: &Conv,
-        index: usize,
-        x: &[f32],
-        zeros: &[f32],
-        oc: usize,
-        rows: &mut [*const f32],
-    ) {
-        let channels = conv.groups;
-        let [a, b, c] = &conv.window.axes;
+    unsafe fn store<L: Lanes>(&mut self, lanes: L, sum: L::V, output: usize, channel: usize) {
+        let (at, e) = (output * self.conv.groups + channel, &self.epilogue);
+        let mut v = sum;
+        // SAFETY: the operands of the epilogue have a value for each channel, or for each result.
+        unsafe {
+            if let Some(bias) = e.bias {
+                v = lanes.add(v, vector(lanes, bias.as_ptr().add(channel)));
+            }
+            if let Some(addend) = e.addend {
+                v = lanes.add(v, vector(lanes, addend.as_ptr().add(at)));
+            }
+            v = lanes.bounded(v, lanes.splat(e.low), lanes.splat(e.high));
+            lanes.store(v, &mut *self.y.as_mut_ptr().add(at).cast());
+        }
+    }
+
+    /// The channels from `begin` on of an output whose window begins at column `column` of `columns`.
+    ///
+    /// # Safety
+    /// Each row of the window has a place for each column, with a value for each channel.
+    #[inline(always)]
+    unsafe fn rest(&mut self, output: usize, column: usize, columns: usize, begin: usize) {
+        let (channels, width) = (self.conv.groups, self.conv.window.axes[2].kernel);
+        for channel in begin..channels {
+            let mut sum = 0.0f32;
+            for (r, places) in self.places.chunks_exact(columns).enumerate() {
+                for (k, place) in places[column..column + width].iter().enumerate() {
+                    // SAFETY: the caller's promise.
+                    let value = unsafe { *place.add(channel) };
+                    sum = self.taps[(r * width + k) * channels + channel].mul_add(value, sum);
+                }
+            }
+            let (at, e) = (output * channels + channel, &self.epilogue);
+            sum = e.bias.map_or(sum, |bias| sum + bias[channel]);
+            sum = e.addend.map_or(sum, |addend| sum + addend[at]);
+            self.y[at] = math::clip(sum, e.low, e.high);
+        }
+    }
+
+    /// Finds where the values of some columns of the padded line lie, for each row of the window.
+    #[inline(always)]
+    fn find(&mut self, column: impl Fn(usize) -> usize, columns: usize) {
+        let channels = self.conv.groups;
+        let [a, b, c] = &self.conv.window.axes;
         let lines = a.output * b.output;
-        let (oa, ob) = (index % lines / b.output, index % b.output);
-        let len = conv.window.input_len() * channels;
-        let image = &x[index / lines * len..][..len];
-        let mut tap = 0;
+        let (oa, ob) = (self.index % lines / b.output, self.index % b.output);
+        let len = self.conv.window.input_len() * channels;
+        let image = &self.x[self.index / lines * len..][..len];
+        self.places.clear();
         for ka in 0..a.kernel {
             let ia = (oa * a.stride + ka * a.dilation).wrapping_sub(a.begin);
             for kb in 0..b.kernel {
                 let ib = (ob * b.stride + kb * b.dilation).wrapping_sub(b.begin);
                 let inside = ia < a.input && ib < b.input;
-                let line = ia
-                    .wrapping_mul(b.input)
-                    .wrapping_add(ib)
-                    .wrapping_mul(c.input);
-                for kc in 0..c.kernel {
-                    let ic = (oc * c.stride + kc * c.dilation).wrapping_sub(c.begin);
-                    rows[tap] = if inside && ic < c.input {
+                let line = ia.wrapping_mul(b.input).wrapping_add(ib);
+                let line = line.wrapping_mul(c.input);
+                self.places.extend((0..columns).map(|i| {
+                    let ic = column(i).wrapping_sub(c.begin);
+                    if inside && ic < c.input {
                         // SAFETY: the place lies in the image, which has so many channels there.
                         unsafe { image.as_ptr().add((line + ic) * channels) }
                     } else {
-                        zeros.as_ptr()
-                    };
-                    tap += 1;
-                }
+                        self.zeros.as_ptr()
+                    }
+                }));
             }
         }
     }
+}
+
+/// A vector of values.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+unsafe fn vector<L: Lanes>(lanes: L, from: *const f32) -> L::V {
+    // SAFETY: the caller's promise.
+    lanes.load(unsafe { &*from.cast::<[f32; WIDTH]>() })
 }

@@ -130,24 +130,74 @@ pub fn conv_last(
                 sheet.write(threads, conv, x, padded);
                 &*padded
             };
-            let offsets = sheet.offsets(conv);
-            let left = Left::gathered(values, &offsets);
-            let outputs = conv.window.output_len();
-            let [_, b, c] = conv.window.axes;
-            let steps: [usize; AXES] =
-                std::array::from_fn(|i| conv.window.axes[i].stride * sheet.steps[i]);
-            rows_by_panels(isa, threads, rows, &left, packed, chain, y, |row| {
-                let (image, at) = (row / outputs, row % outputs);
-                let (line, oc) = (at / c.output, at % c.output);
-                image * sheet.image
-                    + line / b.output * steps[0]
-                    + line % b.output * steps[1]
-                    + oc * steps[2]
-            });
+            let offsets;
+            let left = if input == Channels::Last && conv.window.kernel_len() == 1 {
+                // The values of one place are neighbours.
+                Left::rows(values)
+            } else {
+                offsets = sheet.offsets(conv);
+                Left::gathered(values, &offsets)
+            };
+            let places = Windows::of(conv, &sheet);
+            rows_by_panels(
+                isa,
+                threads,
+                rows,
+                &left,
+                packed,
+                chain,
+                y,
+                |first, rows| {
+                    places.fill(first, rows);
+                },
+            );
         }
         Packed::Depthwise(taps) => {
             assert_eq!(input, Channels::Last, "conv: depthwise from channels last");
             depthwise(isa, threads, conv, x, taps, chain, y);
+        }
+    }
+}
+
+/// Where windows begin.
+struct Windows {
+    /// Windows along each axis.
+    counts: [usize; AXES],
+    /// Values between neighbours along each axis.
+    steps: [usize; AXES],
+    /// Values of an image.
+    image: usize,
+}
+
+impl Windows {
+    fn of(conv: &Conv, sheet: &Sheet) -> Windows {
+        let axes = &conv.window.axes;
+        Windows {
+            counts: axes.map(|a| a.output),
+            steps: std::array::from_fn(|i| axes[i].stride * sheet.steps[i]),
+            image: sheet.image,
+        }
+    }
+
+    /// Where windows from number `first` on begin.
+    fn fill(&self, first: usize, places: &mut [usize]) {
+        let [a, b, c] = self.counts;
+        let (rest, mut ic) = (first / c, first % c);
+        let (rest, mut ib) = (rest / b, rest % b);
+        let (mut image, mut ia) = (rest / a, rest % a);
+        for place in places {
+            let [sa, sb, sc] = self.steps;
+            *place = image * self.image + ia * sa + ib * sb + ic * sc;
+            ic += 1;
+            if ic == c {
+                (ic, ib) = (0, ib + 1);
+                if ib == b {
+                    (ib, ia) = (0, ia + 1);
+                    if ia == a {
+                        (ia, image) = (0, image + 1);
+                    }
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use crate::epilogue::Epilogue;
 use crate::gemm::{GROUP, Left, PANEL, Right, UNIT, Unit, multiply};
 use crate::isa::Isa;
 use crate::sheet::Layout;
@@ -63,6 +64,7 @@ pub(super) fn convolve(
                     &Left::rows(filters),
                     rows,
                     right,
+                    &Epilogue::NONE,
                     lines.as_mut_ptr(),
                     outputs,
                 );

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::UNIT;
-use super::walk::Tile;
+use super::walk::{End, Tile};
 use crate::isa::Isa;
 use crate::math::CANONICAL_NAN;
 
@@ -26,6 +26,8 @@ impl Wide {
 }
 
 impl super::walk::Tiles for Wide {
+    const EDGES: bool = false;
+
     unsafe fn tile(self, t: &Tile<'_>) {
         let height = t.rows.len();
         for unit in 0..t.width {
@@ -82,22 +84,39 @@ unsafe fn pass<const H: usize, const GATHERED: bool>(t: &Tile<'_>, first: usize,
     }
     for (i, sums) in sums.into_iter().enumerate() {
         for (half, sum) in sums.into_iter().enumerate() {
-            // SAFETY: the tile's part of the result is the caller's.
+            let column = unit * UNIT + half * LANES;
+            // SAFETY: the tile's part of its matrices is there, and that of the result the caller's.
             unsafe {
-                let out = t
-                    .out
-                    .add((first + i) * t.stride + unit * UNIT + half * LANES);
-                let mut total = if t.first {
-                    sum
-                } else {
-                    _mm256_add_ps(_mm256_loadu_ps(out), sum)
-                };
-                if t.last {
-                    let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(total, total);
-                    total = _mm256_blendv_ps(total, _mm256_set1_ps(CANONICAL_NAN), nan);
+                let row = (first + i) * t.stride + column;
+                let mut v = sum;
+                if !t.first {
+                    v = _mm256_add_ps(_mm256_loadu_ps(t.out.add(row)), v);
                 }
-                _mm256_storeu_ps(out, total);
+                if let Some(end) = &t.end {
+                    v = finish(v, end, column, row);
+                }
+                _mm256_storeu_ps(t.out.add(row), v);
             }
         }
     }
+}
+
+/// What the epilogue makes of results at a column, and at a place in their matrix.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn finish(mut v: __m256, end: &End, column: usize, place: usize) -> __m256 {
+    // SAFETY: the tile's part of the epilogue's operands is there.
+    unsafe {
+        if !end.bias.is_null() {
+            v = _mm256_add_ps(v, _mm256_loadu_ps(end.bias.add(column)));
+        }
+        if !end.addend.is_null() {
+            v = _mm256_add_ps(v, _mm256_loadu_ps(end.addend.add(place)));
+        }
+    }
+    let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
+    // Of equal values these give the second: see `Epilogue` for the zeros.
+    v = _mm256_max_ps(v, _mm256_set1_ps(end.low));
+    v = _mm256_min_ps(v, _mm256_set1_ps(end.high));
+    _mm256_blendv_ps(v, _mm256_set1_ps(CANONICAL_NAN), nan)
 }

@@ -20,6 +20,8 @@ impl Wide {
 }
 
 impl super::walk::Tiles for Wide {
+    const EDGES: bool = true;
+
     #[inline(always)]
     unsafe fn tile(self, t: &Tile<'_>) {
         macro_rules! of {
@@ -63,22 +65,57 @@ unsafe fn tile<const H: usize, const W: usize, const GATHERED: bool>(t: &Tile<'_
             }
         }
     }
-    for (i, sums) in sums.into_iter().enumerate() {
-        for (w, sum) in sums.into_iter().enumerate() {
-            // SAFETY: the tile's part of the result is the caller's.
-            unsafe {
-                let out = t.out.add(i * t.stride + w * UNIT);
-                let mut total = if t.first {
-                    sum
-                } else {
-                    _mm512_add_ps(_mm512_loadu_ps(out), sum)
-                };
-                if t.last {
-                    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(total, total);
-                    total = _mm512_mask_blend_ps(nan, total, _mm512_set1_ps(CANONICAL_NAN));
-                }
-                _mm512_storeu_ps(out, total);
+    // The last unit may be stored in part. Whole ones are loaded and stored without masks, which is faster.
+    let edge: __mmask16 = !0 >> (UNIT - t.edge);
+    let whole = |w: usize| w + 1 < W || t.edge == UNIT;
+    let load = |from: *const f32, w: usize| match whole(w) {
+        // SAFETY: the tile's part of its matrices is there.
+        true => unsafe { _mm512_loadu_ps(from.add(w * UNIT)) },
+        // SAFETY: as above, for the values that are not masked.
+        false => unsafe { _mm512_maskz_loadu_ps(edge, from.add(w * UNIT)) },
+    };
+    let store = |to: *mut f32, w: usize, v: __m512| match whole(w) {
+        // SAFETY: the tile's part of the result is the caller's.
+        true => unsafe { _mm512_storeu_ps(to.add(w * UNIT), v) },
+        // SAFETY: as above, for the values that are not masked.
+        false => unsafe { _mm512_mask_storeu_ps(to.add(w * UNIT), edge, v) },
+    };
+    // SAFETY: each row of the tile has its place in the matrices.
+    let line = |i: usize| unsafe { t.out.add(i * t.stride) };
+    if !t.first {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            for (w, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_add_ps(load(line(i), w), *sum);
             }
+        }
+    }
+    let Some(end) = t.end else {
+        for (i, sums) in sums.into_iter().enumerate() {
+            for (w, sum) in sums.into_iter().enumerate() {
+                store(line(i), w, sum);
+            }
+        }
+        return;
+    };
+    // What leaves every value as it is: −0 as a summand, infinite bounds.
+    let bias = std::array::from_fn(|w| match end.bias.is_null() {
+        true => _mm512_set1_ps(-0.0),
+        false => load(end.bias, w),
+    });
+    let (low, high) = (_mm512_set1_ps(end.low), _mm512_set1_ps(end.high));
+    let canonical = _mm512_set1_ps(CANONICAL_NAN);
+    for (i, sums) in sums.into_iter().enumerate() {
+        for w in 0..W {
+            let bias: &[__m512; W] = &bias;
+            let mut v = _mm512_add_ps(sums[w], bias[w]);
+            if !end.addend.is_null() {
+                // SAFETY: as `line`.
+                v = _mm512_add_ps(v, load(unsafe { end.addend.add(i * t.stride) }, w));
+            }
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            // Of equal values these give the second: see `Epilogue` for the zeros.
+            v = _mm512_min_ps(_mm512_max_ps(v, low), high);
+            store(line(i), w, _mm512_mask_blend_ps(nan, v, canonical));
         }
     }
 }

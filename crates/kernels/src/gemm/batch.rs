@@ -3,6 +3,7 @@
 
 use super::{GROUP, Left, PANEL, Right, UNIT, Unit, group, multiply, pack_panels};
 use crate::chain::Chain;
+use crate::epilogue::Epilogue;
 use crate::isa::Isa;
 use crate::threads::{Slots, Threads};
 
@@ -213,7 +214,8 @@ impl Pair<'_> {
             // SAFETY: `place` gives as many rows, which are this task's alone.
             unsafe {
                 if k > 0 {
-                    multiply(self.isa, &left, &starts[..height], right, out, stride);
+                    let starts = &starts[..height];
+                    multiply(self.isa, &left, starts, right, &Epilogue::NONE, out, stride);
                 }
                 for i in 0..height {
                     let line = std::slice::from_raw_parts_mut(out.add(i * stride), n);

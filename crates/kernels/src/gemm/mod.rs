@@ -21,6 +21,8 @@ mod pack;
 mod portable;
 mod walk;
 
+use std::ops::Range;
+
 use crate::chain::Chain;
 use crate::isa::Isa;
 use crate::threads::{Slots, Threads};
@@ -42,6 +44,9 @@ pub(crate) const PANEL: usize = 4 * UNIT;
 
 /// Bytes of the left operand that stay in the second-level cache while the panels pass by.
 const HELD_LEFT: usize = 512 << 10;
+
+/// Bytes of a result that a chain finds in the second-level cache.
+const HELD_RESULT: usize = 256 << 10;
 
 /// Most rows that are multiplied together.
 pub(crate) const GROUP: usize = 240;
@@ -92,10 +97,15 @@ pub fn gemm_with(
         return chain.apply(isa, 0, n, c);
     }
     let left = Left::rows(a);
-    rows_by_panels(isa, threads, m, &left, b, chain, c, |row| row * k);
+    rows_by_panels(isa, threads, m, &left, b, chain, c, |first, rows| {
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = (first + i) * k;
+        }
+    });
 }
 
-/// All rows of a product by all panels, in tasks of some rows and some panels.
+/// All rows of a product by all panels, in tasks of some rows and some panels. `place` says where in the left operand
+/// some rows begin, from a given one on.
 #[allow(
     clippy::too_many_arguments,
     reason = "three matrices, where and how they are multiplied"
@@ -108,52 +118,101 @@ pub(crate) fn rows_by_panels(
     b: &PackedB,
     chain: &Chain<'_>,
     c: &mut [f32],
-    place: impl Fn(usize) -> usize + Sync,
+    place: impl Fn(usize, &mut [usize]) + Sync,
 ) {
-    let (k, n, panels) = (b.k(), b.n(), b.n().div_ceil(PANEL));
-    let group = if threads.count() == 1 {
-        group(k)
-    } else {
-        // As many groups as keep all threads busy to the end.
-        let even = m.div_ceil(threads.count() * 4).next_multiple_of(6);
-        group(k).min(even.max(12))
-    };
-    let groups = m.div_ceil(group);
-    // Few rows are split by columns; many by rows alone, which are then whole for the chain.
-    let whole = groups >= 2 * threads.count() || threads.count() == 1 || chain.by_rows();
-    let parts = if whole {
-        1
-    } else {
-        let worth = (m * k * n / WORTH_A_TASK).clamp(1, 4 * threads.count());
-        (worth / groups).clamp(1, panels)
-    };
-    let together = panels.div_ceil(parts);
-    let parts = panels.div_ceil(together);
+    let (k, n) = (b.k(), b.n());
+    let (epilogue, chain) = chain.split();
+    let cut = Cut::of(threads, [m, k, n], &chain);
     let out = Slots::of(c);
-    threads.run(groups * parts, |task| {
-        let (g, part) = (task / parts, task % parts);
-        let (first, height) = (g * group, group.min(m - g * group));
-        let mut rows = [0; GROUP];
-        for (i, row) in rows[..height].iter_mut().enumerate() {
-            *row = place(first + i);
-        }
-        let panels = part * together..panels.min((part + 1) * together);
+    threads.run(cut.tasks(), |task| {
+        let (rows, panels) = cut.task(task);
+        let (first, height) = (rows.start, rows.len());
+        let mut places = [0; GROUP];
+        place(first, &mut places[..height]);
         let columns = panels.start * PANEL..n.min(panels.end * PANEL);
+        let epilogue = epilogue.part(first, columns.start, n);
         // SAFETY: tasks have different rows or different columns of the result.
         unsafe {
             let corner = out.pointer(first * n, height * n).add(columns.start);
-            multiply(isa, left, &rows[..height], b.right(panels), corner, n);
+            multiply(
+                isa,
+                left,
+                &places[..height],
+                b.right(panels),
+                &epilogue,
+                corner,
+                n,
+            );
             if columns.len() == n {
                 let lines = out.slice(first * n, height * n);
                 chain.apply(isa, first, n, lines);
             } else {
-                for row in first..first + height {
+                for row in rows {
                     let line = out.slice(row * n + columns.start, columns.len());
                     chain.apply_part(isa, row, n, columns.start, line);
                 }
             }
         }
     });
+}
+
+/// How a product is cut into tasks: groups of rows, and for each the same parts of all panels.
+struct Cut {
+    m: usize,
+    group: usize,
+    panels: usize,
+    /// Panels of a part.
+    together: usize,
+}
+
+impl Cut {
+    fn of(threads: &Threads, [m, k, n]: [usize; 3], chain: &Chain<'_>) -> Cut {
+        let panels = n.div_ceil(PANEL);
+        let group = if threads.count() == 1 {
+            group(k)
+        } else {
+            // As many groups as keep all threads busy to the end.
+            let even = m.div_ceil(threads.count() * 4).next_multiple_of(6);
+            group(k).min(even.max(12))
+        };
+        let groups = m.div_ceil(group);
+        let parts = if chain.by_rows() {
+            1
+        } else if groups >= 2 * threads.count() || threads.count() == 1 {
+            // A chain finds its values in the cache.
+            let held = group.min(m) * n * size_of::<f32>();
+            if chain.is_empty() {
+                1
+            } else {
+                held.div_ceil(HELD_RESULT)
+            }
+        } else {
+            // Few rows are split by columns.
+            (m * k * n / WORTH_A_TASK).clamp(1, 4 * threads.count()) / groups
+        };
+        Cut {
+            m,
+            group,
+            panels,
+            together: panels.div_ceil(parts.clamp(1, panels)),
+        }
+    }
+
+    fn parts(&self) -> usize {
+        self.panels.div_ceil(self.together)
+    }
+
+    fn tasks(&self) -> usize {
+        self.m.div_ceil(self.group) * self.parts()
+    }
+
+    /// The rows and the panels of a task.
+    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (group, part) = (task / self.parts(), task % self.parts());
+        let rows = group * self.group..self.m.min((group + 1) * self.group);
+        let panels = part * self.together..self.panels.min((part + 1) * self.together);
+        (rows, panels)
+    }
 }
 
 /// `C[i] = A[i] · B[i]` for each of `batch` pairs of matrices: `A[i]` is `m × k`, `B[i]` is

@@ -2,14 +2,16 @@
 #![allow(unsafe_code)]
 
 use super::UNIT;
-use super::walk::Tile;
-use crate::math::canonical;
+use super::walk::{End, Tile};
+use crate::math;
 
 /// Tiles that any machine can compute.
 #[derive(Clone, Copy)]
 pub(super) struct Plain;
 
 impl super::walk::Tiles for Plain {
+    const EDGES: bool = false;
+
     unsafe fn tile(self, t: &Tile<'_>) {
         for (i, &row) in t.rows.iter().enumerate() {
             for unit in 0..t.width {
@@ -29,14 +31,34 @@ impl super::walk::Tiles for Plain {
                         *sum = a.mul_add(b, *sum);
                     }
                 }
-                // SAFETY: the tile's part of the result is the caller's.
-                let out =
-                    unsafe { &mut *t.out.add(i * t.stride + unit * UNIT).cast::<[f32; UNIT]>() };
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    let total = if t.first { sum } else { *out + sum };
-                    *out = if t.last { canonical(total) } else { total };
+                for (j, sum) in sums.into_iter().enumerate() {
+                    let column = unit * UNIT + j;
+                    let place = i * t.stride + column;
+                    // SAFETY: the tile's part of its matrices is there, and that of the result the caller's.
+                    unsafe {
+                        let out = t.out.add(place);
+                        let total = if t.first { sum } else { *out + sum };
+                        *out = match &t.end {
+                            Some(end) => finish(total, end, column, place),
+                            None => total,
+                        };
+                    }
                 }
             }
         }
     }
+}
+
+/// What the epilogue makes of the result at a column, and at a place in its matrix.
+unsafe fn finish(mut v: f32, end: &End, column: usize, place: usize) -> f32 {
+    // SAFETY: the tile's part of the epilogue's operands is there.
+    unsafe {
+        if !end.bias.is_null() {
+            v += *end.bias.add(column);
+        }
+        if !end.addend.is_null() {
+            v += *end.addend.add(place);
+        }
+    }
+    math::min(math::max(v, end.low), end.high)
 }

@@ -4,6 +4,7 @@
 use super::{BLOCK_K, PANEL, UNIT, Unit, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+use crate::epilogue::Epilogue;
 use crate::isa::Isa;
 
 /// Most rows of a tile.
@@ -63,16 +64,51 @@ pub(super) struct Tile<'a> {
     pub(super) b_stride: usize,
     /// Units, 1 to 4.
     pub(super) width: usize,
+    /// Columns of the last unit that are stored.
+    pub(super) edge: usize,
     pub(super) out: *mut f32,
     pub(super) stride: usize,
     /// The sums stand as they are; otherwise they are added to what is there.
     pub(super) first: bool,
-    /// The results are final: NaN is made canonical.
-    pub(super) last: bool,
+    /// What becomes of the results if they are final.
+    pub(super) end: Option<End>,
+}
+
+/// The part of an epilogue that meets a tile; NaN is made canonical then.
+#[derive(Clone, Copy)]
+pub(super) struct End {
+    /// A value for each column; null for none.
+    pub(super) bias: *const f32,
+    /// A value for each result, in rows as far apart as those of the result; null for none.
+    pub(super) addend: *const f32,
+    pub(super) low: f32,
+    pub(super) high: f32,
+}
+
+impl End {
+    /// That of the part that begins at a row and a column of the epilogue.
+    ///
+    /// # Safety
+    /// The epilogue has a value there.
+    unsafe fn of(epilogue: &Epilogue<'_>, row: usize, column: usize, stride: usize) -> End {
+        // SAFETY: the caller's promise.
+        let at = |values: Option<&[f32]>, offset: usize| unsafe {
+            values.map_or(std::ptr::null(), |v| v.as_ptr().add(offset))
+        };
+        End {
+            bias: at(epilogue.bias, column),
+            addend: at(epilogue.addend, row * stride + column),
+            low: epilogue.low,
+            high: epilogue.high,
+        }
+    }
 }
 
 /// The innermost loops, for one instruction set.
 pub(super) trait Tiles: Copy {
+    /// Whether it stores part of a unit; otherwise the last unit of a tile is always whole.
+    const EDGES: bool;
+
     /// Computes a tile of at most [`ROWS`] rows, 6 where it is four units wide.
     ///
     /// # Safety
@@ -80,7 +116,8 @@ pub(super) trait Tiles: Copy {
     unsafe fn tile(self, tile: &Tile<'_>);
 }
 
-/// `out[i · stride..][..n] = A[i] · B` for rows that begin at `rows`, `k > 0`.
+/// `out[i · stride..][..n] = A[i] · B` for rows that begin at `rows`, `k > 0`, and what the epilogue makes of that, whose
+/// matrix has rows `stride` apart too.
 ///
 /// # Safety
 /// Those parts of the result exist, and nobody else uses them.
@@ -92,6 +129,7 @@ pub(crate) unsafe fn multiply(
     left: &Left<'_>,
     rows: &[usize],
     right: Right<'_>,
+    epilogue: &Epilogue<'_>,
     out: *mut f32,
     stride: usize,
 ) {
@@ -112,10 +150,17 @@ pub(crate) unsafe fn multiply(
         right.units.len() >= units * right.k,
         "panels of the right operand"
     );
+    let last = (rows.len().max(1) - 1) * stride + right.n;
+    assert!(
+        epilogue.bias.is_none_or(|bias| bias.len() >= right.n)
+            && epilogue.addend.is_none_or(|addend| addend.len() >= last),
+        "operands of the epilogue"
+    );
     let walk = Walk {
         left,
         rows,
         right,
+        epilogue,
         stride,
     };
     // SAFETY: rows and panels were checked; the result is this caller's.
@@ -137,7 +182,17 @@ struct Walk<'a> {
     left: &'a Left<'a>,
     rows: &'a [usize],
     right: Right<'a>,
+    epilogue: &'a Epilogue<'a>,
     stride: usize,
+}
+
+/// Where a tile lies: its rows, its first column, the first value of its block along k.
+#[derive(Clone, Copy)]
+struct Spot {
+    first: usize,
+    height: usize,
+    column: usize,
+    start: usize,
 }
 
 impl Walk<'_> {
@@ -155,61 +210,64 @@ impl Walk<'_> {
                 // SAFETY: within the panel, the rows and the result.
                 unsafe {
                     let b = panel.add(start * count).cast::<f32>();
-                    self.block(tiles, start, b, count, width, out.add(left_column));
+                    self.block(tiles, start, b, left_column, width, out);
                 }
             }
         }
     }
 
-    /// All rows by one block of one panel of `count` units, of which `width` columns are wanted.
+    /// All rows by one block of one panel, of which `width` columns are wanted.
     unsafe fn block<T: Tiles>(
         &self,
         tiles: T,
         start: usize,
         b: *const f32,
-        count: usize,
+        left_column: usize,
         width: usize,
         out: *mut f32,
     ) {
-        let m = self.rows.len();
+        let (m, count) = (self.rows.len(), width.div_ceil(UNIT));
         // 7 or 8 rows: in two halves of the panel, so that each row of it is read once.
         let (most, units) = match count {
             4 if m == 7 || m == 8 => (ROWS, 2),
             4 => (6, 4),
             _ => (ROWS, count),
         };
-        let parts = m.div_ceil(most);
-        for part in 0..parts {
-            let (first, height) = share(m, parts, part);
+        for (first, height) in shares(m, m.div_ceil(most)) {
             for unit in (0..count).step_by(units) {
                 let wanted = (width - unit * UNIT).min(units * UNIT);
+                let spot = Spot {
+                    first,
+                    height,
+                    column: left_column + unit * UNIT,
+                    start,
+                };
                 // SAFETY: within the block.
                 unsafe {
-                    let b = b.add(unit * UNIT);
-                    let out = out.add(first * self.stride + unit * UNIT);
-                    self.tile(tiles, first, height, start, b, count * UNIT, wanted, out);
+                    let out = out.add(first * self.stride + spot.column);
+                    self.tile(tiles, spot, b.add(unit * UNIT), count * UNIT, wanted, out);
                 }
             }
         }
     }
 
     /// One tile, of which `wanted` columns are stored.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "where the tile lies in each matrix"
-    )]
     #[inline(always)]
     unsafe fn tile<T: Tiles>(
         &self,
         tiles: T,
-        first: usize,
-        height: usize,
-        start: usize,
+        spot: Spot,
         b: *const f32,
         b_stride: usize,
         wanted: usize,
         out: *mut f32,
     ) {
+        let Spot {
+            first,
+            height,
+            column,
+            start,
+        } = spot;
         let k = BLOCK_K.min(self.right.k - start);
         let mut rows = [std::ptr::null(); ROWS];
         let (offsets, skip) = match self.left.offsets {
@@ -220,6 +278,7 @@ impl Walk<'_> {
             // SAFETY: every row lies in the values.
             *pointer = unsafe { self.left.values.as_ptr().add(row + skip) };
         }
+        let last = start + k == self.right.k;
         let width = wanted.div_ceil(UNIT);
         let mut tile = Tile {
             rows: &rows[..height],
@@ -228,39 +287,66 @@ impl Walk<'_> {
             b,
             b_stride,
             width,
+            edge: wanted - (width - 1) * UNIT,
             out,
             stride: self.stride,
             first: start == 0,
-            last: start + k == self.right.k,
+            // SAFETY: `multiply` checked that the epilogue has a value for each result.
+            end: last.then(|| unsafe { End::of(self.epilogue, first, column, self.stride) }),
         };
-        // SAFETY: as this function's own; a tile wider than what is wanted gets a place of its own.
+        // SAFETY: as this function's own; a tile wider than what is wanted gets places of its own.
         unsafe {
-            if wanted == width * UNIT {
+            if T::EDGES || tile.edge == UNIT {
                 return tiles.tile(&tile);
             }
-            let mut edge = [0.0f32; ROWS * PANEL];
+            let mut result = Lines::ZERO;
+            let (mut bias, mut addend) = ([0.0; PANEL], Lines::ZERO);
             if !tile.first {
-                for i in 0..height {
-                    let line = out.add(i * self.stride);
-                    line.copy_to_nonoverlapping(edge[i * PANEL..].as_mut_ptr(), wanted);
+                result.take(out, self.stride, height, wanted);
+            }
+            if let Some(end) = &mut tile.end {
+                if !end.bias.is_null() {
+                    end.bias.copy_to_nonoverlapping(bias.as_mut_ptr(), wanted);
+                    end.bias = bias.as_ptr();
+                }
+                if !end.addend.is_null() {
+                    addend.take(end.addend, self.stride, height, wanted);
+                    end.addend = addend.0.as_ptr();
                 }
             }
-            tile.out = edge.as_mut_ptr();
-            tile.stride = PANEL;
+            (tile.out, tile.stride, tile.edge) = (result.0.as_mut_ptr(), PANEL, UNIT);
             tiles.tile(&tile);
             for i in 0..height {
                 let line = out.add(i * self.stride);
-                line.copy_from_nonoverlapping(edge[i * PANEL..].as_ptr(), wanted);
+                line.copy_from_nonoverlapping(result.0[i * PANEL..].as_ptr(), wanted);
             }
         }
     }
 }
 
-/// First row and height of part `i` where `m` rows are cut into `count` parts.
-#[inline(always)]
-fn share(m: usize, count: usize, i: usize) -> (usize, usize) {
+/// The lines of a tile, with room for whole units.
+struct Lines([f32; ROWS * PANEL]);
+
+impl Lines {
+    const ZERO: Lines = Lines([0.0; ROWS * PANEL]);
+
+    /// Copies `height` lines of `wanted` values from a matrix.
+    ///
+    /// # Safety
+    /// They exist, and are no more than a tile has.
+    unsafe fn take(&mut self, from: *const f32, stride: usize, height: usize, wanted: usize) {
+        for (i, line) in self.0.chunks_exact_mut(PANEL).enumerate().take(height) {
+            // SAFETY: the caller's promise.
+            let values = unsafe { std::slice::from_raw_parts(from.add(i * stride), wanted) };
+            line[..wanted].copy_from_slice(values);
+        }
+    }
+}
+
+/// First row and height of each part where `m` rows are cut into `count` parts.
+fn shares(m: usize, count: usize) -> impl Iterator<Item = (usize, usize)> {
     let (height, taller) = (m / count, m % count);
-    (i * height + i.min(taller), height + usize::from(i < taller))
+    (0..count).map(move |i| (i * height + i.min(taller), height + usize::from(i < taller)))
 }
 
 #[cfg(test)]
@@ -272,8 +358,7 @@ mod tests {
         for m in 1..200usize {
             let count = m.div_ceil(ROWS);
             let mut next = 0;
-            for i in 0..count {
-                let (first, height) = share(m, count, i);
+            for (first, height) in shares(m, count) {
                 assert_eq!(first, next);
                 assert!((1..=ROWS).contains(&height) && height.abs_diff(m / count) <= 1);
                 next += height;

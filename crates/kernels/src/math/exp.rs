@@ -1,6 +1,6 @@
 //! The exponential and what is built on it.
 
-use super::{canonical, horner, with_sign};
+use super::{CANONICAL_NAN, canonical, horner, with_sign};
 
 /// 1.5 · 2²³: a sum with it is rounded to an integer, which stands in the low bits.
 const MAGIC: f32 = f32::from_bits(0x4b40_0000);
@@ -35,33 +35,82 @@ pub fn exp(x: f32) -> f32 {
 /// [`exp`] with whatever NaN comes out.
 #[inline(always)]
 pub(super) fn exp_raw(x: f32) -> f32 {
-    let (n, t) = reduce(x);
+    // NaN fails both comparisons and stays.
+    let x = if x > EXP_MAX { EXP_MAX } else { x };
+    let x = if x < EXP_MIN { EXP_MIN } else { x };
+    let (shifted, t) = reduce(x);
     let y = 1.0 + t;
     // 2ⁿ in two factors, so that a subnormal result is rounded once.
+    let n = exponent(shifted);
     let first = n >> 1;
     y * power_of_two(first) * power_of_two(n.wrapping_sub(first))
 }
 
-/// n and t, where eˣ = 2ⁿ · (1 + t) and |t| < 0.42.
+/// [`exp`] of x ≤ 0, in fewer steps; anything for other x.
+///
+/// The sum 1 + t is rounded when it is 2⁶⁴ times as large, which leaves room for every n: then n enters as an integer,
+/// and one product gives the result, which is rounded once if it is subnormal.
 #[inline(always)]
-fn reduce(x: f32) -> (i32, f32) {
-    // NaN fails both comparisons and stays.
-    let x = if x > EXP_MAX { EXP_MAX } else { x };
+pub(super) fn exp_of_negative_raw(x: f32) -> f32 {
+    const SCALE: f32 = power_of_two(64);
     let x = if x < EXP_MIN { EXP_MIN } else { x };
+    let (shifted, t) = reduce(x);
+    with_exponent(t.mul_add(SCALE, SCALE), shifted) * power_of_two(-64)
+}
+
+/// [`exp`] of x ≥ 0, likewise: here 2⁶⁴ times as small.
+#[inline(always)]
+fn exp_of_positive_raw(x: f32) -> f32 {
+    const SCALE: f32 = power_of_two(-64);
+    let x = if x > EXP_MAX { EXP_MAX } else { x };
+    let (shifted, t) = reduce(x);
+    with_exponent(t.mul_add(SCALE, SCALE), shifted) * power_of_two(64)
+}
+
+/// [`exp`] of x ≤ 0 or NaN.
+#[inline(always)]
+pub(crate) fn exp_of_negative(x: f32) -> f32 {
+    unless_nan(x, exp_of_negative_raw(x))
+}
+
+/// `y`, unless `x` is NaN: then the canonical one.
+#[inline(always)]
+fn unless_nan(x: f32, y: f32) -> f32 {
+    if canonical(x).to_bits() == CANONICAL_NAN.to_bits() {
+        CANONICAL_NAN
+    } else {
+        y
+    }
+}
+
+/// A number whose last bits are n, and t, where eˣ = 2ⁿ · (1 + t) and |t| < 0.42.
+#[inline(always)]
+fn reduce(x: f32) -> (f32, f32) {
     let shifted = x.mul_add(LOG2_E, MAGIC);
     let whole = shifted - MAGIC;
-    let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
     // x − n·ln 2: the first difference is exact, what the second one loses is kept.
     let most = whole.mul_add(-LN_2_HIGH, x);
     let r = whole.mul_add(-LN_2_LOW, most);
     let lost = whole.mul_add(-LN_2_LOW, most - r);
     let t = r + (r * r).mul_add(horner(r, &EXP), lost);
-    (n, t)
+    (shifted, t)
+}
+
+/// The n of [`reduce`].
+#[inline(always)]
+fn exponent(shifted: f32) -> i32 {
+    (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32)
+}
+
+/// y · 2ⁿ with the n of [`reduce`], where both are normal.
+#[inline(always)]
+fn with_exponent(y: f32, shifted: f32) -> f32 {
+    f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
 /// 2ⁿ for −127 < n < 128.
 #[inline(always)]
-fn power_of_two(n: i32) -> f32 {
+const fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) as u32) << 23)
 }
 
@@ -70,8 +119,8 @@ fn power_of_two(n: i32) -> f32 {
 pub(super) fn exp_minus_one_of_negative(x: f32) -> f32 {
     // e⁻⁶⁴ vanishes beside 1.
     let x = if x < -64.0 { -64.0 } else { x };
-    let (n, t) = reduce(x);
-    let scale = power_of_two(n);
+    let (shifted, t) = reduce(x);
+    let scale = power_of_two(exponent(shifted));
     scale.mul_add(t, scale - 1.0)
 }
 
@@ -79,7 +128,21 @@ pub(super) fn exp_minus_one_of_negative(x: f32) -> f32 {
 #[must_use]
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
-    let z = exp_raw(-x.abs());
+    unless_nan(x, sigmoid_raw(x))
+}
+
+/// x · [`sigmoid`]`(x)`, both rounded.
+#[must_use]
+#[inline(always)]
+pub(crate) fn gated_by_sigmoid(x: f32) -> f32 {
+    // NaN times anything is NaN.
+    canonical(x * sigmoid_raw(x))
+}
+
+/// [`sigmoid`], for NaN anything.
+#[inline(always)]
+fn sigmoid_raw(x: f32) -> f32 {
+    let z = exp_of_negative_raw(-x.abs());
     let top = if x < 0.0 { z } else { 1.0 };
     // top ÷ (1 + z), corrected by what the sum and the quotient lost.
     let sum = 1.0 + z;
@@ -87,7 +150,7 @@ pub fn sigmoid(x: f32) -> f32 {
     let inverse = 1.0 / sum;
     let y = top * inverse;
     let rest = (-y).mul_add(lost, (-y).mul_add(sum, top));
-    canonical(rest.mul_add(inverse, y))
+    rest.mul_add(inverse, y)
 }
 
 /// Where tanh passes from the polynomial to the exponential.
@@ -109,9 +172,9 @@ pub fn tanh(x: f32) -> f32 {
     let a = x.abs();
     let q = a * a;
     let small = (a * q).mul_add(horner(q, &TANH), a);
-    let large = 1.0 - 2.0 / (exp_raw(2.0 * a) + 1.0);
+    let large = 1.0 - 2.0 / (exp_of_positive_raw(2.0 * a) + 1.0);
     let y = if a < TANH_SMALL { small } else { large };
-    canonical(with_sign(y, x))
+    unless_nan(x, with_sign(y, x))
 }
 
 /// Where erf passes from the polynomial to the exponential, and where it is 1.
@@ -148,7 +211,8 @@ pub fn erf(x: f32) -> f32 {
     let a = x.abs();
     let small = a.mul_add(horner(a * a, &ERF), a);
     let t = if a > ERF_ONE { ERF_ONE } else { a };
-    let large = 1.0 - exp_raw(horner(t, &LN_ERFC));
+    // For t < 0.9375 this may be a positive number, near 0.
+    let large = 1.0 - exp_of_negative_raw(horner(t, &LN_ERFC));
     let y = if a < ERF_SMALL { small } else { large };
-    canonical(with_sign(y, x))
+    unless_nan(x, with_sign(y, x))
 }

@@ -1,6 +1,6 @@
 //! The natural logarithm and what is built on it.
 
-use super::exp::{LN_2_HIGH, LN_2_LOW, exp_raw};
+use super::exp::{LN_2_HIGH, LN_2_LOW, exp_of_negative_raw};
 use super::{canonical, horner, max};
 
 /// Bits of √½: mantissas run from it to √2.
@@ -59,7 +59,7 @@ pub fn softplus(x: f32) -> f32 {
     /// √2 − 1.
     const HALVED_FROM: f32 = f32::from_bits(0x3ed4_13cd);
     // 0 ≤ z ≤ 1; from √2 on, 1 + z is halved, and the difference to 1 taken without rounding 1 + z.
-    let z = exp_raw(-x.abs());
+    let z = exp_of_negative_raw(-x.abs());
     let halved = z >= HALVED_FROM;
     let f = if halved { 0.5 * (z - 1.0) } else { z };
     let e = if halved { 1.0 } else { 0.0 };

@@ -8,6 +8,7 @@ mod log;
 mod trig;
 
 pub use exp::{erf, exp, sigmoid, tanh};
+pub(crate) use exp::{exp_of_negative, gated_by_sigmoid};
 pub use log::{log, pow, softplus};
 pub(crate) use trig::quarter_turns;
 pub use trig::{cos, sin};

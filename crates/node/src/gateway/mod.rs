@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{BoxFuture, FutureExt};
 use lemma_store::{BlobStore, FetchConfig, Fetcher, Source, StoreError};
 use lemma_types::{
     Address, B256, Digest, Engine, Manifest, Mode, ModelName, SignedReceipt, TrustedRoot,
@@ -336,63 +337,75 @@ impl Gateway {
     ///
     /// # Errors
     /// If its directory can not be used, or no validator answers.
-    pub async fn start(config: GatewayConfig, ledger: Ledger) -> Result<Self, GatewayError> {
-        let storage = |error: &dyn fmt::Display| GatewayError::Storage(error.to_string());
-        fs::create_dir_all(&config.data_dir).map_err(|error| storage(&error))?;
-        let store = BlobStore::open(config.data_dir.join("store"))?;
-        let (index, writer) =
-            Index::open(&config.data_dir.join("index.redb"), ledger.trusted_root())?;
-        let verifier = Verifier::new(ledger.trusted_root())
-            .map_err(|error| GatewayError::Ledger(error.to_string()))?;
-        let host = Host::start(store.clone())
-            .await
-            .map_err(|error| storage(&error))?;
-        let cursor = match index.cursor()? {
-            // Nothing was served before, so nothing that is settled already matters.
-            None => ledger.head().number,
-            Some(cursor) => cursor,
-        };
-        let inner = Arc::new(Inner {
-            client: WorkerClient::new(config.request_timeout),
-            fetcher: Fetcher::new(FetchConfig::default()),
-            hosts: config.hosts.iter().map(|base| Source::host(base)).collect(),
-            config,
-            ledger,
-            store,
-            index: Arc::new(index),
-            pool: Pool::default(),
-            verifier,
-            models: RwLock::default(),
-            manifests: Mutex::default(),
-            chosen: Mutex::default(),
-            room: Arc::new(Semaphore::new(infer::ROOM)),
-            lookups: Semaphore::new(LOOKUPS),
-            collect: Notify::new(),
-            collected: watch::Sender::new(0),
-            followed: watch::Sender::new(cursor),
-            host_base: host.base().to_owned(),
-            running: Mutex::default(),
-        });
-        let snapshot = follow::snapshot(&inner).await?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follow::follow(Arc::clone(&inner), cursor, snapshot));
-        tasks.spawn(collect::collect(Arc::clone(&inner)));
-        *inner.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(Running {
-            host,
-            tasks,
-            writer,
-        });
-        Ok(Self { inner })
+    pub fn start(
+        config: GatewayConfig,
+        ledger: Ledger,
+    ) -> BoxFuture<'static, Result<Self, GatewayError>> {
+        async move {
+            let storage = |error: &dyn fmt::Display| GatewayError::Storage(error.to_string());
+            fs::create_dir_all(&config.data_dir).map_err(|error| storage(&error))?;
+            let store = BlobStore::open(config.data_dir.join("store"))?;
+            let (index, writer) =
+                Index::open(&config.data_dir.join("index.redb"), ledger.trusted_root())?;
+            let verifier = Verifier::new(ledger.trusted_root())
+                .map_err(|error| GatewayError::Ledger(error.to_string()))?;
+            let host = Host::start(store.clone())
+                .await
+                .map_err(|error| storage(&error))?;
+            let cursor = match index.cursor()? {
+                // Nothing was served before, so nothing that is settled already matters.
+                None => ledger.head().number,
+                Some(cursor) => cursor,
+            };
+            let inner = Arc::new(Inner {
+                client: WorkerClient::new(config.request_timeout),
+                fetcher: Fetcher::new(FetchConfig::default()),
+                hosts: config.hosts.iter().map(|base| Source::host(base)).collect(),
+                config,
+                ledger,
+                store,
+                index: Arc::new(index),
+                pool: Pool::default(),
+                verifier,
+                models: RwLock::default(),
+                manifests: Mutex::default(),
+                chosen: Mutex::default(),
+                room: Arc::new(Semaphore::new(infer::ROOM)),
+                lookups: Semaphore::new(LOOKUPS),
+                collect: Notify::new(),
+                collected: watch::Sender::new(0),
+                followed: watch::Sender::new(cursor),
+                host_base: host.base().to_owned(),
+                running: Mutex::default(),
+            });
+            let snapshot = follow::snapshot(&inner).await?;
+            let mut tasks = JoinSet::new();
+            tasks.spawn(follow::follow(Arc::clone(&inner), cursor, snapshot));
+            tasks.spawn(collect::collect(Arc::clone(&inner)));
+            *inner.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(Running {
+                host,
+                tasks,
+                writer,
+            });
+            Ok(Self { inner })
+        }
+        .boxed()
     }
 
     /// Stops the background work and the host, and returns when everything is on disk. Requests in flight may still end.
-    pub async fn stop(&self) {
-        self.end(true).await;
+    pub fn stop(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.end(true).await;
+        }
+        .boxed()
     }
 
     /// Stops at once, as far as a crash can be imitated inside a process: what was not written stays unwritten.
-    pub(crate) async fn kill(&self) {
-        self.end(false).await;
+    pub(crate) fn kill(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.end(false).await;
+        }
+        .boxed()
     }
 
     async fn end(&self, gracefully: bool) {
@@ -480,17 +493,23 @@ impl Gateway {
     ///
     /// # Errors
     /// [`GatewayError::UnknownModel`], also if no host has its manifest.
-    pub async fn model(&self, model: &ModelRef) -> Result<ModelInfo, GatewayError> {
-        let Resolved {
-            name,
-            root,
-            manifest,
-        } = self.inner.resolve(model).await?;
-        Ok(ModelInfo {
-            name,
-            root,
-            manifest: (*manifest).clone(),
-        })
+    pub fn model<'a>(
+        &'a self,
+        model: &'a ModelRef,
+    ) -> BoxFuture<'a, Result<ModelInfo, GatewayError>> {
+        async move {
+            let Resolved {
+                name,
+                root,
+                manifest,
+            } = self.inner.resolve(model).await?;
+            Ok(ModelInfo {
+                name,
+                root,
+                manifest: (*manifest).clone(),
+            })
+        }
+        .boxed()
     }
 
     /// Takes a model into the content store, so that hosts and workers can serve it: checks the manifest, that each of
@@ -501,30 +520,37 @@ impl Gateway {
     ///
     /// # Errors
     /// [`GatewayError::Manifest`], [`GatewayError::MissingFile`], [`GatewayError::Refused`].
-    pub async fn publish(&self, manifest: &[u8]) -> Result<Digest, GatewayError> {
-        let bytes = manifest.to_vec();
-        let manifest = Manifest::decode(&bytes)?;
-        let (store, limit) = (self.inner.store.clone(), self.inner.config.max_model_bytes);
-        blocking(move || {
-            let present =
-                |file: &lemma_types::manifest::File| store.size(&file.blake3) == Some(file.size);
-            if let Some(missing) = manifest.files.iter().find(|file| !present(file)) {
-                let (path, digest) = (missing.path.clone(), missing.blake3);
-                return Err(GatewayError::MissingFile { path, digest });
-            }
-            model::load_any(&manifest, &store, limit)
-                .map_err(|error: LoadError| GatewayError::Refused(error.to_string()))?;
-            Ok(store.put_bytes(&bytes)?)
-        })
-        .await
+    pub fn publish<'a>(
+        &'a self,
+        manifest: &'a [u8],
+    ) -> BoxFuture<'a, Result<Digest, GatewayError>> {
+        async move {
+            let bytes = manifest.to_vec();
+            let manifest = Manifest::decode(&bytes)?;
+            let (store, limit) = (self.inner.store.clone(), self.inner.config.max_model_bytes);
+            blocking(move || {
+                let present = |file: &lemma_types::manifest::File| {
+                    store.size(&file.blake3) == Some(file.size)
+                };
+                if let Some(missing) = manifest.files.iter().find(|file| !present(file)) {
+                    let (path, digest) = (missing.path.clone(), missing.blake3);
+                    return Err(GatewayError::MissingFile { path, digest });
+                }
+                model::load_any(&manifest, &store, limit)
+                    .map_err(|error: LoadError| GatewayError::Refused(error.to_string()))?;
+                Ok(store.put_bytes(&bytes)?)
+            })
+            .await
+        }
+        .boxed()
     }
 
     /// Runs a model on a worker and checks the receipt before it returns.
     ///
     /// # Errors
     /// See [`InferError`].
-    pub async fn infer(&self, request: InferRequest) -> Result<Answer, InferError> {
-        self.inner.infer(request).await
+    pub fn infer(&self, request: InferRequest) -> BoxFuture<'_, Result<Answer, InferError>> {
+        async move { self.inner.infer(request).await }.boxed()
     }
 
     /// Lets a language model answer on a worker. Returns when the first of the answer is there, so that until then another
@@ -532,47 +558,53 @@ impl Gateway {
     ///
     /// # Errors
     /// See [`InferError`].
-    pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, InferError> {
-        self.inner.generate(request).await
+    pub fn generate(
+        &self,
+        request: GenerateRequest,
+    ) -> BoxFuture<'_, Result<Generation, InferError>> {
+        async move { self.inner.generate(request).await }.boxed()
     }
 
     /// The receipt with this id and, once its batch is final, all that proves it.
     ///
     /// # Errors
     /// If no validator answers or the store fails.
-    pub async fn bundle(&self, receipt_id: B256) -> Result<BundleStatus, GatewayError> {
-        self.inner.bundle(receipt_id).await
+    pub fn bundle(&self, receipt_id: B256) -> BoxFuture<'_, Result<BundleStatus, GatewayError>> {
+        async move { self.inner.bundle(receipt_id).await }.boxed()
     }
 
     /// Waits until [`bundle`](Self::bundle) is final, at most `timeout`; then returns what it is.
     ///
     /// # Errors
     /// As [`bundle`](Self::bundle).
-    pub async fn wait_bundle(
+    pub fn wait_bundle(
         &self,
         receipt_id: B256,
         timeout: Duration,
-    ) -> Result<BundleStatus, GatewayError> {
-        let deadline = Instant::now() + timeout;
-        let mut heads = self.inner.ledger.heads();
-        let mut collected = self.inner.collected.subscribe();
-        loop {
-            heads.mark_unchanged();
-            collected.mark_unchanged();
-            let status = self.bundle(receipt_id).await?;
-            if !matches!(status, BundleStatus::Pending(_)) {
-                return Ok(status);
-            }
-            let news = async {
-                tokio::select! {
-                    _ = heads.changed() => {}
-                    _ = collected.changed() => {}
+    ) -> BoxFuture<'_, Result<BundleStatus, GatewayError>> {
+        async move {
+            let deadline = Instant::now() + timeout;
+            let mut heads = self.inner.ledger.heads();
+            let mut collected = self.inner.collected.subscribe();
+            loop {
+                heads.mark_unchanged();
+                collected.mark_unchanged();
+                let status = self.bundle(receipt_id).await?;
+                if !matches!(status, BundleStatus::Pending(_)) {
+                    return Ok(status);
                 }
-            };
-            if tokio::time::timeout_at(deadline, news).await.is_err() {
-                return Ok(status);
+                let news = async {
+                    tokio::select! {
+                        _ = heads.changed() => {}
+                        _ = collected.changed() => {}
+                    }
+                };
+                if tokio::time::timeout_at(deadline, news).await.is_err() {
+                    return Ok(status);
+                }
             }
         }
+        .boxed()
     }
 
     /// Height, workers, models and receipts at a glance.

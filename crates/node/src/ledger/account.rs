@@ -2,6 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use alloy_consensus::TxEip1559;
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
+use futures::future::{BoxFuture, FutureExt};
 use lemma_chain::{Head, Located, SubmitError};
 use lemma_ledger::{CallRequest, CallResult, Estimate, modules::explain};
 use lemma_types::{keys::SecretKey, transaction::sign_eip1559};
@@ -68,7 +69,13 @@ impl Account {
     ///
     /// # Errors
     /// [`LedgerError::Refused`] if the call does not succeed; anything else that waiting does not cure.
-    pub async fn send(&self, to: Address, value: U256, input: Bytes) -> Result<Sent, LedgerError> {
+    pub fn send(
+        &self,
+        to: Address,
+        value: U256,
+        input: Bytes,
+    ) -> BoxFuture<'_, Result<Sent, LedgerError>> {
+        async move {
         let _turn = self.turn.lock().await;
         let mut failures = 0;
         loop {
@@ -83,6 +90,7 @@ impl Account {
                 Err(error) => return Err(error),
             }
         }
+        }.boxed()
     }
 
     /// One signed transaction; `None` if another has taken its nonce or the base fee has outgrown it.

@@ -1,4 +1,5 @@
 use alloy_primitives::{Address, B256};
+use futures::future::{BoxFuture, FutureExt};
 use lemma_ledger::modules::{
     MODELS, NODES, RECEIPTS,
     abi::{ILemmaModels, ILemmaNodes, ILemmaReceipts},
@@ -38,96 +39,116 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`LedgerError`].
-    pub async fn models(&self) -> Result<Vec<ModelRecord>, LedgerError> {
-        let count = self.call(MODELS, &ILemmaModels::countCall {}).await?;
-        let mut models = Vec::new();
-        for index in 0..count {
-            let name = self
-                .call(MODELS, &ILemmaModels::nameAtCall { index })
-                .await?;
-            let name = name.parse().map_err(|_| LedgerError::Unexpected)?;
-            models.extend(self.resolve(&name).await?);
+    pub fn models(&self) -> BoxFuture<'_, Result<Vec<ModelRecord>, LedgerError>> {
+        async move {
+            let count = self.call(MODELS, &ILemmaModels::countCall {}).await?;
+            let mut models = Vec::new();
+            for index in 0..count {
+                let name = self
+                    .call(MODELS, &ILemmaModels::nameAtCall { index })
+                    .await?;
+                let name = name.parse().map_err(|_| LedgerError::Unexpected)?;
+                models.extend(self.resolve(&name).await?);
+            }
+            Ok(models)
         }
-        Ok(models)
+        .boxed()
     }
 
     /// The newest version of a model; `None` if nobody has registered the name.
     ///
     /// # Errors
     /// See [`LedgerError`].
-    pub async fn resolve(&self, name: &ModelName) -> Result<Option<ModelRecord>, LedgerError> {
-        let call = ILemmaModels::resolveCall {
-            name: name.to_string(),
-        };
-        match self.call(MODELS, &call).await {
-            Ok(found) => Ok(Some(ModelRecord {
-                name: name.clone(),
-                root: found.manifest.into(),
-                owner: found.owner,
-                version: found.version,
-            })),
-            // The only way in which `resolve` of a well-formed name fails.
-            Err(LedgerError::Refused(_)) => Ok(None),
-            Err(error) => Err(error),
+    pub fn resolve<'a>(
+        &'a self,
+        name: &'a ModelName,
+    ) -> BoxFuture<'a, Result<Option<ModelRecord>, LedgerError>> {
+        async move {
+            let call = ILemmaModels::resolveCall {
+                name: name.to_string(),
+            };
+            match self.call(MODELS, &call).await {
+                Ok(found) => Ok(Some(ModelRecord {
+                    name: name.clone(),
+                    root: found.manifest.into(),
+                    owner: found.owner,
+                    version: found.version,
+                })),
+                // The only way in which `resolve` of a well-formed name fails.
+                Err(LedgerError::Refused(_)) => Ok(None),
+                Err(error) => Err(error),
+            }
         }
+        .boxed()
     }
 
     /// What a node has registered; inactive and empty if it never did.
     ///
     /// # Errors
     /// See [`LedgerError`].
-    pub async fn node(&self, address: Address) -> Result<NodeRecord, LedgerError> {
-        let node = self
-            .call(NODES, &ILemmaNodes::nodeOfCall { node: address })
-            .await?;
-        Ok(NodeRecord {
-            address,
-            endpoint: node.endpoint,
-            payee: node.payee,
-            active: node.active,
-        })
+    pub fn node(&self, address: Address) -> BoxFuture<'_, Result<NodeRecord, LedgerError>> {
+        async move {
+            let node = self
+                .call(NODES, &ILemmaNodes::nodeOfCall { node: address })
+                .await?;
+            Ok(NodeRecord {
+                address,
+                endpoint: node.endpoint,
+                payee: node.payee,
+                active: node.active,
+            })
+        }
+        .boxed()
     }
 
     /// All nodes that ever registered, in the order of their first registration.
     ///
     /// # Errors
     /// See [`LedgerError`].
-    pub async fn nodes(&self) -> Result<Vec<NodeRecord>, LedgerError> {
-        let count = self.call(NODES, &ILemmaNodes::countCall {}).await?;
-        let mut nodes = Vec::new();
-        for index in 0..count {
-            let address = self.call(NODES, &ILemmaNodes::nodeAtCall { index }).await?;
-            nodes.push(self.node(address).await?);
+    pub fn nodes(&self) -> BoxFuture<'_, Result<Vec<NodeRecord>, LedgerError>> {
+        async move {
+            let count = self.call(NODES, &ILemmaNodes::countCall {}).await?;
+            let mut nodes = Vec::new();
+            for index in 0..count {
+                let address = self.call(NODES, &ILemmaNodes::nodeAtCall { index }).await?;
+                nodes.push(self.node(address).await?);
+            }
+            Ok(nodes)
         }
-        Ok(nodes)
+        .boxed()
     }
 
     /// Where a worker's batch is settled; `None` if it is not.
     ///
     /// # Errors
     /// See [`LedgerError`].
-    pub async fn settled(
+    pub fn settled(
         &self,
         worker: Address,
         root: B256,
-    ) -> Result<Option<BatchRecord>, LedgerError> {
-        let call = ILemmaReceipts::isSettledCall { worker, root };
-        let found = self.call(RECEIPTS, &call).await?;
-        if !found.settled {
-            return Ok(None);
+    ) -> BoxFuture<'_, Result<Option<BatchRecord>, LedgerError>> {
+        async move {
+            let call = ILemmaReceipts::isSettledCall { worker, root };
+            let found = self.call(RECEIPTS, &call).await?;
+            if !found.settled {
+                return Ok(None);
+            }
+            let index = found.index;
+            let batch = self
+                .call(RECEIPTS, &ILemmaReceipts::batchAtCall { index })
+                .await?;
+            Ok(Some(BatchRecord {
+                index,
+                worker: batch.worker,
+                root: batch.root,
+                count: batch.count,
+                compute_units: batch.computeUnits,
+                fees: Amount::from_units(
+                    batch.fees.try_into().map_err(|_| LedgerError::Unexpected)?,
+                ),
+                height: batch.height,
+            }))
         }
-        let index = found.index;
-        let batch = self
-            .call(RECEIPTS, &ILemmaReceipts::batchAtCall { index })
-            .await?;
-        Ok(Some(BatchRecord {
-            index,
-            worker: batch.worker,
-            root: batch.root,
-            count: batch.count,
-            compute_units: batch.computeUnits,
-            fees: Amount::from_units(batch.fees.try_into().map_err(|_| LedgerError::Unexpected)?),
-            height: batch.height,
-        }))
+        .boxed()
     }
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use alloy_primitives::U256;
+use futures::future::{BoxFuture, FutureExt};
 use lemma_chain::Pace;
 use lemma_types::{Address, Bytes, ModelName, TrustedRoot};
 use tokio::sync::Mutex;
@@ -127,54 +128,57 @@ impl Network {
     ///
     /// # Errors
     /// See [`NetworkError`].
-    pub async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
-        config.check()?;
-        let (accounts, operator) = development_accounts();
-        let layout = Layout::take(&config.data_dir)?;
-        let workers = worker_addresses(&layout, config.workers)?;
-        let (definition, keys) = layout.open(|| {
-            let funded = accounts
-                .iter()
-                .chain([&operator])
-                .map(|account| (account.address, funds()));
-            let workers = workers
-                .iter()
-                .map(|worker| (*worker, U256::from(WORKER_FUNDS)));
-            let seconds = SystemClock.now_ms() / 1000;
-            Definition::new(
-                seconds,
-                config.validators,
-                funded.chain(workers).collect::<BTreeMap<_, _>>(),
-            )
-        })?;
-        let pace = Pace::with_heartbeat(config.heartbeat);
-        let validators = Validators::start(&layout, keys, &definition.genesis(), pace).await?;
-        let ledger = ledger(&validators).await?;
-        layout.write_trusted_root(ledger.trusted_root())?;
-        in_time("the first block", ledger.reached(1)).await?;
+    pub fn start(config: NetworkConfig) -> BoxFuture<'static, Result<Self, NetworkError>> {
+        async move {
+            config.check()?;
+            let (accounts, operator) = development_accounts();
+            let layout = Layout::take(&config.data_dir)?;
+            let workers = worker_addresses(&layout, config.workers)?;
+            let (definition, keys) = layout.open(|| {
+                let funded = accounts
+                    .iter()
+                    .chain([&operator])
+                    .map(|account| (account.address, funds()));
+                let workers = workers
+                    .iter()
+                    .map(|worker| (*worker, U256::from(WORKER_FUNDS)));
+                let seconds = SystemClock.now_ms() / 1000;
+                Definition::new(
+                    seconds,
+                    config.validators,
+                    funded.chain(workers).collect::<BTreeMap<_, _>>(),
+                )
+            })?;
+            let pace = Pace::with_heartbeat(config.heartbeat);
+            let validators = Validators::start(&layout, keys, &definition.genesis(), pace).await?;
+            let ledger = ledger(&validators).await?;
+            layout.write_trusted_root(ledger.trusted_root())?;
+            in_time("the first block", ledger.reached(1)).await?;
 
-        let gateway = Gateway::start(
-            GatewayConfig {
-                request_timeout: config.request_timeout,
-                ..GatewayConfig::new(layout.gateway())
-            },
-            ledger.clone(),
-        )
-        .await
-        .map_err(|error| NetworkError::Gateway(error.to_string()))?;
-        let operator = Account::new(operator.secret(), ledger.clone());
-        let network = Self {
-            trusted_root_path: layout.trusted_root(),
-            config,
-            layout,
-            validators,
-            ledger,
-            gateway,
-            workers: Mutex::default(),
-            accounts,
-        };
-        network.bring_up(&operator, &workers).await?;
-        Ok(network)
+            let gateway = Gateway::start(
+                GatewayConfig {
+                    request_timeout: config.request_timeout,
+                    ..GatewayConfig::new(layout.gateway())
+                },
+                ledger.clone(),
+            )
+            .await
+            .map_err(|error| NetworkError::Gateway(error.to_string()))?;
+            let operator = Account::new(operator.secret(), ledger.clone());
+            let network = Self {
+                trusted_root_path: layout.trusted_root(),
+                config,
+                layout,
+                validators,
+                ledger,
+                gateway,
+                workers: Mutex::default(),
+                accounts,
+            };
+            network.bring_up(&operator, &workers).await?;
+            Ok(network)
+        }
+        .boxed()
     }
 
     /// Workers and sample models, at the same time.
@@ -317,75 +321,90 @@ impl Network {
     }
 
     /// Stops everything in order: requests in flight are answered, receipts are durable, state is flushed.
-    pub async fn stop(self) {
-        let workers = std::mem::take(&mut *self.workers.lock().await);
-        futures::future::join_all(workers.into_iter().flatten().map(Worker::stop)).await;
-        self.gateway.stop().await;
-        self.validators.stop().await;
-        tracing::info!("the network has stopped");
+    pub fn stop(self) -> BoxFuture<'static, ()> {
+        async move {
+            let workers = std::mem::take(&mut *self.workers.lock().await);
+            futures::future::join_all(workers.into_iter().flatten().map(Worker::stop)).await;
+            self.gateway.stop().await;
+            self.validators.stop().await;
+            tracing::info!("the network has stopped");
+        }
+        .boxed()
     }
 
     /// Stops everything at once, as far as a crash can be imitated inside a process.
-    pub async fn kill(self) {
-        let workers = std::mem::take(&mut *self.workers.lock().await);
-        futures::future::join_all(workers.into_iter().flatten().map(Worker::kill)).await;
-        self.gateway.kill().await;
-        self.validators.kill_all().await;
+    pub fn kill(self) -> BoxFuture<'static, ()> {
+        async move {
+            let workers = std::mem::take(&mut *self.workers.lock().await);
+            futures::future::join_all(workers.into_iter().flatten().map(Worker::kill)).await;
+            self.gateway.kill().await;
+            self.validators.kill_all().await;
+        }
+        .boxed()
     }
 
     /// Stops validator `index` at once, as a crash would.
     ///
     /// # Errors
     /// If there is no such validator, or it does not run.
-    pub async fn kill_validator(&self, index: usize) -> Result<(), NetworkError> {
-        self.validators.kill(index).await
+    pub fn kill_validator(&self, index: usize) -> BoxFuture<'_, Result<(), NetworkError>> {
+        async move { self.validators.kill(index).await }.boxed()
     }
 
     /// Starts a killed validator again.
     ///
     /// # Errors
     /// If there is no such validator, it runs, or it does not start.
-    pub async fn restart_validator(&self, index: usize) -> Result<(), NetworkError> {
-        let handle = self.validators.restart(index).await?;
-        self.ledger.add(handle);
-        Ok(())
+    pub fn restart_validator(&self, index: usize) -> BoxFuture<'_, Result<(), NetworkError>> {
+        async move {
+            let handle = self.validators.restart(index).await?;
+            self.ledger.add(handle);
+            Ok(())
+        }
+        .boxed()
     }
 
     /// Stops worker `index` at once, as a crash would.
     ///
     /// # Errors
     /// If there is no such worker, or it does not run.
-    pub async fn kill_worker(&self, index: usize) -> Result<(), NetworkError> {
-        let worker = self
-            .workers
-            .lock()
-            .await
-            .get_mut(index)
-            .and_then(Option::take);
-        let worker = worker.ok_or_else(|| NetworkError::Worker {
-            index,
-            reason: "it does not run".to_owned(),
-        })?;
-        worker.kill().await;
-        Ok(())
+    pub fn kill_worker(&self, index: usize) -> BoxFuture<'_, Result<(), NetworkError>> {
+        async move {
+            let worker = self
+                .workers
+                .lock()
+                .await
+                .get_mut(index)
+                .and_then(Option::take);
+            let worker = worker.ok_or_else(|| NetworkError::Worker {
+                index,
+                reason: "it does not run".to_owned(),
+            })?;
+            worker.kill().await;
+            Ok(())
+        }
+        .boxed()
     }
 
     /// Starts a killed worker again.
     ///
     /// # Errors
     /// If there is no such worker, it runs, or it does not start.
-    pub async fn restart_worker(&self, index: usize) -> Result<(), NetworkError> {
-        let mut workers = self.workers.lock().await;
-        match workers.get_mut(index) {
-            Some(slot @ None) => *slot = Some(self.start_worker(index).await?),
-            _ => {
-                return Err(NetworkError::Worker {
-                    index,
-                    reason: "it runs, or there is none".to_owned(),
-                });
+    pub fn restart_worker(&self, index: usize) -> BoxFuture<'_, Result<(), NetworkError>> {
+        async move {
+            let mut workers = self.workers.lock().await;
+            match workers.get_mut(index) {
+                Some(slot @ None) => *slot = Some(self.start_worker(index).await?),
+                _ => {
+                    return Err(NetworkError::Worker {
+                        index,
+                        reason: "it runs, or there is none".to_owned(),
+                    });
+                }
             }
+            Ok(())
         }
-        Ok(())
+        .boxed()
     }
 }
 

@@ -29,6 +29,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{BoxFuture, FutureExt};
 use lemma_store::{BlobStore, FetchConfig, Fetcher, Source, StoreError};
 use lemma_types::{Address, Amount};
 use tokio::{
@@ -207,114 +208,120 @@ impl Worker {
     ///
     /// # Errors
     /// See [`WorkerError`].
-    pub async fn start(config: WorkerConfig, ledger: Ledger) -> Result<Self, WorkerError> {
-        let file_error = |path: &Path| {
-            let path = path.to_owned();
-            move |error| WorkerError::File { path, error }
-        };
-        fs::create_dir_all(&config.data_dir).map_err(file_error(&config.data_dir))?;
-        let upstream = config.upstream.clone().map(Upstream::new).transpose();
-        let upstream = upstream.map_err(WorkerError::Upstream)?;
-        let key_path = key_path(&config.data_dir);
-        let key = keys::load_or_create(&key_path).map_err(file_error(&key_path))?;
-        let address = key.address();
-        let journal_path = config.data_dir.join("journal.redb");
-        let journal = Arc::new(Journal::open(
-            &journal_path,
-            address,
-            ledger.trusted_root(),
-            &engine(),
-        )?);
-        let store = BlobStore::open(config.data_dir.join("store"))?;
+    pub fn start(
+        config: WorkerConfig,
+        ledger: Ledger,
+    ) -> BoxFuture<'static, Result<Self, WorkerError>> {
+        async move {
+            let file_error = |path: &Path| {
+                let path = path.to_owned();
+                move |error| WorkerError::File { path, error }
+            };
+            fs::create_dir_all(&config.data_dir).map_err(file_error(&config.data_dir))?;
+            let upstream = config.upstream.clone().map(Upstream::new).transpose();
+            let upstream = upstream.map_err(WorkerError::Upstream)?;
+            let key_path = key_path(&config.data_dir);
+            let key = keys::load_or_create(&key_path).map_err(file_error(&key_path))?;
+            let address = key.address();
+            let journal_path = config.data_dir.join("journal.redb");
+            let journal = Arc::new(Journal::open(
+                &journal_path,
+                address,
+                ledger.trusted_root(),
+                &engine(),
+            )?);
+            let store = BlobStore::open(config.data_dir.join("store"))?;
 
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .max_blocking_threads(config.threads + 8)
-            .thread_name("lemma-worker")
-            .enable_all()
-            .build()
-            .map_err(WorkerError::Threads)?;
-        let waiting = watch::Sender::new(journal.waiting());
-        let (notary, notary_thread) = Notary::start(
-            &config.data_dir,
-            config.durability,
-            Arc::clone(&journal),
-            key.clone(),
-            ledger.chain_id(),
-            waiting.clone(),
-        )?;
-        let executor = executor(&config, address, &ledger, store, notary, upstream);
-        let service = Arc::new(Service {
-            executor,
-            journal: Arc::clone(&journal),
-            stopping: AtomicBool::new(false),
-        });
-        let listen = config.listen;
-        let bound = runtime.spawn(TcpListener::bind(listen)).await;
-        let listener = bound
-            .unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
-            .map_err(|error| WorkerError::Listen {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .max_blocking_threads(config.threads + 8)
+                .thread_name("lemma-worker")
+                .enable_all()
+                .build()
+                .map_err(WorkerError::Threads)?;
+            let waiting = watch::Sender::new(journal.waiting());
+            let (notary, notary_thread) = Notary::start(
+                &config.data_dir,
+                config.durability,
+                Arc::clone(&journal),
+                key.clone(),
+                ledger.chain_id(),
+                waiting.clone(),
+            )?;
+            let executor = executor(&config, address, &ledger, store, notary, upstream);
+            let service = Arc::new(Service {
+                executor,
+                journal: Arc::clone(&journal),
+                stopping: AtomicBool::new(false),
+            });
+            let listen = config.listen;
+            let bound = runtime.spawn(TcpListener::bind(listen)).await;
+            let listener = bound
+                .unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
+                .map_err(|error| WorkerError::Listen {
+                    address: listen,
+                    error,
+                })?;
+            let address_bound = listener.local_addr().map_err(|error| WorkerError::Listen {
                 address: listen,
                 error,
             })?;
-        let address_bound = listener.local_addr().map_err(|error| WorkerError::Listen {
-            address: listen,
-            error,
-        })?;
-        let endpoint = config
-            .endpoint
-            .clone()
-            .unwrap_or_else(|| format!("http://{address_bound}"));
+            let endpoint = config
+                .endpoint
+                .clone()
+                .unwrap_or_else(|| format!("http://{address_bound}"));
 
-        let account = Account::new(key, ledger.clone());
-        let settler = Settler {
-            journal,
-            account: account.clone(),
-            ledger: ledger.clone(),
-            batching: Batching {
-                // Receipts reach the database within this time.
-                interval: config.batch_interval.max(Duration::from_millis(10)),
-                threshold: config.batch_threshold.clamp(1, protocol::MAX_BATCH as u64),
-                most: protocol::MAX_BATCH as u64,
-            },
-            waiting,
-        };
-        let (registered, registered_receiver) = watch::channel(false);
-        let payee = config.payee.unwrap_or(address);
-        let registration = (endpoint.clone(), payee);
-        runtime.spawn(async move {
-            let (endpoint, payee) = registration;
-            register::register(&ledger, &account, &endpoint, payee).await;
-            registered.send_replace(true);
-            // Only registered workers settle.
-            settler.run().await;
-        });
-        let (shutdown, stop) = oneshot::channel();
-        let (done, served) = oneshot::channel();
-        let server = axum::serve(listener, http::routes(Arc::clone(&service)))
-            .with_graceful_shutdown(async {
-                // Dropped or told: either way it is over.
-                let _ = stop.await;
+            let account = Account::new(key, ledger.clone());
+            let settler = Settler {
+                journal,
+                account: account.clone(),
+                ledger: ledger.clone(),
+                batching: Batching {
+                    // Receipts reach the database within this time.
+                    interval: config.batch_interval.max(Duration::from_millis(10)),
+                    threshold: config.batch_threshold.clamp(1, protocol::MAX_BATCH as u64),
+                    most: protocol::MAX_BATCH as u64,
+                },
+                waiting,
+            };
+            let (registered, registered_receiver) = watch::channel(false);
+            let payee = config.payee.unwrap_or(address);
+            let registration = (endpoint.clone(), payee);
+            runtime.spawn(async move {
+                let (endpoint, payee) = registration;
+                register::register(&ledger, &account, &endpoint, payee).await;
+                registered.send_replace(true);
+                // Only registered workers settle.
+                settler.run().await;
             });
-        runtime.spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "the worker's server failed");
-            }
-            let _ = done.send(());
-        });
-        tracing::info!(worker = %address, %endpoint, "worker listens");
-        Ok(Self {
-            address,
-            endpoint,
-            registered: registered_receiver,
-            parts: Some(Parts {
-                service,
-                shutdown,
-                served,
-                runtime,
-                notary: notary_thread,
-            }),
-        })
+            let (shutdown, stop) = oneshot::channel();
+            let (done, served) = oneshot::channel();
+            let server = axum::serve(listener, http::routes(Arc::clone(&service)))
+                .with_graceful_shutdown(async {
+                    // Dropped or told: either way it is over.
+                    let _ = stop.await;
+                });
+            runtime.spawn(async move {
+                if let Err(error) = server.await {
+                    tracing::error!(%error, "the worker's server failed");
+                }
+                let _ = done.send(());
+            });
+            tracing::info!(worker = %address, %endpoint, "worker listens");
+            Ok(Self {
+                address,
+                endpoint,
+                registered: registered_receiver,
+                parts: Some(Parts {
+                    service,
+                    shutdown,
+                    served,
+                    runtime,
+                    notary: notary_thread,
+                }),
+            })
+        }
+        .boxed()
     }
 
     /// Its account.
@@ -337,7 +344,8 @@ impl Worker {
 
     /// Stops gracefully: takes no more requests, answers those in flight. Receipts that are not settled yet are settled
     /// after the next start.
-    pub async fn stop(mut self) {
+    pub fn stop(mut self) -> BoxFuture<'static, ()> {
+        async move {
         let Some(mut parts) = self.parts.take() else {
             return;
         };
@@ -348,13 +356,17 @@ impl Worker {
             tracing::warn!(worker = %self.address, "requests were still in flight when the worker stopped");
         }
         end(parts.runtime, parts.service, parts.notary).await;
+        }.boxed()
     }
 
     /// Stops at once, as a crash would: connections break, nothing is answered any more. Returns when it is gone.
-    pub async fn kill(mut self) {
-        if let Some(parts) = self.parts.take() {
-            end(parts.runtime, parts.service, parts.notary).await;
+    pub fn kill(mut self) -> BoxFuture<'static, ()> {
+        async move {
+            if let Some(parts) = self.parts.take() {
+                end(parts.runtime, parts.service, parts.notary).await;
+            }
         }
+        .boxed()
     }
 }
 

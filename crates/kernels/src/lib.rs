@@ -76,7 +76,7 @@ pub use isa::Isa;
 pub use math::{CANONICAL_NAN, canonical};
 pub use memory::{FileMap, Room};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
-pub use pool::{Pool, PoolSpec, Pooling, average_pool, max_pool, pool_last};
+pub use pool::{Pool, PoolSpec, Pooling, average_pool, max_pool, max_pool_last, pool_last};
 pub use quant::{Format, Input, PackError, PackedMatrix, QuantRows};
 pub use reduce::{LANES, Reduction, dot, reduce};
 pub use threads::Threads;

@@ -171,6 +171,84 @@ pub fn pool_last(
     }
 }
 
+/// [`max_pool`] of 8-bit integers whose `channels` lie last; a window without a single value inside
+/// gives the least integer.
+///
+/// # Panics
+/// As [`pool_last`].
+pub fn max_pool_last<T: Copy + Ord + Default + Send + Sync>(
+    isa: Isa,
+    threads: &Threads,
+    pool: &Pool,
+    channels: usize,
+    least: T,
+    x: &[T],
+    y: &mut [T],
+) {
+    assert_eq!(x.len(), pool.input_len(), "max_pool_last: input length");
+    assert_eq!(y.len(), pool.output_len(), "max_pool_last: output length");
+    assert!(
+        channels > 0 && pool.planes.is_multiple_of(channels),
+        "max_pool_last: {} planes are no images of {channels} channels",
+        pool.planes
+    );
+    let line = pool.window.axes[2].output * channels;
+    if line > 0 {
+        threads.chunks(y, line, |index, y| {
+            let window = &pool.window;
+            isa.run(LargestLast {
+                window,
+                channels,
+                least,
+                index,
+                x,
+                y,
+            });
+        });
+    }
+}
+
+/// The largest integers of one line of windows, all channels.
+struct LargestLast<'a, T> {
+    window: &'a Window,
+    channels: usize,
+    least: T,
+    index: usize,
+    x: &'a [T],
+    y: &'a mut [T],
+}
+
+impl<T: Copy + Ord> Kernel for LargestLast<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let [a, b, c] = &self.window.axes;
+        let len = self.window.input_len() * self.channels;
+        let image = &self.x[self.index / (a.output * b.output) * len..][..len];
+        let (oa, ob) = (self.index / b.output % a.output, self.index % b.output);
+        let ((fa, la), (fb, lb)) = (a.inside(oa), b.inside(ob));
+        let place =
+            |axis: &Axis, o: usize, k: usize| o * axis.stride + k * axis.dilation - axis.begin;
+        for (oc, out) in self.y.chunks_exact_mut(self.channels).enumerate() {
+            out.fill(self.least);
+            let (fc, lc) = c.inside(oc);
+            for ka in fa..la {
+                for kb in fb..lb {
+                    let line = (place(a, oa, ka) * b.input + place(b, ob, kb)) * c.input;
+                    for kc in fc..lc {
+                        let at = (line + place(c, oc, kc)) * self.channels;
+                        let values = &image[at..at + self.channels];
+                        for (out, &v) in out.iter_mut().zip(values) {
+                            *out = (*out).max(v);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// One line of outputs, all channels.
 struct LineLast<'a> {
     window: &'a Window,

@@ -72,6 +72,9 @@ impl Builder<'_> {
     pub(super) fn pool(&mut self, index: usize) -> Option<()> {
         let node = self.node(index);
         let op = as_op::<Pool>(node)?;
+        if let Some(()) = self.largest(index, op) {
+            return Some(());
+        }
         let x = self.brought_last(node.inputs[0]?)?;
         let shape = &self.planned[index].operands.first()?.as_ref()?.shape;
         let channels = shape[1];

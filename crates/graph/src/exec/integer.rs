@@ -11,9 +11,12 @@ use super::grow::Growing;
 use super::pattern::as_op;
 use super::{Action, At};
 use crate::graph::Ref;
+use crate::operator::typed;
 use crate::ops::cast::Cast;
 use crate::ops::int8::{ConvInteger, MatMulInteger};
+use crate::ops::pool::{Pool, PoolKind};
 use crate::ops::quantize::{Dequantize, Grain, Quantize};
+use crate::tensor::Tensor;
 
 /// Quantisation with one scale and zero point.
 #[derive(Clone, Copy, Debug)]
@@ -328,6 +331,59 @@ impl Builder<'_> {
         chain.links.push(LinkSpec::Requantise(value, sink));
         chain.members(index, back, &shape);
         Some(back)
+    }
+
+    /// The largest values under a window between a dequantisation and a quantisation of the same scale:
+    /// those of the largest integers, as the product of every step with a positive scale, divided by it,
+    /// is nearest to that step again.
+    pub(super) fn largest(&mut self, index: usize, op: &Pool) -> Option<()> {
+        if !matches!(op.kind, PoolKind::Max) {
+            return None;
+        }
+        let source = self.node(index).inputs[0]?;
+        let bytes = self.waits(source)?;
+        let Ref::Node(before, _) = source else {
+            return None;
+        };
+        let mut after = self.consumers[index].iter();
+        let (Some(&end), None, false) = (after.next(), after.next(), self.given[index]) else {
+            return None;
+        };
+        as_op::<Quantize>(self.node(end))?;
+        let dtype = self.planned[index].operands.first()?.as_ref()?.dtype;
+        let same = self.node(before).inputs[1..] == self.node(end).inputs[1..]
+            && self.planned[before].operands.first()?.as_ref()?.dtype
+                == self.planned[end].outputs[0].dtype;
+        let scale = self.constant(self.node(before).inputs[1]?)?;
+        let [scale] = typed::<f32>(scale).ok()? else {
+            return None;
+        };
+        let ordinary = (f32::MIN_POSITIVE * 1e6..f32::MAX / 1e6).contains(scale);
+        if !same || !ordinary || dtype != DType::F32 {
+            return None;
+        }
+        self.as_sink(end)?;
+        let x = self.lying_last(bytes)?;
+        let shape = &self.planned[index].operands.first()?.as_ref()?.shape;
+        let channels = shape[1];
+        let geometry = op.geometry(shape[0] * channels, &shape[2..]).ok()?;
+        let action = Action::Largest {
+            x,
+            geometry,
+            channels,
+        };
+        self.absorbed[end] = true;
+        self.end(end, index, action, true, (0, 0));
+        Some(())
+    }
+
+    /// A constant.
+    fn constant(&self, source: Ref) -> Option<&Tensor> {
+        match source {
+            Ref::Constant(i) => Some(&self.graph.constants[i].tensor),
+            Ref::Node(i, output) => Some(&self.planned[i].known.as_ref()?[output]),
+            Ref::Input(_) => None,
+        }
     }
 
     /// Whether scale and zero point are made before operator `end`.

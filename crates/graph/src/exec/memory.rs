@@ -158,7 +158,10 @@ pub(super) fn reads(action: &Action, plain: &[At]) -> Vec<At> {
         Action::Quantise { x, sink } => [*x].into_iter().chain(sink.reads()).collect(),
         Action::Batched(b) => with(&[b.a.at, b.b.at], &b.chain),
         Action::Conv { x, chain, .. } | Action::Chain { x, chain, .. } => with(&[*x], chain),
-        Action::Pool { x, .. } | Action::Places { x, .. } | Action::Transpose { x, .. } => vec![*x],
+        Action::Pool { x, .. }
+        | Action::Largest { x, .. }
+        | Action::Places { x, .. }
+        | Action::Transpose { x, .. } => vec![*x],
         Action::Norm { x, scale, bias, .. } => [Some(*x), Some(*scale), *bias]
             .into_iter()
             .flatten()

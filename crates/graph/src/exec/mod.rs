@@ -72,6 +72,12 @@ enum Action {
         pooling: Pooling,
         channels: usize,
     },
+    /// The largest integers under a window, channels last.
+    Largest {
+        x: At,
+        geometry: kernels::Pool,
+        channels: usize,
+    },
     /// A reduction of all places of each image, channels last.
     Places {
         x: At,

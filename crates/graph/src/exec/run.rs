@@ -258,7 +258,9 @@ impl<'a> Context<'a> {
             }
             Action::Integer(integer) => self.integer(step, integer, values, Output::Float(y)),
             Action::Dequantise(d) => self.dequantise(d, values, Output::Float(y)),
-            Action::Plain | Action::Alias(_) | Action::Quantise { .. } => Ok(()),
+            Action::Plain | Action::Alias(_) | Action::Quantise { .. } | Action::Largest { .. } => {
+                Ok(())
+            }
         }
     }
 
@@ -271,6 +273,15 @@ impl<'a> Context<'a> {
             Action::Quantise { sink, .. } => Some(*sink),
             _ => None,
         };
+        if let Action::Largest {
+            x,
+            geometry,
+            channels,
+        } = &step.action
+        {
+            let x = self.find(*x, values);
+            return largest(self, geometry, *channels, x, &step.shape);
+        }
         let Some(sink) = sink else {
             let (Action::Transpose { x, sizes }, shape) = (&step.action, step.shape.clone()) else {
                 return Err(OpError::shape("a step makes no integers"));
@@ -417,6 +428,31 @@ impl<'a> Context<'a> {
             );
         })
     }
+}
+
+/// The largest integers under a window, channels last.
+fn largest(
+    cx: &Context<'_>,
+    geometry: &kernels::Pool,
+    channels: usize,
+    x: &Tensor,
+    shape: &[usize],
+) -> Result<Tensor, OpError> {
+    let len = shape.iter().product();
+    let (isa, threads) = (cx.isa, cx.threads);
+    Ok(match x.storage() {
+        Storage::U8(x) => {
+            let mut y = vec![0u8; len];
+            kernels::max_pool_last(isa, threads, geometry, channels, u8::MIN, x, &mut y);
+            Tensor::from_parts(shape.to_vec(), y)
+        }
+        Storage::I8(x) => {
+            let mut y = vec![0i8; len];
+            kernels::max_pool_last(isa, threads, geometry, channels, i8::MIN, x, &mut y);
+            Tensor::from_parts(shape.to_vec(), y)
+        }
+        _ => return Err(unreachable_type(x.dtype())),
+    })
 }
 
 /// Takes the elements of a value, unless somebody else holds them too.

@@ -50,21 +50,9 @@ impl FiltersInt8Last {
         let run = run(conv);
         let packed = if groups == 1 {
             let channels = depth / kernel;
-            let turned = |i: usize| {
-                let (filter, rest) = (i / depth, i % depth);
-                filter * depth + rest % channels * kernel + rest / channels
-            };
-            let len = filters.len();
-            let packed = match filters {
-                Int8::Unsigned(v) => {
-                    let v: Vec<u8> = (0..len).map(|i| v[turned(i)]).collect();
-                    PackedInt8::pack_runs(Int8::Unsigned(&v), depth, out, true, run)
-                }
-                Int8::Signed(v) => {
-                    let v: Vec<i8> = (0..len).map(|i| v[turned(i)]).collect();
-                    PackedInt8::pack_runs(Int8::Signed(&v), depth, out, true, run)
-                }
-            };
+            let offset = |i: usize| i % channels * kernel + i / channels;
+            let offsets: Vec<usize> = (0..depth).map(offset).collect();
+            let packed = PackedInt8::pack_runs(filters, out, &offsets, depth, run);
             Packed::Dense(packed, zeros.to_vec())
         } else if out == 1 && depth == kernel {
             let tap = |i: usize| {

@@ -44,61 +44,74 @@ impl PackedInt8 {
     /// If `b` does not have `k · n` values.
     #[must_use]
     pub fn pack(b: Int8<'_>, k: usize, n: usize, transposed: bool) -> PackedInt8 {
-        PackedInt8::pack_runs(b, k, n, transposed, k)
-    }
-
-    /// [`pack`](PackedInt8::pack) for a left operand whose rows are runs of `run` values.
-    pub(crate) fn pack_runs(
-        b: Int8<'_>,
-        k: usize,
-        n: usize,
-        transposed: bool,
-        run: usize,
-    ) -> PackedInt8 {
         assert_eq!(
             Some(b.len()),
             k.checked_mul(n),
             "pack: {} values are no {k} × {n} matrix",
             b.len()
         );
-        let lowered = match b {
-            Int8::Unsigned(_) => 128,
-            Int8::Signed(_) => 0,
-        };
+        let (row, column) = if transposed { (1, k) } else { (n, 1) };
+        let offsets: Vec<usize> = (0..k).map(|i| i * row).collect();
+        PackedInt8::pack_runs(b, n, &offsets, column.max(1), k)
+    }
+
+    /// [`pack`](PackedInt8::pack) for a left operand whose rows are runs of `run` values; value i of
+    /// column j is at `offsets[i] + j × column`.
+    pub(crate) fn pack_runs(
+        b: Int8<'_>,
+        n: usize,
+        offsets: &[usize],
+        column: usize,
+        run: usize,
+    ) -> PackedInt8 {
+        let k = offsets.len();
         assert!(
             k == 0 || k.is_multiple_of(run),
             "pack: {k} is no number of runs of {run}"
         );
-        let steps = k.checked_div(run).unwrap_or(0) * run.div_ceil(QUAD);
-        let mut quads = vec![Quad([0; QUAD * UNIT]); n.div_ceil(UNIT) * steps];
-        let mut sums = vec![0i32; n];
-        let (row, column) = if transposed { (1, k) } else { (n, 1) };
-        for (panel, sums) in sums.chunks_mut(COLUMNS).enumerate() {
-            let count = sums.len().div_ceil(UNIT);
-            let first = panel * COLUMNS;
-            let quads = &mut quads[first / UNIT * steps..][..count * steps];
-            // A few rows at a time, so that the lines written to stay in the cache.
-            for start in (0..k).step_by(UNIT) {
-                for (inside, sum) in sums.iter_mut().enumerate() {
-                    let at = (first + inside) * column;
-                    for i in start..k.min(start + UNIT) {
-                        let value = b.at(at + i * row) - lowered;
-                        let step = i / run * run.div_ceil(QUAD) + i % run / QUAD;
-                        let unit = &mut quads[step * count + inside / UNIT];
-                        // Between −128 and 127.
-                        unit.0[inside % UNIT * QUAD + i % run % QUAD] = value as i8;
-                        *sum = sum.wrapping_add(value);
-                    }
-                }
-            }
-        }
-        PackedInt8 {
+        let mut packed = PackedInt8 {
             k,
             n,
             run,
-            quads,
-            sums,
-            lowered,
+            quads: Vec::new(),
+            sums: vec![0; n],
+            lowered: 0,
+        };
+        let len = n.div_ceil(UNIT) * packed.steps();
+        packed.quads.resize(len, Quad([0; QUAD * UNIT]));
+        match b {
+            Int8::Signed(b) => packed.fill(b, offsets, column, |v| v),
+            Int8::Unsigned(b) => {
+                packed.lowered = 128;
+                packed.fill(b, offsets, column, |v| (v ^ 0x80).cast_signed());
+            }
+        }
+        packed
+    }
+
+    /// Puts every value in its place, and adds up the columns as they are stored.
+    fn fill<T: Copy>(
+        &mut self,
+        b: &[T],
+        offsets: &[usize],
+        column: usize,
+        stored: impl Fn(T) -> i8,
+    ) {
+        let (run, run_steps, steps) = (self.run, self.run.div_ceil(QUAD), self.steps());
+        for (panel, sums) in self.sums.chunks_mut(COLUMNS).enumerate() {
+            let (first, count) = (panel * COLUMNS, sums.len().div_ceil(UNIT));
+            let quads = &mut self.quads[first / UNIT * steps..][..count * steps];
+            for (i, &offset) in offsets.iter().enumerate() {
+                let (step, lane) = (i / run * run_steps + i % run / QUAD, i % run % QUAD);
+                let values = b[offset + first * column..].iter().step_by(column);
+                let units = &mut quads[step * count..(step + 1) * count];
+                let places = units.iter_mut().flat_map(|u| u.0.chunks_exact_mut(QUAD));
+                for ((place, &value), sum) in places.zip(values).zip(sums.iter_mut()) {
+                    let value = stored(value);
+                    place[lane] = value;
+                    *sum = sum.wrapping_add(i32::from(value));
+                }
+            }
         }
     }
 

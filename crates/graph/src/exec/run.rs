@@ -222,10 +222,9 @@ impl<'a> Context<'a> {
             }
             Action::Integer(integer) => self.integer(step, integer, values, Output::Float(y)),
             Action::Dequantise(d) => self.dequantise(d, values, Output::Float(y)),
-            Action::Plain
-            | Action::Alias(_)
-            | Action::Quantise { .. }
-            | Action::Largest { .. } => Ok(()),
+            Action::Plain | Action::Alias(_) | Action::Quantise { .. } | Action::Largest { .. } => {
+                Ok(())
+            }
         }
     }
 
@@ -339,6 +338,20 @@ impl<'a> Context<'a> {
                 let zeros = self.zeros(*zeros, values)?;
                 integer.chain.resolve(&find, |chain| {
                     int8::gemm_int8_with(isa, threads, *rows, x, zero, b, &zeros, chain, to);
+                })
+            }
+            Sums::Pairs {
+                batch,
+                sizes,
+                b,
+                zero: b_zero,
+            } => {
+                let (b, b_zero) = (self.int8(*b, values)?, self.zero(*b_zero, values)?);
+                let (batch, sizes) = (*batch, *sizes);
+                integer.chain.resolve(&find, |chain| {
+                    int8::matmul_int8_with(
+                        isa, threads, batch, sizes, x, zero, b, b_zero, chain, to,
+                    );
                 })
             }
             Sums::Conv(geometry) => {

@@ -73,6 +73,20 @@ pub(super) trait Finish: Sync {
     unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile);
 }
 
+/// A part of a result, from a row on.
+pub(super) struct From<'a, F> {
+    pub(super) row: usize,
+    pub(super) of: &'a F,
+}
+
+impl<F: Finish> Finish for From<'_, F> {
+    unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile) {
+        let row = self.row + at.row;
+        // SAFETY: the caller's part of the result.
+        unsafe { self.of.finish(Place { row, ..at }, fold, tile) };
+    }
+}
+
 /// Where a tile lies in the result.
 #[derive(Clone, Copy)]
 pub(super) struct Place {

@@ -336,9 +336,8 @@ impl Kernel for Subtract<'_> {
     #[inline(always)]
     fn run(self) {
         if let Some(out) = self.out.as_mut_array::<COLUMNS>() {
-            for j in 0..COLUMNS {
-                out[j] = self.sums[j].wrapping_sub(self.less[j]);
-            }
+            // A known length makes a better loop.
+            *out = std::array::from_fn(|j| self.sums[j].wrapping_sub(self.less[j]));
             return;
         }
         for (out, (sum, less)) in self.out.iter_mut().zip(self.sums.iter().zip(self.less)) {

@@ -332,3 +332,47 @@ fn products_of_dequantised_integers_are_sums_of_integers() {
     let expected = sum as f32 * (0.1f32 * 0.3f32);
     assert_eq!(run.outputs[0].as_slice::<f32>().unwrap(), [expected]);
 }
+
+/// Attention of quantised values: both operands of its products depend on the input.
+#[test]
+fn products_of_two_quantised_values() {
+    let (len, heads, width) = (9, 3, 20);
+    let q =
+        |from: &str, to: &str, scale: &str| node("QuantizeLinear", &[from, scale, "z"], to, &[]);
+    let d =
+        |from: &str, to: &str, scale: &str| node("DequantizeLinear", &[from, scale, "z"], to, &[]);
+    let bias: Vec<f32> = (0..width).map(|i| i as f32 * 0.1 - 0.5).collect();
+    let graph = [
+        floats("s", &[], &[0.02]),
+        floats("t", &[], &[0.3]),
+        floats("u", &[], &[1.0 / 128.0]),
+        bytes("z", &[], &[-5]),
+        floats("b", &[width], &bias),
+        ints("apart", &[0, len, heads, width]),
+        q("x", "x1", "s"),
+        d("x1", "x2", "s"),
+        node("Reshape", &["x2", "apart"], "x3", &[]),
+        node("Transpose", &["x3"], "k0", &[("perm", &[0, 2, 3, 1])]),
+        node("Transpose", &["x3"], "v0", &[("perm", &[0, 2, 1, 3])]),
+        q("k0", "k1", "s"),
+        d("k1", "k2", "s"),
+        q("v0", "v1", "s"),
+        d("v1", "v2", "s"),
+        node("MatMul", &["v2", "k2"], "s0", &[]),
+        q("s0", "s1", "t"),
+        d("s1", "s2", "t"),
+        node("Softmax", &["s2"], "p0", &[]),
+        q("p0", "p1", "u"),
+        d("p1", "p2", "u"),
+        node("MatMul", &["p2", "v2"], "a0", &[]),
+        node("Add", &["a0", "b"], "a1", &[]),
+        q("a1", "a2", "s"),
+        d("a2", "a3", "s"),
+        node("MatMul", &["v2", "k2"], "y", &[]),
+        value(11, "x", &[-1, len, heads * width]),
+        value(12, "y", &[-1, heads, len, len]),
+        typed(12, "a2", 3, &[-1, heads, len, width]),
+        value(12, "a3", &[-1, heads, len, width]),
+    ];
+    check(&graph, &[len as usize, (heads * width) as usize]);
+}

@@ -37,6 +37,13 @@ impl Sink {
 pub(super) enum Sums {
     /// Rows by a packed constant, whose zero points are these.
     Product { rows: usize, zeros: Option<At> },
+    /// Pairs of matrices of these sizes, m, k, n; the right one with a zero point.
+    Pairs {
+        batch: usize,
+        sizes: [usize; 3],
+        b: At,
+        zero: Option<At>,
+    },
     /// A convolution with the channels last.
     Conv(Box<kernels::Conv>),
 }
@@ -69,7 +76,7 @@ impl Builder<'_> {
     /// An integer product or convolution whose sums are used as f32 only.
     pub(super) fn integer(&mut self, index: usize) -> Option<()> {
         let node = self.node(index);
-        let packed = self.prepared.get(index)?.as_ref()?;
+        let packed = self.prepared.get(index)?.as_ref();
         let mut after = self.consumers[index].iter();
         let (Some(&cast), None, false) = (after.next(), after.next(), self.given[index]) else {
             return None;
@@ -90,7 +97,7 @@ impl Builder<'_> {
             return None;
         }
         let (x, sums, depth) = if let Some(op) = as_op::<ConvInteger>(node) {
-            packed.downcast_ref::<FiltersInt8Last>()?;
+            packed?.downcast_ref::<FiltersInt8Last>()?;
             // The zero points of the filters are packed with them.
             let fixed = |source: Ref| match source {
                 Ref::Constant(_) => true,
@@ -109,6 +116,9 @@ impl Builder<'_> {
             )
         } else {
             as_op::<MatMulInteger>(node)?;
+            let Some(packed) = packed else {
+                return self.pairs(index, cast, single(3));
+            };
             let packed = packed.downcast_ref::<PackedInt8>()?;
             let elements: usize = out.iter().product();
             let (k, n) = (packed.k(), packed.n());
@@ -120,7 +130,39 @@ impl Builder<'_> {
             let zeros = operand(3).map(|source| self.first(source));
             (self.first(source), Sums::Product { rows, zeros }, k)
         };
-        let zero = operand(2).map(|source| self.first(source));
+        self.sums(index, cast, x, sums, depth)
+    }
+
+    /// Products of as many matrices on the right as on the left, with one zero point.
+    fn pairs(&mut self, index: usize, cast: usize, single: bool) -> Option<()> {
+        let node = self.node(index);
+        let operands = &self.planned[index].operands;
+        let (a, b) = (operands.first()?.as_ref()?, operands.get(1)?.as_ref()?);
+        let ([outer @ .., m, k], [b_outer @ .., _, n]) = (&a.shape[..], &b.shape[..]) else {
+            return None;
+        };
+        if outer != b_outer || !single || self.planned[index].outputs[0].len() == 0 {
+            return None;
+        }
+        let (batch, sizes) = (outer.iter().product(), [*m, *k, *n]);
+        let operand = |i: usize| node.inputs.get(i).copied().flatten();
+        let x = self.first(operand(0)?);
+        let b = self.first(operand(1)?);
+        let zero = operand(3).map(|source| self.first(source));
+        let sums = Sums::Pairs {
+            batch,
+            sizes,
+            b,
+            zero,
+        };
+        self.sums(index, cast, x, sums, sizes[1])
+    }
+
+    /// Emits a step that makes sums, casts them to f32, and goes on with them.
+    fn sums(&mut self, index: usize, cast: usize, x: At, sums: Sums, depth: usize) -> Option<()> {
+        let out = self.planned[index].outputs[0].shape.clone();
+        let zero = self.node(index).inputs.get(2).copied().flatten();
+        let zero = zero.map(|source| self.first(source));
         let lies_last = matches!(sums, Sums::Conv(_));
         let mut chain = Growing::new(cast, &out, lies_last);
         chain.by_tiles = true;
@@ -131,6 +173,14 @@ impl Builder<'_> {
         let copy = match &sums {
             Sums::Conv(geometry) => kernels::int8::conv_int8_last_scratch(geometry),
             Sums::Product { rows, .. } => (*rows as u64) * (depth as u64).next_multiple_of(4),
+            Sums::Pairs {
+                batch,
+                sizes: [m, k, n],
+                ..
+            } => {
+                let left = (*m as u64) * (*k as u64).next_multiple_of(4);
+                (*batch as u64).saturating_mul(left.saturating_add(PackedInt8::bytes(*k, *n)))
+            }
         };
         let action = Action::Integer(Box::new(Integer {
             x,

@@ -142,11 +142,12 @@ pub(super) fn reads(action: &Action, plain: &[At]) -> Vec<At> {
         Action::Alias(at) => vec![*at],
         Action::Product { a, chain, .. } => with(&[*a], chain),
         Action::Integer(i) => {
-            let zeros = match i.sums {
-                Sums::Product { zeros, .. } => zeros,
-                Sums::Conv(_) => None,
+            let right = match i.sums {
+                Sums::Product { zeros, .. } => [None, zeros],
+                Sums::Pairs { b, zero, .. } => [Some(b), zero],
+                Sums::Conv(_) => [None; 2],
             };
-            let own = [Some(i.x), i.zero, zeros].into_iter().flatten();
+            let own = [Some(i.x), i.zero].into_iter().chain(right).flatten();
             let sink = i.sink.iter().flat_map(Sink::reads);
             own.chain(i.chain.reads()).chain(sink).collect()
         }

@@ -377,6 +377,20 @@ impl<'a> Context<'a> {
                         int8::gemm_int8_with(isa, threads, *rows, x, zero, b, &zeros, chain, to);
                     })
             }
+            Sums::Pairs {
+                batch,
+                sizes,
+                b,
+                zero: b_zero,
+            } => {
+                let (b, b_zero) = (self.int8(*b, values)?, self.zero(*b_zero, values)?);
+                let (batch, sizes) = (*batch, *sizes);
+                integer.chain.resolve(&find, |chain| {
+                    int8::matmul_int8_with(
+                        isa, threads, batch, sizes, x, zero, b, b_zero, chain, to,
+                    );
+                })
+            }
             Sums::Conv(geometry) => {
                 let filters = self.packed::<FiltersInt8Last>(step)?;
                 integer

@@ -15,7 +15,6 @@ use crate::math::CANONICAL_NAN;
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
-/// 64 columns of a row.
 type V = [__m512; 4];
 
 impl Avx512 {
@@ -75,32 +74,18 @@ unsafe fn finish<const FULL: bool>(
     tile: &Tile,
 ) {
     let mask = if FULL { u64::MAX } else { mask(at.width) };
-    let (pairs, last) = tile[..at.count].as_chunks::<2>();
-    // SAFETY: the caller's part of the result.
-    unsafe {
-        for (i, sums) in pairs.iter().enumerate() {
-            let values = [float_of(&sums[0], fold), float_of(&sums[1], fold)];
-            go_on::<FULL, 2>(store, ops, at.row + 2 * i, at.column, mask, values);
-        }
-        if let [sums] = last {
-            let row = at.row + at.count - 1;
-            go_on::<FULL, 1>(store, ops, row, at.column, mask, [float_of(sums, fold)]);
-        }
+    for (i, sums) in tile[..at.count].iter().enumerate() {
+        let values: V = std::array::from_fn(|j| {
+            // SAFETY: 64 values each.
+            unsafe {
+                let sums = _mm512_loadu_si512(sums.as_ptr().add(16 * j).cast());
+                let less = _mm512_loadu_si512(fold.columns.as_ptr().add(16 * j).cast());
+                _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, less))
+            }
+        });
+        // SAFETY: the caller's part of the result.
+        unsafe { go_on::<FULL>(store, ops, at.row + i, at.column, mask, values) };
     }
-}
-
-/// Sums as f32.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn float_of(sums: &[i32; COLUMNS], fold: &Fold<'_>) -> V {
-    std::array::from_fn(|j| {
-        // SAFETY: 64 values each.
-        unsafe {
-            let sums = _mm512_loadu_si512(sums.as_ptr().add(16 * j).cast());
-            let less = _mm512_loadu_si512(fold.columns.as_ptr().add(16 * j).cast());
-            _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, less))
-        }
-    })
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
@@ -119,10 +104,10 @@ unsafe fn dequantise(
         unsafe {
             if width == COLUMNS {
                 let values = widen::<true>(part, how, mask);
-                go_on::<true, 1>(store, ops, row, column, mask, [values]);
+                go_on::<true>(store, ops, row, column, mask, values);
             } else {
                 let values = widen::<false>(part, how, mask);
-                go_on::<false, 1>(store, ops, row, column, mask, [values]);
+                go_on::<false>(store, ops, row, column, mask, values);
             }
         }
     }
@@ -191,85 +176,65 @@ fn steps(v: V, how: Quantisation) -> V {
     })
 }
 
-/// Applies `ops` to columns of `R` rows and writes them.
+/// Applies `ops` to columns of a row and writes them.
 ///
 /// # Safety
 /// Nobody else uses this part of the result.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn go_on<const FULL: bool, const R: usize>(
+unsafe fn go_on<const FULL: bool>(
     store: &Finished<'_, '_>,
     ops: &[Op<'_>],
     row: usize,
     column: usize,
     mask: u64,
-    mut values: [V; R],
+    mut values: V,
 ) {
     let width = if FULL {
         COLUMNS
     } else {
         mask.count_ones() as usize
     };
-    let at: [usize; R] = std::array::from_fn(|r| (row + r) * store.n + column);
+    let at = row * store.n + column;
     for op in ops {
         values = match *op {
-            Op::Relu => values.map(|v| relu(v)),
-            Op::Requantise(how) => values.map(|v| requantise(v, how)),
-            Op::Binary(op, Operand::Scalar(x)) => {
-                let other = [_mm512_set1_ps(x); 4];
-                values.map(|v| binary(op, v, other))
-            }
-            Op::Binary(op, Operand::Columns(x)) => {
-                let other = load::<FULL>(&x[column..column + width], mask);
-                values.map(|v| binary(op, v, other))
-            }
-            Op::Binary(op, Operand::Matrix(x)) => std::array::from_fn(|r| {
-                let other = load::<FULL>(&x[at[r]..at[r] + width], mask);
-                binary(op, values[r], other)
+            Op::Relu => values.map(|v| {
+                let above = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(v, _mm512_setzero_ps());
+                _mm512_maskz_mov_ps(above, v)
             }),
-            Op::Binary(op, Operand::Bytes(x, how)) => std::array::from_fn(|r| {
-                let other = widen::<FULL>(x.part(at[r]..at[r] + width), how, mask);
-                binary(op, values[r], other)
-            }),
+            Op::Requantise(how) => {
+                let (scale, shift) = (_mm512_set1_ps(how.scale), _mm512_set1_ps(SHIFT));
+                steps(values, how).map(|v| {
+                    // Rounds; 0 has no sign.
+                    let whole = _mm512_sub_ps(_mm512_add_ps(v, shift), shift);
+                    _mm512_mul_ps(whole, scale)
+                })
+            }
+            Op::Binary(op, other) => {
+                let other = match other {
+                    Operand::Scalar(x) => [_mm512_set1_ps(x); 4],
+                    Operand::Columns(x) => load::<FULL>(&x[column..column + width], mask),
+                    Operand::Matrix(x) => load::<FULL>(&x[at..at + width], mask),
+                    Operand::Bytes(x, how) => widen::<FULL>(x.part(at..at + width), how, mask),
+                };
+                binary(op, values, other)
+            }
         };
     }
-    for (values, at) in values.into_iter().zip(at) {
-        // SAFETY: the caller's part of the result.
-        unsafe {
-            match &store.to {
-                To::Float(y) => float(values, y.slice(at, width), mask),
-                To::Unsigned(y, how) => {
-                    let y = y.slice(at, width).as_mut_ptr();
-                    narrow::<FULL>(values, *how, y, mask);
-                }
-                To::Signed(y, how) => {
-                    let y = y.slice(at, width).as_mut_ptr().cast();
-                    narrow::<FULL>(values, *how, y, mask);
-                }
+    // SAFETY: the caller's part of the result.
+    unsafe {
+        match &store.to {
+            To::Float(y) => float(values, y.slice(at, width), mask),
+            To::Unsigned(y, how) => {
+                let y = y.slice(at, width).as_mut_ptr();
+                narrow::<FULL>(values, *how, y, mask);
+            }
+            To::Signed(y, how) => {
+                let y = y.slice(at, width).as_mut_ptr().cast();
+                narrow::<FULL>(values, *how, y, mask);
             }
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn relu(v: V) -> V {
-    v.map(|v| {
-        let above = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(v, _mm512_setzero_ps());
-        _mm512_maskz_mov_ps(above, v)
-    })
-}
-
-/// Quantised and dequantised.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn requantise(v: V, how: Quantisation) -> V {
-    let (scale, shift) = (_mm512_set1_ps(how.scale), _mm512_set1_ps(SHIFT));
-    steps(v, how).map(|v| {
-        // Rounds; 0 has no sign.
-        let whole = _mm512_sub_ps(_mm512_add_ps(v, shift), shift);
-        _mm512_mul_ps(whole, scale)
-    })
 }
 
 #[inline]

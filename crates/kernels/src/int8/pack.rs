@@ -98,6 +98,9 @@ impl PackedInt8 {
         stored: impl Fn(T) -> i8,
     ) {
         let (run, run_steps, steps) = (self.run, self.run.div_ceil(QUAD), self.steps());
+        if column == 1 && run == offsets.len() {
+            return self.fill_rows(b, offsets, stored);
+        }
         for (panel, sums) in self.sums.chunks_mut(COLUMNS).enumerate() {
             let (first, count) = (panel * COLUMNS, sums.len().div_ceil(UNIT));
             let quads = &mut self.quads[first / UNIT * steps..][..count * steps];
@@ -110,6 +113,39 @@ impl PackedInt8 {
                     let value = stored(value);
                     place[lane] = value;
                     *sum = sum.wrapping_add(i32::from(value));
+                }
+            }
+        }
+    }
+
+    /// [`fill`](PackedInt8::fill) of a matrix whose rows lie in one piece each: four of them at a time.
+    fn fill_rows<T: Copy>(&mut self, b: &[T], offsets: &[usize], stored: impl Fn(T) -> i8) {
+        let (n, steps) = (self.n, self.steps());
+        for (step, rows) in offsets.chunks(QUAD).enumerate() {
+            for first in (0..n).step_by(UNIT) {
+                let (panel, width) = (first / COLUMNS, UNIT.min(n - first));
+                let count = (n - panel * COLUMNS).min(COLUMNS).div_ceil(UNIT);
+                let unit = panel * COLUMNS / UNIT * steps + step * count + first % COLUMNS / UNIT;
+                let mut lines = [[0i8; UNIT]; QUAD];
+                for (line, &offset) in lines.iter_mut().zip(rows) {
+                    let from = &b[offset + first..][..width];
+                    match from.as_array::<UNIT>() {
+                        Some(from) => *line = from.map(&stored),
+                        None => {
+                            for (to, &from) in line.iter_mut().zip(from) {
+                                *to = stored(from);
+                            }
+                        }
+                    }
+                }
+                let places = self.quads[unit].0.as_chunks_mut::<QUAD>().0;
+                for (j, place) in places.iter_mut().enumerate() {
+                    *place = lines.map(|line| line[j]);
+                }
+                let sums = self.sums[first..first + width].iter_mut();
+                for (j, sum) in sums.enumerate() {
+                    let four: i32 = lines.iter().map(|line| i32::from(line[j])).sum();
+                    *sum = sum.wrapping_add(four);
                 }
             }
         }

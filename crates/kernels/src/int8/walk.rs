@@ -73,6 +73,20 @@ pub(super) trait Finish: Sync {
     unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile);
 }
 
+/// A part of a result, from a row on.
+pub(super) struct From<'a, F> {
+    pub(super) row: usize,
+    pub(super) of: &'a F,
+}
+
+impl<F: Finish> Finish for From<'_, F> {
+    unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile) {
+        let row = self.row + at.row;
+        // SAFETY: the caller's part of the result.
+        unsafe { self.of.finish(Place { row, ..at }, fold, tile) };
+    }
+}
+
 /// Where a tile lies in the result.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
@@ -322,9 +336,8 @@ impl Kernel for Subtract<'_> {
     #[inline(always)]
     fn run(self) {
         if let Some(out) = self.out.as_mut_array::<COLUMNS>() {
-            for j in 0..COLUMNS {
-                out[j] = self.sums[j].wrapping_sub(self.less[j]);
-            }
+            // A known length makes a better loop.
+            *out = std::array::from_fn(|j| self.sums[j].wrapping_sub(self.less[j]));
             return;
         }
         for (out, (sum, less)) in self.out.iter_mut().zip(self.sums.iter().zip(self.less)) {

@@ -63,11 +63,12 @@ pub(super) fn product(
         return Ok(None);
     };
     let (column, row) = if transposed { (0, 1) } else { (1, 0) };
-    let fits = a.grain == Grain::Tensor
-        && cx.builder.fact(a.x).rank() >= 2
-        && b.is_constant(cx, 2)
+    let constant = b.is_constant(cx, 2)
         && [Grain::Tensor, Grain::Axis(column)].contains(&b.grain)
         && short(&cx.builder.fact(b.x).shape()[row..=row]);
+    let fits = a.grain == Grain::Tensor
+        && cx.builder.fact(a.x).rank() >= 2
+        && (constant || (!transposed && pairs(cx, &a, &b)));
     if !fits {
         return Ok(None);
     }
@@ -76,6 +77,17 @@ pub(super) fn product(
     }
     let columns = [Part::Is(-1)];
     sum(cx, MatMulInteger, &a, &b, &columns).map(Some)
+}
+
+/// Whether both are as many matrices, each with one scale, and the sums are short.
+fn pairs(cx: &Context<'_, '_>, a: &Integers, b: &Integers) -> bool {
+    let [a_shape, b_shape] = [a, b].map(|i| cx.builder.fact(i.x).shape());
+    match (a_shape, b_shape) {
+        ([a_outer @ .., _, _], [b_outer @ .., k, _]) => {
+            a_outer == b_outer && b.grain == Grain::Tensor && short(std::slice::from_ref(k))
+        }
+        _ => false,
+    }
 }
 
 /// The convolution of operand 0 by operand 1, plus operand 2, if there is one; `None` if it is one of

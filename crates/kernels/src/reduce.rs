@@ -176,15 +176,22 @@ impl Kernel for Reduce<'_> {
                 inner,
                 first,
             };
-            let (blocks, rest) = out.as_chunks_mut::<LANES>();
-            let (mut first, whole) = (0, blocks.len() * LANES);
-            for block in blocks {
-                *block = column(first).reduce(op).map(math::canonical);
-                first += LANES;
+            // Many columns at a time, so that memory is read in order.
+            let (many, rest) = out.as_chunks_mut::<{ 4 * LANES }>();
+            let (some, one) = rest.as_chunks_mut::<LANES>();
+            let mut first = 0;
+            for out in many {
+                *out = column(first).reduce(op).map(math::canonical);
+                first += out.len();
             }
-            for (i, out) in rest.iter_mut().enumerate() {
-                let [result] = column(whole + i).reduce(op);
+            for out in some {
+                *out = column(first).reduce(op).map(math::canonical);
+                first += out.len();
+            }
+            for out in one {
+                let [result] = column(first).reduce(op);
                 *out = math::canonical(result);
+                first += 1;
             }
         }
     }

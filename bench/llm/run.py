@@ -166,7 +166,7 @@ def main() -> None:
     p.add_argument("--answer", type=int, default=64)
     p.add_argument("--without", default="", help="streams8, replay, or both with a comma")
     p.add_argument("--peer", help=argparse.SUPPRESS)
-    a = p.parse_args()
+    a = p.parse_intermixed_args()
     size = (a.threads, a.prompt, a.answer, a.without)
     if a.peer:
         print(json.dumps(peer(a.peer, *size)))

@@ -29,7 +29,7 @@ fn best(mut call: impl FnMut()) -> f64 {
 fn matrix(format: Format, n: usize, k: usize) -> PackedMatrix {
     let len = format.row_bytes(k).unwrap() * n;
     // Bytes that are small numbers as binary16, too.
-    let bytes: Vec<u8> = (0..len).map(|i| (i * 7919 >> 3) as u8 & 0x1f).collect();
+    let bytes: Vec<u8> = (0..len).map(|i| ((i * 7919) >> 3) as u8 & 0x1f).collect();
     PackedMatrix::pack(&Threads::single(), format, n, k, &bytes).unwrap()
 }
 

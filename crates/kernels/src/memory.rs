@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use memmap2::{Advice, Mmap, MmapMut, UncheckedAdvice};
+use memmap2::{Mmap, MmapMut};
 
 /// A file as memory. What was read of it stays in the system's cache and does not count against
 /// this process for long: [`release`](FileMap::release) hands parts back.
@@ -40,10 +40,13 @@ impl FileMap {
         if part.is_empty() || start + part.len() > self.map.len() {
             return;
         }
-        let advice = UncheckedAdvice::DontNeed;
-        // SAFETY: pages of a shared map that nobody writes to come again from the file, unchanged.
-        // A refusal costs memory and nothing else.
-        let _ = unsafe { self.map.unchecked_advise_range(advice, start, part.len()) };
+        #[cfg(unix)]
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: pages of a shared map that nobody writes to come again from the file,
+            // unchanged. A refusal costs memory and nothing else.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, start, part.len()) };
+        }
     }
 }
 
@@ -144,7 +147,8 @@ impl Chunk {
     fn new(size: usize) -> Option<Chunk> {
         let mut map = MmapMut::map_anon(size + LARGE).ok()?;
         // A system without large pages refuses, and the pages stay small.
-        let _ = map.advise(Advice::HugePage);
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         let skip = map.as_ptr().align_offset(LARGE).min(LARGE);
         Some(Chunk {
             // A large page is aligned for a line, and the map has `size` bytes behind it.

@@ -34,7 +34,12 @@ pub(crate) fn prove_batch(
     transcript: &mut ProverTranscript<'_>,
 ) -> Vec<Ext> {
     let gamma = transcript.draw("claim batching");
-    let mut weights = vec![PackedExt::ZERO; cells.len() / LANES];
+    // In parallel: most of the time goes into memory that is touched for the first time.
+    let mut weights: Vec<PackedExt> = (0..cells.len() / LANES)
+        .into_par_iter()
+        .with_min_len(4096)
+        .map(|_| PackedExt::ZERO)
+        .collect();
     let mut scale = Ext::ONE;
     for (claim, block) in claims_on(claims, member) {
         claim.weight.add_to(scale, block, &mut weights);

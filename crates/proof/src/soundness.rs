@@ -41,7 +41,7 @@ const fn share(bits: u32) -> u128 {
     let p = MODULUS as u128;
     let fourth = p * p * p * p;
     let (high, low) = (fourth >> 64, fourth & u64::MAX as u128);
-    (high * p + (low * p >> 64)) >> (bits - 64)
+    (high * p + ((low * p) >> 64)) >> (bits - 64)
 }
 
 /// Errors in units of 1 ÷ |F|, rounded up.

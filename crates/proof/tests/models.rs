@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use lemma_graph::integer::{Options, Sample, quantise};
 use lemma_graph::{Limits, Model as Float, NoFiles, Tensor};
 use lemma_proof::{
-    Check, HeldWeights, Model, Profile, Proof, Security, VerifyError, VerifyingKey, Weights,
-    prove_inference, verify_inference, verify_with_weights,
+    Check, Evidence, HeldWeights, Model, Profile, Proof, Security, VerifyError, VerifyingKey,
+    Weights, prove_inference, verify_inference, verify_with_weights,
 };
 use lemma_types::tensor::{DType, Dim};
 
@@ -134,4 +134,33 @@ fn a_transformer_block() {
         &format!("{FIXTURES}/network_transformer_block/model.onnx"),
         2,
     );
+}
+
+#[test]
+fn what_a_proof_takes_is_known_before() {
+    let (model, inputs) = registered("models/digits/model.onnx", 1);
+    let operations = |samples| model.proving_operations(samples).unwrap();
+    // A sample more is work more; and proving is far more work than executing.
+    assert!(operations(16) > operations(1));
+    assert!(operations(1) > 10 * model.graph().skeleton().operations());
+    // Constants as integers, as field elements, and four code words for each.
+    assert!(model.memory() > 6 * 4 * model.graph().parameters() as u64);
+
+    let profile = Profile::default();
+    let (statement, proof) = prove_inference(&model, inputs, 1, profile).unwrap();
+    let key = model.key().clone();
+    let evidence = Evidence {
+        key,
+        statement,
+        proof,
+    };
+    let checked = evidence.verification().unwrap();
+    let work = checked.work();
+    assert_eq!(checked.run(), Ok(()));
+    // The same model and number of samples, the same work, whatever the proof.
+    let mut other = evidence.clone();
+    other.statement.outputs[0][0] += 1;
+    let other = other.verification().unwrap();
+    assert_eq!(other.work(), work);
+    assert!(other.run().is_err());
 }

@@ -29,9 +29,8 @@ pub const ADDRESS: Address = super::PROOFS;
 const READ_GAS: u64 = 100_000;
 /// Gas of each 32-byte word of evidence or manifest beside that of all call data: it is hashed twice and parsed.
 const WORD_GAS: u64 = 24;
-/// Units of a verifier's work for each unit of gas. The bench prints both beside the time
-/// (`cargo run --release -p lemma-proof-bench -- MODEL.onnx`).
-const WORK_PER_GAS: u64 = 1;
+/// Gas of each multiplication of a verifier's work: 3 to 8 ns, by measurement (`docs/proof-system.md`, 6b).
+const WORK_GAS: u64 = 1;
 /// Gas of recovering a receipt's signer: Ethereum's for the same.
 const RECOVERY_GAS: u64 = 3_000;
 
@@ -71,7 +70,7 @@ fn verify(frame: &mut Frame<'_>, root: B256, bytes: &[u8]) -> Result<[B256; 2], 
         return Err(refused(format!("it is of model root {other}, not {root}")));
     }
     let verification = evidence.verification().map_err(refused)?;
-    frame.charge(verification.work().div_ceil(WORK_PER_GAS))?;
+    frame.charge(verification.work().saturating_mul(WORK_GAS))?;
     verification.run().map_err(refused)?;
     let statement = &evidence.statement;
     Ok([&statement.inputs, &statement.outputs].map(|tensors| hash(tensors)))

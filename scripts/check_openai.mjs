@@ -1,6 +1,6 @@
 // Checks OpenAI's API with OpenAI's JavaScript client, unmodified.
 //
-//     node scripts/check_openai.mjs MODULES http://127.0.0.1:8402 owner/model
+//     node scripts/check_openai.mjs MODULES http://127.0.0.1:8402 owner/model owner/embedding-model
 //
 // MODULES is the folder into which `npm install openai` was done.
 
@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const [modules, api, model] = process.argv.slice(2);
+const [modules, api, model, embedding] = process.argv.slice(2);
 const { default: OpenAI } = await import(
   pathToFileURL(createRequire(`${modules}/`).resolve("openai")).href
 );
@@ -144,6 +144,18 @@ await check("a response says what a chat says, whole and streamed", async () => 
     if (event.type === "response.output_text.delta") text += event.delta;
   }
   assert.equal(text, whole.output_text);
+});
+
+await check("texts are embedded, in base64 and in numbers", async () => {
+  const options = { model: embedding, input: ["the quick brown fox", "the dog"] };
+  // The client asks for base64 unless it is told otherwise.
+  const answer = await client.embeddings.create(options);
+  assert.equal(answer.data.length, 2);
+  const square = answer.data[0].embedding.reduce((sum, value) => sum + value * value, 0);
+  assert(Math.abs(square - 1) < 1e-4);
+  const numbers = await client.embeddings.create({ ...options, encoding_format: "float" });
+  assert.deepEqual(numbers.data[1].embedding, Array.from(answer.data[1].embedding));
+  await assert.rejects(client.embeddings.create({ model, input: "the" }), OpenAI.BadRequestError);
 });
 
 await check("refusals are raised as what they are", async () => {

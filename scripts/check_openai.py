@@ -1,6 +1,6 @@
 """Checks OpenAI's API with OpenAI's Python client, unmodified, on a language model that the gateway has.
 
-    python scripts/check_openai.py http://127.0.0.1:8402 owner/model
+    python scripts/check_openai.py http://127.0.0.1:8402 owner/model owner/embedding-model
 """
 
 import argparse
@@ -95,8 +95,34 @@ def check_refusals(report, client, model):
         for stream in (False, True):
             error = refused(lambda stream=stream: ask(client, model, "x" * 600, stream=stream), openai.BadRequestError)
             assert "context" in error.message, error.message
-    with report.check("embeddings are not there yet, and say so"):
-        refused(lambda: client.embeddings.create(model=model, input="x"), openai.NotFoundError)
+
+def check_embeddings(report, client, model, other):
+    texts = ["the quick brown fox", "the dog"]
+    with report.check("texts are embedded, with their receipt") as say:
+        # The client asks for base64 unless it is told otherwise.
+        answer = client.embeddings.create(model=model, input=texts)
+        equal([entry.index for entry in answer.data], [0, 1])
+        assert abs(sum(value * value for value in answer.data[0].embedding) - 1) < 1e-4
+        assert answer.usage.prompt_tokens == answer.usage.total_tokens > len(texts)
+        say(answer.model_extra["lemma"]["receipt_id"])
+    with report.check("numbers and base64 have the same bits, alone and together"):
+        numbers = client.embeddings.create(model=model, input=texts, encoding_format="float")
+        equal([entry.embedding for entry in numbers.data], [entry.embedding for entry in answer.data])
+        alone = client.embeddings.create(model=model, input=texts[1])
+        equal(alone.data[0].embedding, answer.data[1].embedding)
+    with report.check("tokens are embedded as the text that they are of"):
+        tokens = client.embeddings.create(model=model, input=[[2, 5, 9, 3]])
+        equal(tokens.data[0].embedding, answer.data[1].embedding)
+    for what, options, param in [
+        ("an empty text", {"input": ""}, "input"),
+        ("a text longer than the context", {"input": "the " * 100}, "input"),
+        ("shorter vectors", {"input": "the", "dimensions": 8}, "dimensions"),
+        ("a model that is none for embeddings", {"input": "the", "model": other}, "model"),
+    ]:
+        with report.check(f"{what}: refused by name"):
+            asked = {"model": model, **options}
+            error = refused(lambda asked=asked: client.embeddings.create(**asked), openai.BadRequestError)
+            equal(error.param, param)
 
 
 def weather():
@@ -186,6 +212,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("api", help="base URL of a gateway")
     parser.add_argument("model", help="name of a language model with a context of 512")
+    parser.add_argument("embedding", help="name of the embedding model in crates/llm/tests/fixtures/bert")
     arguments = parser.parse_args()
     client = openai.OpenAI(base_url=f"{arguments.api}/v1", api_key="none", max_retries=0, timeout=60)
     report = Report()
@@ -195,6 +222,7 @@ def main():
     check_forms(report, client, arguments.model)
     check_responses(report, client, arguments.model)
     check_refusals(report, client, arguments.model)
+    check_embeddings(report, client, arguments.embedding, arguments.model)
     check_receipts(report, client, arguments.api, arguments.model)
     report.finish()
 

@@ -78,7 +78,7 @@ impl Hub {
                     "/api/models/{owner}/{name}/revision/{revision}",
                     get(revision),
                 )
-                .route("/{owner}/{name}/resolve/{commit}/{file}", get(resolve))
+                .route("/{owner}/{name}/resolve/{commit}/{*file}", get(resolve))
                 .route("/storage/{file}", get(storage))
                 .with_state(Arc::clone(&hub));
             (routes, hub)

@@ -80,7 +80,7 @@ impl LanguageModel {
     ) -> Result<Self, LanguageError> {
         match format {
             Format::Safetensors => Self::from_folder(files, compute),
-            Format::Gguf | Format::Onnx | Format::Integer | Format::Upstream => {
+            _ => {
                 let gguf = files.iter().find(|(path, _)| path.ends_with(".gguf"));
                 let (_, bytes) = gguf.ok_or(LanguageError::Missing("*.gguf"))?;
                 Self::from_gguf(bytes, compute)

@@ -13,6 +13,7 @@
 //! `async fn` becomes code in each crate that awaits it, and a node would be compiled again for every test.
 
 pub mod clock;
+pub mod embedding;
 pub mod gateway;
 pub mod host;
 pub mod integer;

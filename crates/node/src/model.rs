@@ -13,6 +13,7 @@ use lemma_types::{
 use std::io::Read as _;
 
 use crate::{
+    embedding::{self, Embedder, EmbeddingModelError},
     integer::{self, IntegerModelError},
     language::{LanguageError, LanguageModel},
 };
@@ -103,6 +104,9 @@ pub enum LoadError {
     /// The file is no quantised model.
     #[error(transparent)]
     Integer(#[from] IntegerModelError),
+    /// The files are no embedding model.
+    #[error(transparent)]
+    Embedding(#[from] EmbeddingModelError),
     /// The files are no language model.
     #[error(transparent)]
     Language(#[from] LanguageError),
@@ -231,6 +235,8 @@ pub enum AnyModel {
     Graph(Box<Model>),
     /// The same on integers, registered with the proof system.
     Integer(Box<lemma_proof::Model>),
+    /// Texts in, vectors out.
+    Embedding(Box<Embedder>),
     /// Text in, text out.
     Language(Box<LanguageModel>),
     /// Text in, text out, by another server.
@@ -258,6 +264,12 @@ pub fn load_any(
     if manifest.format == Format::Integer {
         check_bounds(manifest, max_bytes)?;
         return Ok(AnyModel::Integer(Box::new(integer::load(manifest, store)?)));
+    }
+    if manifest.format == Format::Embedding {
+        check_bounds(manifest, max_bytes)?;
+        return Ok(AnyModel::Embedding(Box::new(embedding::load(
+            manifest, store,
+        )?)));
     }
     Ok(AnyModel::Graph(Box::new(load(manifest, store, max_bytes)?)))
 }

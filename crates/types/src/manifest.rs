@@ -56,6 +56,9 @@ pub enum Format {
     /// A language model in a folder: `config.json`, all files whose paths end in `.safetensors`, `tokenizer.json`, and, if
     /// there, `tokenizer_config.json` and `chat_template.jinja`.
     Safetensors,
+    /// An embedding model in a folder: `config.json`, all files whose paths end in `.safetensors`, `tokenizer.json`, and, if
+    /// there, `1_Pooling/config.json`. The graph root is a digest over all of it.
+    Embedding,
     /// A language model that another server answers for, by the name in the one file, an
     /// [`UpstreamModel`](crate::upstream::UpstreamModel). Which model that is, nobody can check: receipts are `relayed`. The
     /// graph root is the digest of the file.
@@ -67,7 +70,7 @@ impl Format {
     #[must_use]
     pub const fn is_text(self) -> bool {
         match self {
-            Self::Onnx | Self::Integer => false,
+            Self::Onnx | Self::Integer | Self::Embedding => false,
             Self::Gguf | Self::Safetensors | Self::Upstream => true,
         }
     }
@@ -82,7 +85,9 @@ impl Format {
     #[must_use]
     pub const fn mode(self) -> Mode {
         match self {
-            Self::Onnx | Self::Integer | Self::Gguf | Self::Safetensors => Mode::Signed,
+            Self::Onnx | Self::Integer | Self::Gguf | Self::Safetensors | Self::Embedding => {
+                Mode::Signed
+            }
             Self::Upstream => Mode::Relayed,
         }
     }

@@ -197,7 +197,7 @@ pub struct Scored {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Candidate {
-    /// Its number.
+    /// Its number; 0 in a relayed answer, where it is not known.
     pub token: u32,
     /// What it says.
     pub bytes: Bytes,
@@ -531,10 +531,15 @@ impl TextResponse {
 
     fn check_logprobs(&self) -> Result<(), TextError> {
         let (scored, tokens) = (self.logprobs.len(), self.tokens.len());
-        ensure(scored == 0 || scored == tokens, "logprobs", || {
+        let relayed = self.upstream.is_some();
+        let most = limits::TEXT_LOGPROBS_TOKENS as usize;
+        let fits = scored == 0 || scored == tokens || relayed && scored <= most;
+        ensure(fits, "logprobs", || {
             format!("of {scored} tokens, the answer has {tokens}")
         })?;
-        for (scored, token) in self.logprobs.iter().zip(&self.tokens) {
+        // Which tokens a relayed answer has is not known, only what they say.
+        let unknown = std::iter::repeat_n(&0, if relayed { scored } else { 0 });
+        for (scored, token) in self.logprobs.iter().zip(self.tokens.iter().chain(unknown)) {
             let Scored { chosen, top } = scored;
             ensure(chosen.token == *token, "logprobs", || {
                 format!("token {}, the answer has {token}", chosen.token)
@@ -594,12 +599,15 @@ impl Transcript {
         ensure(called, "response", || {
             "calls of tools without tools".to_owned()
         })?;
-        let scored = self.response.logprobs.is_empty() != self.request.logprobs.is_some();
-        ensure(
-            scored || self.response.upstream.is_some(),
-            "response",
-            || "logarithms of probabilities that were not asked for, or none that were".to_owned(),
-        )?;
+        let (given, asked) = (
+            !self.response.logprobs.is_empty(),
+            self.request.logprobs.is_some(),
+        );
+        // Upstream servers need not give what they are asked for.
+        let left_out = !given && self.response.upstream.is_some();
+        ensure(given == asked || left_out, "response", || {
+            "logarithms of probabilities that were not asked for, or none that were".to_owned()
+        })?;
         match self.response.finish {
             Finish::Text(index) => ensure(
                 (index as usize) < self.request.stop.len(),

@@ -1,7 +1,8 @@
-//! OpenAI's API: chat and text completions, whole or streamed. Clients that know nothing of Lemma work unmodified; what backs
+//! OpenAI's API: chat and text completions, whole or streamed, and embeddings. Clients that know nothing of Lemma work unmodified; what backs
 //! an answer is in the key `lemma` of the body, or of the last chunk of a stream.
 
 mod answer;
+pub mod embeddings;
 mod messages;
 pub mod request;
 mod responses;
@@ -32,7 +33,7 @@ pub(crate) fn routes() -> Router<Api> {
     Router::new()
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(completions))
-        .route("/v1/embeddings", post(embeddings))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/responses", post(responses))
         .layer(limit)
 }
@@ -53,10 +54,6 @@ async fn completions(
     answer(&api, Kind::Completion, asked).await
 }
 
-async fn embeddings() -> ApiError {
-    not_yet("embeddings are not supported yet")
-}
-
 async fn responses(
     State(api): State<Api>,
     body: Result<Bytes, BytesRejection>,
@@ -69,10 +66,6 @@ async fn responses(
         return Ok(responses::stream(shape, generation));
     }
     whole(generation, |answer| shape.whole(answer)).await
-}
-
-fn not_yet(message: &str) -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "not_supported", message)
 }
 
 fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {

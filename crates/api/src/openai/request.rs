@@ -333,7 +333,27 @@ impl Fields {
         }
     }
 
-    /// What both endpoints share, and nothing else.
+    /// What all endpoints share, the model, mode and request id, and nothing else.
+    pub(super) fn ends(mut self) -> Result<(String, Option<Mode>, Option<B256>), Invalid> {
+        let model = match self.take("model") {
+            Some(Value::String(model)) => model,
+            Some(_) => return Err(Invalid::value("model", "a text")),
+            None => return Err(missing("model")),
+        };
+        let (mode, request_id) = self.lemma()?;
+        for field in HARMLESS {
+            self.take(field);
+        }
+        for field in UNSUPPORTED {
+            self.neutral(field, |_| false)?;
+        }
+        match self.0.keys().next() {
+            None => Ok((model, mode, request_id)),
+            Some(field) => Err(unknown(field)),
+        }
+    }
+
+    /// What both endpoints for text share, and nothing else.
     pub(super) fn rest(
         mut self,
         prompt: Prompt,
@@ -341,11 +361,6 @@ impl Fields {
         seed: u64,
         shape: Shape,
     ) -> Result<Asked, Invalid> {
-        let model = match self.take("model") {
-            Some(Value::String(model)) => model,
-            Some(_) => return Err(Invalid::value("model", "a text")),
-            None => return Err(missing("model")),
-        };
         let stream = self.flag("stream")?;
         let include_usage = match self.take("stream_options") {
             None => false,
@@ -361,16 +376,7 @@ impl Fields {
             ..TextRequest::new(prompt, max_tokens)
         };
         request.check()?;
-        let (mode, request_id) = self.lemma()?;
-        for field in HARMLESS {
-            self.take(field);
-        }
-        for field in UNSUPPORTED {
-            self.neutral(field, |_| false)?;
-        }
-        if let Some(field) = self.0.keys().next() {
-            return Err(unknown(field));
-        }
+        let (model, mode, request_id) = self.ends()?;
         Ok(Asked {
             model,
             request,

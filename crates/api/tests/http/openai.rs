@@ -521,7 +521,6 @@ fn refusals_have_the_shape_and_status_that_clients_know() {
         "body_too_large",
         None,
     );
-    refused(post("/v1/embeddings", "{}"), 404, "not_supported", None);
     refused(
         post("/v1/responses", "{}"),
         400,

@@ -56,10 +56,8 @@ fn names(path: &Path, format: Format) -> CommandResult<Vec<String>> {
 
 fn folder(path: &Path, format: Format) -> &Path {
     match format {
-        Format::Gguf | Format::Onnx | Format::Integer | Format::Upstream => {
-            path.parent().unwrap_or(Path::new(""))
-        }
         Format::Safetensors => path,
+        _ => path.parent().unwrap_or(Path::new("")),
     }
 }
 

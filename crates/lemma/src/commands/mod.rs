@@ -5,6 +5,7 @@ mod chat;
 mod completions;
 mod config;
 mod doctor;
+mod embedding;
 mod infer;
 mod language;
 mod local;

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{block_on, language::FOLDER};
+use super::{block_on, embedding::POOLING, language::FOLDER};
 use crate::{
     cli::Pull,
     error::{CommandError, CommandResult, Context as _},
@@ -110,7 +110,11 @@ fn wanted<'a>(files: &'a [Listed], only: Option<&str>) -> CommandResult<Vec<&'a 
     }
     let weights = ending(".safetensors");
     if find("config.json").is_some() && !weights.is_empty() {
-        let mut found: Vec<&Listed> = FOLDER.iter().filter_map(|name| find(name)).collect();
+        let mut found: Vec<&Listed> = FOLDER
+            .iter()
+            .chain([&POOLING])
+            .filter_map(|name| find(name))
+            .collect();
         found.extend(shards(weights));
         return Ok(found);
     }

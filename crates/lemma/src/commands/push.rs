@@ -16,7 +16,7 @@ use lemma_types::{Digest, Manifest, ModelName, manifest::File, tensor::TensorSpe
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{block_on, language, models::describe_spec, quantized};
+use super::{block_on, embedding, language, models::describe_spec, quantized};
 use crate::{
     cli::Push,
     client::{Client, Mined, Transaction},
@@ -264,6 +264,9 @@ pub(super) fn folder_of(path: &Path) -> PathBuf {
 pub(super) fn derive(path: &Path, terms: &Terms) -> CommandResult<Manifest> {
     if quantized::is_one(path) {
         return quantized::derive(path, terms);
+    }
+    if embedding::is_one(path) {
+        return embedding::derive(path, terms);
     }
     match language::format_of(path) {
         Some(format) => language::derive(path, format, terms),

@@ -9,7 +9,7 @@ use lemma_verify::{
     decode_trusted_root,
 };
 
-use super::{language, push::beside, quantized};
+use super::{embedding, language, push::beside, quantized};
 use crate::{
     cli::Verify,
     error::{CommandError, CommandResult, Context as _},
@@ -193,6 +193,9 @@ fn open_text(arguments: &Verify, path: &Path, expected: Digest) -> CommandResult
 fn recompute(path: &Path, expected: Digest, inputs: &[TensorData]) -> CommandResult<Recompute> {
     if quantized::is_one(path) {
         return quantized::recompute(path, expected, inputs);
+    }
+    if embedding::is_one(path) {
+        return embedding::recompute(path, expected, inputs);
     }
     let bytes = fs::read(path).context(ExitCode::NotFound, || {
         format!("can not read {}", path.display())

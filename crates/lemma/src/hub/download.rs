@@ -46,7 +46,12 @@ impl Hub {
             counter(file.size);
             return Ok(0);
         }
-        let part = folder.join(format!(".{}.part", file.name));
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).context(ExitCode::Failed, || {
+                format!("can not write {}", parent.display())
+            })?;
+        }
+        let part = folder.join(format!(".{}.part", file.name.replace('/', "-")));
         let mut transfer = Transfer::open(file, part)?;
         counter(transfer.have);
         let (mut fetched, mut tries) = (0, 0);

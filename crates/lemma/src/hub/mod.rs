@@ -13,6 +13,7 @@ use reqwest::{Method, Response, StatusCode, Url, header};
 use serde::Deserialize;
 
 pub use hash::ContentHash;
+use lemma_node::embedding::POOLING;
 
 use crate::{
     error::{CommandError, CommandResult, Context as _},
@@ -119,7 +120,7 @@ impl Listed {
 /// A file to fetch.
 #[derive(Clone, Debug)]
 pub struct RemoteFile {
-    /// Its name, without folders.
+    /// Its name, with `/` after a folder's.
     pub name: String,
     /// Bytes.
     pub size: u64,
@@ -158,13 +159,14 @@ struct LfsJson {
 }
 
 impl SiblingJson {
-    /// A file outside of folders whose name is safe on this machine.
+    /// A file whose name is safe on this machine: outside of folders, or the one that embedding models have in a folder.
     fn listed(self) -> Option<Listed> {
         let name = self.rfilename;
         let safe = !name.is_empty()
             && name.len() <= 200
             && !name.starts_with('.')
-            && !name.chars().any(|c| c.is_control() || "/\\:".contains(c));
+            && !name.chars().any(|c| c.is_control() || "/\\:".contains(c))
+            || name == POOLING;
         let known = match (self.lfs, self.blob, self.size) {
             (Some(lfs), _, _) => ContentHash::sha256(&lfs.sha256).map(|hash| (lfs.size, hash)),
             (None, Some(blob), Some(size)) => ContentHash::git(&blob).map(|hash| (size, hash)),
@@ -231,7 +233,9 @@ impl Hub {
     }
 
     fn file_url(&self, model: &HubModel, commit: &str, name: &str) -> CommandResult<Url> {
-        self.url(&[&model.owner, &model.name, "resolve", commit, name])
+        let mut parts = vec![model.owner.as_str(), &model.name, "resolve", commit];
+        parts.extend(name.split('/'));
+        self.url(&parts)
     }
 
     /// The files of a model.

@@ -255,7 +255,13 @@ impl Arriving {
                 self.tokens.push(token);
                 self.text += &text;
             }
-            Frame::Scored(scored) if self.scored.len() + 1 == self.tokens.len() => {
+            // Of a relayed answer the tokens are not known, but how many there may be.
+            Frame::Scored(scored)
+                if self.scored.len() + 1 == self.tokens.len()
+                    || relayed
+                        && work.request.logprobs.is_some()
+                        && self.scored.len() < work.request.max_tokens as usize =>
+            {
                 self.scored.push(scored);
             }
             Frame::Scored(_) => return broken("probabilities without their token"),

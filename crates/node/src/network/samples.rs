@@ -138,7 +138,7 @@ const fn file_name(format: Format) -> &'static str {
         Format::Onnx => "model.onnx",
         Format::Integer => "model.integer",
         Format::Gguf => "model.gguf",
-        Format::Safetensors => "model.safetensors",
+        Format::Safetensors | Format::Embedding => "model.safetensors",
         Format::Upstream => UpstreamModel::PATH,
     }
 }

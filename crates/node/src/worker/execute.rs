@@ -50,6 +50,78 @@ pub(crate) struct ExecutionLimits {
     pub(crate) operations: u64,
 }
 
+impl ExecutionLimits {
+    /// Work of this request, by the shapes of its inputs, and of its proof, if one is asked for; checks them against the
+    /// signature.
+    fn compute_units(
+        self,
+        loaded: &Loaded,
+        inputs: &[TensorData],
+        mode: Mode,
+    ) -> Result<u64, ErrorBody> {
+        let invalid = |reason: String| error(ErrorCode::InvalidInput, reason);
+        let specs = &loaded.manifest.inputs;
+        let in_order = specs.len() == inputs.len()
+            && specs
+                .iter()
+                .zip(inputs)
+                .all(|(spec, input)| spec.name == input.name());
+        if !in_order {
+            let expected = crate::model::signature(specs);
+            return Err(invalid(format!(
+                "expected exactly these inputs, in this order: {expected}"
+            )));
+        }
+        let shape = |input: &TensorData| input.shape().iter().map(|dim| *dim as usize).collect();
+        let shapes: Vec<Vec<usize>> = inputs.iter().map(shape).collect();
+        let operations = match &loaded.model {
+            Runnable::Graph(model) => model
+                .cost(&shapes)
+                .map_err(|reason| invalid(reason.to_string()))?,
+            Runnable::Integer(model) => {
+                let skeleton = model.graph().skeleton();
+                let rounded = skeleton.round(inputs);
+                let samples = rounded
+                    .map_err(|reason| invalid(reason.to_string()))?
+                    .samples as u64;
+                let elements = skeleton.nodes.iter().fold(0u64, |sum, node| {
+                    let size = node.expression.shape.iter().product::<usize>() as u64;
+                    sum.saturating_add(size)
+                });
+                let memory = elements
+                    .saturating_mul(samples)
+                    .saturating_mul(PROVER_BYTES);
+                let operations = skeleton.operations().saturating_mul(samples);
+                if memory > self.memory || operations > self.operations {
+                    return Err(invalid(format!(
+                        "{samples} samples at once are too many here"
+                    )));
+                }
+                if mode == Mode::Proved {
+                    let proving = model.proving_operations(samples as usize);
+                    let proving = proving.map_err(|reason| invalid(reason.to_string()))?;
+                    operations.saturating_add(proving)
+                } else {
+                    operations
+                }
+            }
+            Runnable::Embedding(model) => {
+                let operations = model
+                    .cost(inputs)
+                    .map_err(|reason| invalid(reason.to_string()))?;
+                if operations > self.operations {
+                    return Err(invalid(
+                        "so many tokens at once are too many here".to_owned(),
+                    ));
+                }
+                operations
+            }
+            Runnable::Language(_) | Runnable::Upstream(_) => return Err(takes_text()),
+        };
+        Ok(compute_units(operations))
+    }
+}
+
 /// What a run gave, with commitments to it.
 struct Computed {
     outputs: Vec<TensorData>,
@@ -88,7 +160,7 @@ impl Executor {
                 "mode `proved` is not offered for this model: only a quantised one can be proved";
             return Err(error(ErrorCode::ModeNotOffered, message));
         }
-        let units = self.compute_units(&loaded, &inputs, mode)?;
+        let (loaded, inputs, units) = self.measure(loaded, inputs, mode).await?;
         let price = self.price(units, terms.offer)?;
         let thread = self.queue.thread().await?;
         let computed = self
@@ -154,62 +226,21 @@ impl Executor {
         })
     }
 
-    /// Work of this request, by the shapes of its inputs, and of its proof, if one is asked for; checks them against the signature.
-    fn compute_units(
+    /// Work of this request; checks its inputs against the signature. Texts are cut into tokens for it, which is not for the
+    /// async threads.
+    async fn measure(
         &self,
-        loaded: &Loaded,
-        inputs: &[TensorData],
+        loaded: Arc<Loaded>,
+        inputs: Vec<TensorData>,
         mode: Mode,
-    ) -> Result<u64, ErrorBody> {
-        let invalid = |reason: String| error(ErrorCode::InvalidInput, reason);
-        let specs = &loaded.manifest.inputs;
-        let in_order = specs.len() == inputs.len()
-            && specs
-                .iter()
-                .zip(inputs)
-                .all(|(spec, input)| spec.name == input.name());
-        if !in_order {
-            let expected = crate::model::signature(specs);
-            return Err(invalid(format!(
-                "expected exactly these inputs, in this order: {expected}"
-            )));
-        }
-        let shape = |input: &TensorData| input.shape().iter().map(|dim| *dim as usize).collect();
-        let shapes: Vec<Vec<usize>> = inputs.iter().map(shape).collect();
-        let operations = match &loaded.model {
-            Runnable::Graph(model) => model
-                .cost(&shapes)
-                .map_err(|reason| invalid(reason.to_string()))?,
-            Runnable::Integer(model) => {
-                let skeleton = model.graph().skeleton();
-                let rounded = skeleton.round(inputs);
-                let samples = rounded
-                    .map_err(|reason| invalid(reason.to_string()))?
-                    .samples as u64;
-                let elements = skeleton.nodes.iter().fold(0u64, |sum, node| {
-                    let size = node.expression.shape.iter().product::<usize>() as u64;
-                    sum.saturating_add(size)
-                });
-                let memory = elements
-                    .saturating_mul(samples)
-                    .saturating_mul(PROVER_BYTES);
-                let operations = skeleton.operations().saturating_mul(samples);
-                if memory > self.limits.memory || operations > self.limits.operations {
-                    return Err(invalid(format!(
-                        "{samples} samples at once are too many here"
-                    )));
-                }
-                if mode == Mode::Proved {
-                    let proving = model.proving_operations(samples as usize);
-                    let proving = proving.map_err(|reason| invalid(reason.to_string()))?;
-                    operations.saturating_add(proving)
-                } else {
-                    operations
-                }
-            }
-            Runnable::Language(_) | Runnable::Upstream(_) => return Err(takes_text()),
-        };
-        Ok(compute_units(operations))
+    ) -> Result<(Arc<Loaded>, Vec<TensorData>, u64), ErrorBody> {
+        let limits = self.limits;
+        let measured = tokio::task::spawn_blocking(move || {
+            let units = limits.compute_units(&loaded, &inputs, mode)?;
+            Ok::<_, ErrorBody>((loaded, inputs, units))
+        });
+        let unmeasured = |_| error(ErrorCode::Internal, "its work could not be measured");
+        measured.await.map_err(unmeasured)?
     }
 
     pub(crate) fn price(&self, units: u64, offer: Amount) -> Result<Amount, ErrorBody> {
@@ -293,6 +324,10 @@ fn compute(
         }
         Runnable::Integer(model) => {
             let outputs = model.graph().infer(inputs);
+            Ok((outputs.map_err(|reason| invalid(reason.to_string()))?, None))
+        }
+        Runnable::Embedding(model) => {
+            let outputs = model.infer(inputs, &lemma_llm::Compute::new(1));
             Ok((outputs.map_err(|reason| invalid(reason.to_string()))?, None))
         }
         Runnable::Language(_) | Runnable::Upstream(_) => Err(takes_text()),

@@ -146,7 +146,10 @@ async fn submit(
 fn text_engine(loaded: &Loaded) -> Result<&TextEngine, ErrorBody> {
     match &loaded.model {
         Runnable::Language(engine) => Ok(engine),
-        Runnable::Graph(_) | Runnable::Integer(_) | Runnable::Upstream(_) => Err(error(
+        Runnable::Graph(_)
+        | Runnable::Integer(_)
+        | Runnable::Embedding(_)
+        | Runnable::Upstream(_) => Err(error(
             ErrorCode::InvalidInput,
             "the model takes tensors, not text: ask for an inference with its inputs",
         )),
@@ -229,6 +232,14 @@ impl Generation {
             Relay::Text(text) => {
                 self.text += &text;
                 Ok(Frame::Text(text))
+            }
+            Relay::Scored(scored) => {
+                self.scored.push(scored.clone());
+                Ok(Frame::Scored(scored))
+            }
+            Relay::Call(call) => {
+                self.calls.push(call.clone());
+                Ok(Frame::Call(call))
             }
             Relay::Finished { finish, stated } => {
                 self.end(String::new(), finish, Some(stated)).await

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 
 use super::text::{EngineLimits, TextEngine};
 use crate::{
+    embedding::Embedder,
     metrics as names,
     model::{self, AnyModel, LoadError},
 };
@@ -30,6 +31,8 @@ pub(crate) enum Runnable {
     Graph(Box<Model>),
     /// The same on integers; can be proved.
     Integer(Box<lemma_proof::Model>),
+    /// Texts in, vectors out: runs on the thread of a request.
+    Embedding(Box<Embedder>),
     /// Text in, text out: an engine that requests share.
     Language(TextEngine),
     /// Text in, text out: another server answers.
@@ -146,6 +149,7 @@ impl Models {
                     }
                     Runnable::Integer(model)
                 }
+                AnyModel::Embedding(model) => Runnable::Embedding(model),
                 AnyModel::Upstream(model) => Runnable::Upstream(model),
                 AnyModel::Language(language) => {
                     Runnable::Language(TextEngine::start(*language, engines)?)

@@ -25,7 +25,7 @@ use lemma_node::{
 use lemma_types::{
     Mode,
     bundle::Bundle,
-    text::{Finish, Prompt, Sampling, TextRequest},
+    text::{Call, Finish, Form, Prompt, Sampling, TextRequest},
 };
 use lemma_verify::{Opened, Recompute, Verdict};
 use serde_json::{Value, json};
@@ -96,6 +96,16 @@ async fn chat(
             [("location", "http://127.0.0.1:9/")],
         )
             .into_response(),
+        "call" => {
+            assert_eq!(body["tools"][0]["function"]["name"], "weather");
+            assert_eq!(body["tool_choice"], "required");
+            assert_eq!(
+                (&body["logprobs"], &body["top_logprobs"]),
+                (&json!(true), &json!(1))
+            );
+            Response::new(Body::from(CALL))
+        }
+        "uninvited" => Response::new(Body::from(CALL)),
         "break" => Response::new(Body::from(delta("Half"))),
         "flood" => Response::new(Body::from("x".repeat(3 << 20))),
         "silent" => Response::new(Body::from_stream(futures::stream::pending::<
@@ -117,6 +127,16 @@ async fn chat(
         }
     }
 }
+
+/// A token with its probability, then a call in pieces.
+const CALL: &str = concat!(
+    r#"data: {"choices":[{"delta":{"content":"So"},"logprobs":{"content":[{"token":"So","logprob":-0.25,"top_logprobs":[]}]}}]}"#,
+    "\n\n",
+    r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"x","type":"function","function":{"name":"weather","arguments":"{\"city\""}}]}}]}"#,
+    "\n\n",
+    r#"data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":":\"Oslo\"}"}}]},"finish_reason":"tool_calls"}]}"#,
+    "\n\ndata: [DONE]\n\n"
+);
 
 fn refuse(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({ "error": { "message": message } }))).into_response()
@@ -207,6 +227,8 @@ async fn an_upstream_servers_answers_are_relayed_and_say_so() {
     };
     assert!(offered(&error), "{error}");
 
+    tools_and_probabilities_are_passed_on(&network, model).await;
+
     let failure =
         async |request: TextRequest| generate(&network, model, request).await.unwrap_err();
     for (text, reason) in [
@@ -222,6 +244,11 @@ async fn an_upstream_servers_answers_are_relayed_and_say_so() {
         );
         assert!(!error.to_string().contains("127.0.0.1"), "{error}");
     }
+    let error = failure(say("uninvited")).await;
+    assert!(
+        matches!(&error, InferError::Broken { reason, .. } if reason.contains("called a tool")),
+        "{error}"
+    );
     let error = failure(say("refuse")).await;
     assert!(
         matches!(&error, InferError::InvalidInput(said) if said.contains("too hot")),
@@ -244,6 +271,44 @@ async fn an_upstream_servers_answers_are_relayed_and_say_so() {
 
     whoever_goes_away_closes_the_stream(&network, model, &seen).await;
     network.stop().await;
+}
+
+async fn tools_and_probabilities_are_passed_on(
+    network: &lemma_node::Network,
+    model: lemma_types::Digest,
+) {
+    let tools = r#"[{"type":"function","function":{"name":"weather","parameters":{}}}]"#;
+    let request = TextRequest {
+        tools: Some(tools.to_owned()),
+        form: Some(Form::Calls {
+            only: None,
+            several: true,
+        }),
+        logprobs: Some(1),
+        ..say("call")
+    };
+    let (answer, streamed) = generate(network, model, request).await.unwrap();
+    let response = &answer.transcript.response;
+    assert_eq!((streamed.as_str(), response.finish), ("So", Finish::Token));
+    let call = Call {
+        name: "weather".to_owned(),
+        arguments: r#"{"city":"Oslo"}"#.to_owned(),
+    };
+    assert_eq!(response.calls, [call]);
+    assert_eq!(&response.logprobs[0].chosen.bytes[..], b"So");
+    assert_eq!(response.logprobs[0].chosen.logprob, -0.25);
+    let bundle = Bundle {
+        openings: Some(answer.openings),
+        ..final_bundle(network, answer.receipt.receipt.id()).await
+    };
+    let mut opened = Opened {
+        text: Some(answer.transcript),
+        ..Opened::default()
+    };
+    assert_eq!(verify(network, &bundle, &opened).verdict, Verdict::Verified);
+    let response = &mut opened.text.as_mut().unwrap().response;
+    response.calls[0].arguments = r#"{"city":"Rome"}"#.to_owned();
+    assert_eq!(verify(network, &bundle, &opened).verdict, Verdict::Wrong);
 }
 
 async fn whoever_goes_away_closes_the_stream(

@@ -365,17 +365,16 @@ impl<'a> Context<'a> {
         to: Output<'_>,
     ) -> Result<(), OpError> {
         let (isa, threads) = (self.isa, self.threads);
+        let reader = Reader { cx: self, values };
         let x = self.int8(integer.x, values)?;
         let zero = self.zero(integer.zero, values)?;
         match &integer.sums {
             Sums::Product { rows, zeros } => {
                 let b = self.packed::<PackedInt8>(step)?;
                 let zeros = self.zeros(*zeros, values)?;
-                integer
-                    .chain
-                    .resolve(&Reader { cx: self, values }, |chain| {
-                        int8::gemm_int8_with(isa, threads, *rows, x, zero, b, &zeros, chain, to);
-                    })
+                integer.chain.resolve(&reader, |chain| {
+                    int8::gemm_int8_with(isa, threads, *rows, x, zero, b, &zeros, chain, to);
+                })
             }
             Sums::Pairs {
                 batch,
@@ -385,7 +384,7 @@ impl<'a> Context<'a> {
             } => {
                 let (b, b_zero) = (self.int8(*b, values)?, self.zero(*b_zero, values)?);
                 let (batch, sizes) = (*batch, *sizes);
-                integer.chain.resolve(&find, |chain| {
+                integer.chain.resolve(&reader, |chain| {
                     int8::matmul_int8_with(
                         isa, threads, batch, sizes, x, zero, b, b_zero, chain, to,
                     );
@@ -393,11 +392,9 @@ impl<'a> Context<'a> {
             }
             Sums::Conv(geometry) => {
                 let filters = self.packed::<FiltersInt8Last>(step)?;
-                integer
-                    .chain
-                    .resolve(&Reader { cx: self, values }, |chain| {
-                        int8::conv_int8_last(isa, threads, geometry, x, zero, filters, chain, to);
-                    })
+                integer.chain.resolve(&reader, |chain| {
+                    int8::conv_int8_last(isa, threads, geometry, x, zero, filters, chain, to);
+                })
             }
         }
     }

@@ -13,6 +13,7 @@ mod executor;
 mod figures;
 mod network;
 mod process;
+mod text;
 
 use std::{error::Error, time::Duration};
 
@@ -35,6 +36,7 @@ async fn main() -> Result<()> {
     idle(&network)?;
     finality(&network).await?;
     let bundle = inference(&network).await?;
+    first_token(&network).await?;
     verification(&network, &bundle)?;
     network.stop()?;
     settlement().await
@@ -109,6 +111,25 @@ async fn inference(network: &Network) -> Result<String> {
     )
     .print();
     Ok(bundle)
+}
+
+/// What the network adds to a prefill before the first token of an answer arrives.
+async fn first_token(network: &Network) -> Result<()> {
+    let bare = median(&mut text::first_tokens(101)?);
+    let mut http = Vec::new();
+    for number in 0..101 {
+        http.push(milliseconds(network.first_token(number).await?));
+    }
+    let http = median(&mut http);
+    for (name, value, goal) in [
+        ("engine alone", bare, ""),
+        ("over HTTP, streamed", http, ""),
+        ("overhead of HTTP", http - bare, "at most 3"),
+    ] {
+        let name = format!("nano, first token: {name}, median of 101");
+        Figure::new(&name, value, "ms", goal).print();
+    }
+    Ok(())
 }
 
 /// `lemma verify` as a whole process, and the checks alone.

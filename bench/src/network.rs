@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     Result,
     process::{Process, lemma},
+    text,
 };
 
 pub(crate) const EXAMPLE: &str = include_str!("../../models/digits/example.json");
@@ -168,6 +169,28 @@ impl Network {
         let receipt = body["parameters"]["lemma_receipt_id"].as_str();
         let receipt = receipt.ok_or_else(|| format!("inference answered {status}: {body}"))?;
         Ok((receipt.to_owned(), took))
+    }
+
+    /// Asks the sample language model and returns how long it took until the first token of its answer was there. The
+    /// answer is read to its end.
+    pub(crate) async fn first_token(&self, number: usize) -> Result<Duration> {
+        let url = format!("{}/v1/chat/completions", self.api);
+        let body = json!({"model": "lemma/nano", "messages": text::question(number), "stream": true, "max_tokens": 1});
+        let start = Instant::now();
+        let mut response = self.client.post(url).json(&body).send().await?;
+        let (mut stream, mut first) = (String::new(), None);
+        while let Some(chunk) = response.chunk().await? {
+            stream += std::str::from_utf8(&chunk)?;
+            // The first chunk names the role alone, with no text.
+            let text = |(at, key): (usize, &str)| {
+                let rest = stream[at + key.len()..].chars().next();
+                rest.is_some_and(|c| c != '"')
+            };
+            if first.is_none() && stream.match_indices(r#""content":""#).any(text) {
+                first = Some(start.elapsed());
+            }
+        }
+        first.ok_or_else(|| format!("an answer without a token: {stream}").into())
     }
 
     /// `count` inferences of the digits example, sixteen at a time.

@@ -175,7 +175,7 @@ impl Network {
     /// answer is read to its end.
     pub(crate) async fn first_token(&self, number: usize) -> Result<Duration> {
         let url = format!("{}/v1/chat/completions", self.api);
-        let body = json!({"model": "lemma/nano", "messages": text::question(number), "stream": true, "max_tokens": 1});
+        let body = json!({"model": "lemma/nano", "messages": text::question(number), "stream": true, "max_tokens": 16});
         let start = Instant::now();
         let mut response = self.client.post(url).json(&body).send().await?;
         let (mut stream, mut first) = (String::new(), None);

@@ -150,25 +150,9 @@ pub fn pool_last(
     x: &[f32],
     y: &mut [f32],
 ) {
-    check("pool_last", pool, x, y);
-    assert!(
-        channels > 0 && pool.planes.is_multiple_of(channels),
-        "pool_last: {} planes are no images of {channels} channels",
-        pool.planes
-    );
-    let line = pool.window.axes[2].output * channels;
-    if line > 0 {
-        threads.chunks(y, line, |index, y| {
-            isa.run(LineLast {
-                window: &pool.window,
-                pooling,
-                channels,
-                index,
-                x,
-                y,
-            });
-        });
-    }
+    each_line("pool_last", threads, pool, channels, x, y, |line| {
+        isa.run(LineLast { line, pooling });
+    });
 }
 
 /// [`max_pool`] of 8-bit integers whose `channels` lie last; a window without a single value inside
@@ -185,21 +169,34 @@ pub fn max_pool_last<T: Copy + Ord + Default + Send + Sync>(
     x: &[T],
     y: &mut [T],
 ) {
-    assert_eq!(x.len(), pool.input_len(), "max_pool_last: input length");
-    assert_eq!(y.len(), pool.output_len(), "max_pool_last: output length");
+    each_line("max_pool_last", threads, pool, channels, x, y, |line| {
+        isa.run(LargestLast { line, least });
+    });
+}
+
+/// Calls `run` with each line of windows of values whose channels lie last.
+fn each_line<T: Send + Sync>(
+    what: &str,
+    threads: &Threads,
+    pool: &Pool,
+    channels: usize,
+    x: &[T],
+    y: &mut [T],
+    run: impl Fn(Line<'_, T>) + Sync,
+) {
+    check(what, pool, x, y);
     assert!(
         channels > 0 && pool.planes.is_multiple_of(channels),
-        "max_pool_last: {} planes are no images of {channels} channels",
+        "{what}: {} planes are no images of {channels} channels",
         pool.planes
     );
-    let line = pool.window.axes[2].output * channels;
+    let window = &pool.window;
+    let line = window.axes[2].output * channels;
     if line > 0 {
         threads.chunks(y, line, |index, y| {
-            let window = &pool.window;
-            isa.run(LargestLast {
+            run(Line {
                 window,
                 channels,
-                least,
                 index,
                 x,
                 y,
@@ -208,30 +205,35 @@ pub fn max_pool_last<T: Copy + Ord + Default + Send + Sync>(
     }
 }
 
-/// The largest integers of one line of windows, all channels.
-struct LargestLast<'a, T> {
+/// One line of windows, all channels.
+struct Line<'a, T> {
     window: &'a Window,
     channels: usize,
-    least: T,
     index: usize,
     x: &'a [T],
     y: &'a mut [T],
 }
 
-impl<T: Copy + Ord> Kernel for LargestLast<'_, T> {
-    type Output = ();
-
+impl<T: Copy> Line<'_, T> {
+    /// The outer places of the line.
     #[inline(always)]
-    fn run(self) {
+    fn outer(&self) -> [usize; 2] {
+        let [a, b, _] = &self.window.axes;
+        [self.index / b.output % a.output, self.index % b.output]
+    }
+
+    /// Folds the values inside each window, all channels at a time; `finish` is told which window it was.
+    #[inline(always)]
+    fn fold(self, identity: T, step: impl Fn(T, T) -> T, finish: impl Fn(&mut [T], usize)) {
         let [a, b, c] = &self.window.axes;
         let len = self.window.input_len() * self.channels;
         let image = &self.x[self.index / (a.output * b.output) * len..][..len];
-        let (oa, ob) = (self.index / b.output % a.output, self.index % b.output);
+        let [oa, ob] = self.outer();
         let ((fa, la), (fb, lb)) = (a.inside(oa), b.inside(ob));
         let place =
             |axis: &Axis, o: usize, k: usize| o * axis.stride + k * axis.dilation - axis.begin;
         for (oc, out) in self.y.chunks_exact_mut(self.channels).enumerate() {
-            out.fill(self.least);
+            out.fill(identity);
             let (fc, lc) = c.inside(oc);
             for ka in fa..la {
                 for kb in fb..lb {
@@ -240,23 +242,35 @@ impl<T: Copy + Ord> Kernel for LargestLast<'_, T> {
                         let at = (line + place(c, oc, kc)) * self.channels;
                         let values = &image[at..at + self.channels];
                         for (out, &v) in out.iter_mut().zip(values) {
-                            *out = (*out).max(v);
+                            *out = step(*out, v);
                         }
                     }
                 }
             }
+            finish(out, oc);
         }
     }
 }
 
-/// One line of outputs, all channels.
+/// The largest integers of one line of windows.
+struct LargestLast<'a, T> {
+    line: Line<'a, T>,
+    least: T,
+}
+
+impl<T: Copy + Ord> Kernel for LargestLast<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.line.fold(self.least, Ord::max, |_, _| {});
+    }
+}
+
+/// What one line of windows comes to.
 struct LineLast<'a> {
-    window: &'a Window,
+    line: Line<'a, f32>,
     pooling: Pooling,
-    channels: usize,
-    index: usize,
-    x: &'a [f32],
-    y: &'a mut [f32],
 }
 
 impl Kernel for LineLast<'_> {
@@ -264,50 +278,22 @@ impl Kernel for LineLast<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let [a, b, c] = &self.window.axes;
-        let image_len = self.window.input_len() * self.channels;
-        let lines = a.output * b.output;
-        let image = &self.x[self.index / lines * image_len..][..image_len];
-        let (oa, ob) = (self.index % lines / b.output, self.index % b.output);
-        let (fa, la) = a.inside(oa);
-        let (fb, lb) = b.inside(ob);
-        let include_pad = matches!(self.pooling, Pooling::Average { include_pad: true });
+        let Pooling::Average { include_pad } = self.pooling else {
+            return self.line.fold(f32::NEG_INFINITY, math::max, |_, _| {});
+        };
+        let ([a, b, c], [oa, ob]) = (&self.line.window.axes, self.line.outer());
         let outer = positions(a, oa, include_pad) * positions(b, ob, include_pad);
-        let place =
-            |axis: &Axis, o: usize, k: usize| o * axis.stride + k * axis.dilation - axis.begin;
-        for (oc, out) in self.y.chunks_exact_mut(self.channels).enumerate() {
-            let max = self.pooling == Pooling::Max;
-            out.fill(if max { f32::NEG_INFINITY } else { 0.0 });
-            let (fc, lc) = c.inside(oc);
-            for ka in fa..la {
-                for kb in fb..lb {
-                    let line = (place(a, oa, ka) * b.input + place(b, ob, kb)) * c.input;
-                    for kc in fc..lc {
-                        let at = (line + place(c, oc, kc)) * self.channels;
-                        let values = &image[at..at + self.channels];
-                        if max {
-                            for (out, &v) in out.iter_mut().zip(values) {
-                                *out = math::max(*out, v);
-                            }
-                        } else {
-                            for (out, &v) in out.iter_mut().zip(values) {
-                                *out += v;
-                            }
-                        }
-                    }
-                }
+        let finish = |sums: &mut [f32], oc: usize| {
+            let count = (outer * positions(c, oc, include_pad)) as f32;
+            for sum in sums {
+                *sum = math::canonical(*sum / count);
             }
-            if !max {
-                let count = (outer * positions(c, oc, include_pad)) as f32;
-                for out in out {
-                    *out = math::canonical(*out / count);
-                }
-            }
-        }
+        };
+        self.line.fold(0.0, |sum, v| sum + v, finish);
     }
 }
 
-fn check(what: &str, pool: &Pool, x: &[f32], y: &[f32]) {
+fn check<T>(what: &str, pool: &Pool, x: &[T], y: &[T]) {
     assert_eq!(x.len(), pool.input_len(), "{what}: input length");
     assert_eq!(y.len(), pool.output_len(), "{what}: output length");
 }

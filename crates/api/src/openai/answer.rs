@@ -4,7 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lemma_node::gateway::TextAnswer;
 use lemma_types::{
-    B256,
+    B256, Engine, SignedReceipt,
+    commitment::Openings,
     text::{Call, Candidate, Finish, Scored, TextResponse},
 };
 use serde_json::{Value, json};
@@ -264,16 +265,21 @@ pub(super) fn usage(answer: &TextAnswer) -> Value {
     })
 }
 
-/// What backs the answer: everything that `lemma verify` needs beside the bundle.
+/// What backs an answer of text.
 pub(super) fn evidence(answer: &TextAnswer) -> Value {
-    let receipt = &answer.receipt.receipt;
+    let mut shown = backing(&answer.receipt, &answer.openings, &answer.engine);
+    shown["transcript"] = json!(answer.transcript);
+    shown
+}
+
+/// What `lemma verify` needs beside the bundle, and what was asked and answered.
+pub(super) fn backing(receipt: &SignedReceipt, openings: &Openings, engine: &Engine) -> Value {
     json!({
-        "receipt_id": receipt.id(),
-        "mode": receipt.mode,
-        "worker": receipt.worker,
-        "receipt": answer.receipt,
-        "openings": answer.openings,
-        "engine": answer.engine,
-        "transcript": answer.transcript,
+        "receipt_id": receipt.receipt.id(),
+        "mode": receipt.receipt.mode,
+        "worker": receipt.receipt.worker,
+        "receipt": receipt,
+        "openings": openings,
+        "engine": engine,
     })
 }

@@ -20,6 +20,7 @@ use lemma_types::{
 use serde_json::{Value, json};
 
 use super::{
+    answer::backing,
     read,
     request::{Fields, Invalid, missing},
 };
@@ -198,22 +199,15 @@ fn respond(asked: &Asked, inputs: &[TensorData], answer: &Answer) -> Option<Valu
         .enumerate()
         .map(entry)
         .collect();
-    let receipt = &answer.receipt.receipt;
+    let mut backing = backing(&answer.receipt, &answer.openings, &answer.engine);
+    // With them `lemma verify --input` computes the vectors again.
+    backing["inputs"] = json!(JsonTensors(inputs));
     Some(json!({
         "object": "list",
         "data": data,
         "model": asked.model,
         "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
-        "lemma": {
-            "receipt_id": receipt.id(),
-            "mode": receipt.mode,
-            "worker": receipt.worker,
-            "receipt": answer.receipt,
-            "openings": answer.openings,
-            "engine": answer.engine,
-            // With them `lemma verify --input` computes the vectors again.
-            "inputs": JsonTensors(inputs),
-        },
+        "lemma": backing,
     }))
 }
 

@@ -10,11 +10,11 @@ use lemma_node::{
     embedding::{Embedder, manifest},
     model::Terms,
 };
-use lemma_types::{Manifest, SignedReceipt, bundle::Bundle, manifest::File};
-use lemma_verify::{CheckName, Opened, Outcome, verify_answer};
+use lemma_types::{Manifest, SignedReceipt, manifest::File};
+use lemma_verify::Opened;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, fixture, post};
+use crate::support::{Answer, check_opened, fixture, post};
 
 fn local() -> &'static (Embedder, Manifest) {
     static MODEL: OnceLock<(Embedder, Manifest)> = OnceLock::new();
@@ -75,30 +75,12 @@ fn vectors_come_with_a_receipt_that_anybody_can_recompute() {
         receipt.receipt.id().to_string()
     );
     assert!(receipt.receipt.compute_units > 0);
-    let chain_id = fixture().network.trusted_root().chain_id;
-    let bundle = Bundle {
-        schema: Bundle::SCHEMA.to_owned(),
-        chain_id,
-        receipt,
-        engine: serde_json::from_value(lemma["engine"].clone()).unwrap(),
-        manifest: manifest.clone(),
-        openings: Some(serde_json::from_value(lemma["openings"].clone()).unwrap()),
-        settlement: None,
-        proof: None,
-    };
     let opened = Opened {
         inputs: Some(inputs),
         outputs: Some(outputs.clone()),
         ..Opened::default()
     };
-    let report = verify_answer(&bundle, chain_id, &opened);
-    for name in [
-        CheckName::Request,
-        CheckName::Response,
-        CheckName::Transcript,
-    ] {
-        assert_eq!(report.outcome(name), Some(Outcome::Ok), "{report}");
-    }
+    check_opened(lemma, manifest, &opened);
     // And the vectors in the body are those.
     let data = body["data"].as_array().unwrap();
     let bytes: Vec<u8> = data

@@ -13,7 +13,8 @@ use lemma_node::{
     Network,
     network::{NetworkConfig, SampleModel},
 };
-use lemma_types::{keys::SecretKey, manifest::Format};
+use lemma_types::{Manifest, SignedReceipt, bundle::Bundle, keys::SecretKey, manifest::Format};
+use lemma_verify::{CheckName, Opened, Outcome, verify_answer};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
@@ -158,4 +159,30 @@ pub(crate) fn rpc(method: &str, params: Value) -> Result<Value, Value> {
 /// The key of a funded account that no other test binary's network shares.
 pub(crate) fn funded(index: usize) -> SecretKey {
     SecretKey::from_bytes(&fixture().network.accounts()[index].key.0).unwrap()
+}
+
+/// Checks the key `lemma` of an answer as a client of its own would: the receipt is for what was opened.
+pub(crate) fn check_opened(lemma: &Value, manifest: &Manifest, opened: &Opened) {
+    let part = |name: &str| lemma[name].clone();
+    let receipt: SignedReceipt = serde_json::from_value(part("receipt")).unwrap();
+    assert_eq!(lemma["receipt_id"], json!(receipt.receipt.id()));
+    let chain_id = fixture().network.trusted_root().chain_id;
+    let bundle = Bundle {
+        schema: Bundle::SCHEMA.to_owned(),
+        chain_id,
+        receipt,
+        engine: serde_json::from_value(part("engine")).unwrap(),
+        manifest: manifest.clone(),
+        openings: Some(serde_json::from_value(part("openings")).unwrap()),
+        settlement: None,
+        proof: None,
+    };
+    let report = verify_answer(&bundle, chain_id, opened);
+    for name in [
+        CheckName::Request,
+        CheckName::Response,
+        CheckName::Transcript,
+    ] {
+        assert_eq!(report.outcome(name), Some(Outcome::Ok), "{report}");
+    }
 }

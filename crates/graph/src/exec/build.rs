@@ -231,6 +231,15 @@ impl<'a> Builder<'a> {
         at
     }
 
+    /// The operator that alone reads what an operator makes, if the caller does not.
+    pub(super) fn only_reader(&self, index: usize) -> Option<usize> {
+        let mut readers = self.consumers[index].iter();
+        match (readers.next(), readers.next(), self.given[index]) {
+            (Some(&one), None, false) => Some(one),
+            _ => None,
+        }
+    }
+
     /// Makes a dequantised value that has waited for being needed.
     fn made_lazily(&mut self, source: Ref) {
         if let Ref::Node(i, _) = source

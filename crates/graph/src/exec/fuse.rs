@@ -213,11 +213,7 @@ impl Builder<'_> {
     /// The transposition that alone reads a value of shape `out`, and the steps of the value's
     /// dimensions in it; its rows have to stay whole.
     pub(super) fn turned(&self, end: usize, out: &[usize]) -> Option<(usize, Vec<usize>)> {
-        let mut consumers = self.consumers[end].iter();
-        let (Some(&one), None, false) = (consumers.next(), consumers.next(), self.given[end])
-        else {
-            return None;
-        };
+        let one = self.only_reader(end)?;
         let order = permutation(self.node(one))?;
         if self.planned[end].outputs[0].shape != out
             || self.made[one].is_some()

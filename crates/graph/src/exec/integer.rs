@@ -77,10 +77,7 @@ impl Builder<'_> {
     pub(super) fn integer(&mut self, index: usize) -> Option<()> {
         let node = self.node(index);
         let packed = self.prepared.get(index)?.as_ref();
-        let mut after = self.consumers[index].iter();
-        let (Some(&cast), None, false) = (after.next(), after.next(), self.given[index]) else {
-            return None;
-        };
+        let cast = self.only_reader(index)?;
         if as_op::<Cast>(self.node(cast))?.to != DType::F32 || !self.is_f32(cast) {
             return None;
         }
@@ -331,13 +328,7 @@ impl Builder<'_> {
         let Ref::Node(index, _) = source else {
             return None;
         };
-        let there = |source: Ref, first: usize| match source {
-            Ref::Node(i, _) => self.planned[i].known.is_some() || i < first,
-            _ => true,
-        };
-        let node = self.node(index);
-        let all = node.inputs.iter().flatten();
-        if !all.copied().all(|source| there(source, chain.first()))
+        if !self.are_there(&self.node(index).inputs, chain.first())
             || self.planned[index].outputs[0].shape != out
             || chain.links.len() == MAX_LINKS
         {
@@ -364,15 +355,12 @@ impl Builder<'_> {
         as_op::<Quantize>(self.node(index))?;
         let (value, shape) = chain.value(self.node(index).inputs[0]?)?;
         let shape = shape.to_vec();
-        let mut after = self.consumers[index].iter();
-        let (Some(&back), None, false) = (after.next(), after.next(), self.given[index]) else {
-            return None;
-        };
+        let back = self.only_reader(index)?;
         let free = self.made[back].is_none() && !self.absorbed[back] && !self.given[back];
         if !free
             || self.dequantises(back)? != Ref::Node(index, 0)
             || self.node(back).inputs[1..] != self.node(index).inputs[1..]
-            || !self.scale_is_there(index, chain.first())
+            || !self.are_there(&self.node(index).inputs[1..], chain.first())
             || chain.links.len() == MAX_LINKS
         {
             return None;
@@ -395,10 +383,7 @@ impl Builder<'_> {
         let Ref::Node(before, _) = source else {
             return None;
         };
-        let mut after = self.consumers[index].iter();
-        let (Some(&end), None, false) = (after.next(), after.next(), self.given[index]) else {
-            return None;
-        };
+        let end = self.only_reader(index)?;
         as_op::<Quantize>(self.node(end))?;
         let dtype = self.planned[index].operands.first()?.as_ref()?.dtype;
         let same = self.node(before).inputs[1..] == self.node(end).inputs[1..]
@@ -436,10 +421,9 @@ impl Builder<'_> {
         }
     }
 
-    /// Whether scale and zero point are made before operator `end`.
-    fn scale_is_there(&self, index: usize, end: usize) -> bool {
-        let operands = self.node(index).inputs[1..].iter().flatten();
-        operands.copied().all(|source| match source {
+    /// Whether operands are made before operator `end`.
+    fn are_there(&self, operands: &[Option<Ref>], end: usize) -> bool {
+        operands.iter().flatten().all(|source| match *source {
             Ref::Node(i, _) => self.planned[i].known.is_some() || i < end,
             _ => true,
         })
@@ -483,11 +467,10 @@ impl Builder<'_> {
     /// The quantisation that alone reads the output of an operator, if it can end a step; and the
     /// operator that the step then makes.
     fn sink(&mut self, end: usize) -> (usize, Option<Sink>) {
-        let mut after = self.consumers[end].iter();
-        if let (Some(&one), None, false) = (after.next(), after.next(), self.given[end])
+        if let Some(one) = self.only_reader(end)
             && self.made[one].is_none()
             && self.planned[one].known.is_none()
-            && self.scale_is_there(one, end)
+            && self.are_there(&self.node(one).inputs[1..], end)
             && self.node(one).inputs[0] == Some(Ref::Node(end, 0))
             && let Some(sink) = self.as_sink(one)
         {

@@ -68,7 +68,7 @@ pub struct Quantisation {
 }
 
 /// Adding this rounds to an integer, ties to even, which the low bits then hold.
-const SHIFT: f32 = 12_582_912.0;
+pub(super) const SHIFT: f32 = 12_582_912.0;
 
 impl Quantisation {
     /// The fewest and most steps from 0.
@@ -260,30 +260,17 @@ impl<'a, 'c> Finished<'a, 'c> {
     pub(super) fn new(isa: Isa, n: usize, chain: &'a Chain<'c>, out: Output<'a>) -> Self {
         let to = match out {
             Output::Float(y) => To::Float(Slots::of(y)),
-            Output::Quantised { y, scale, zero } => match y {
-                Quantised::Unsigned(y) => {
-                    let signed = false;
-                    To::Unsigned(
-                        Slots::of(y),
-                        Quantisation {
-                            scale,
-                            zero,
-                            signed,
-                        },
-                    )
+            Output::Quantised { y, scale, zero } => {
+                let how = |signed| Quantisation {
+                    scale,
+                    zero,
+                    signed,
+                };
+                match y {
+                    Quantised::Unsigned(y) => To::Unsigned(Slots::of(y), how(false)),
+                    Quantised::Signed(y) => To::Signed(Slots::of(y), how(true)),
                 }
-                Quantised::Signed(y) => {
-                    let signed = true;
-                    To::Signed(
-                        Slots::of(y),
-                        Quantisation {
-                            scale,
-                            zero,
-                            signed,
-                        },
-                    )
-                }
-            },
+            }
         };
         let ops = ops::of_chain(chain);
         Finished {
@@ -480,10 +467,7 @@ impl Kernel for Pieces<'_, '_, '_> {
             for column in (0..n).step_by(PIECE) {
                 let values = &mut values[..PIECE.min(n - column)];
                 let at = i * n + column;
-                match self.x {
-                    Int8::Unsigned(x) => self.how.widen(&x[at..at + values.len()], values),
-                    Int8::Signed(x) => self.how.widen(&x[at..at + values.len()], values),
-                }
+                self.how.values(self.x.part(at..at + values.len()), values);
                 // SAFETY: who made this owns the rows.
                 unsafe { self.store.go_on(ops, self.row + i, column, values) };
             }

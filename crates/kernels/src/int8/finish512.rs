@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::Int8;
-use super::finish::{Finished, Quantisation, To};
+use super::finish::{Finished, Quantisation, SHIFT, To};
 use super::ops::{Op, Operand};
 use super::pack::COLUMNS;
 use super::walk::{Fold, Place, Tile};
@@ -268,9 +268,6 @@ fn ordered(a: __m512, b: __m512, chosen: __m512) -> __m512 {
     let neither = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, b);
     _mm512_mask_mov_ps(chosen, neither, _mm512_set1_ps(CANONICAL_NAN))
 }
-
-/// Adding this rounds to an integer, ties to even.
-const SHIFT: f32 = 12_582_912.0;
 
 /// Writes floats; NaN in its one form.
 #[inline]

@@ -185,16 +185,11 @@ pub(super) fn multiply_rows(
                         1 => &zeros[..],
                         _ => &zeros[column..column + width],
                     };
-                    for (i, line) in tile[..count].iter_mut().enumerate() {
-                        let zero = if left.zeros.len() > 1 {
-                            zero(start + i)
-                        } else {
-                            0
-                        };
-                        let total = totals.get(start + i).copied().unwrap_or(0);
+                    for (i, line) in (start..).zip(&mut tile[..count]) {
                         isa.run(Weigh {
-                            zero,
-                            total,
+                            // One for all rows is in `columns`.
+                            zero: if left.zeros.len() > 1 { zero(i) } else { 0 },
+                            total: totals.get(i).copied().unwrap_or(0),
                             zeros,
                             sums,
                             line,

@@ -1,6 +1,6 @@
 //! Language models on this machine's disk: told apart, described, replayed.
 
-use std::{fs, path::Path, thread};
+use std::path::Path;
 
 use lemma_graph::NUMERIC_SPEC_VERSION;
 use lemma_llm::Compute;
@@ -8,7 +8,10 @@ use lemma_node::language::{LanguageModel, manifest};
 use lemma_types::{Digest, Manifest, manifest::Format, text::Transcript};
 use lemma_verify::{Recompute, Replayed};
 
-use super::push::{Terms, describe_file};
+use super::{
+    folder::{self, compute},
+    push::{Terms, describe_file},
+};
 use crate::{
     error::{CommandError, CommandResult, Context as _},
     exit::ExitCode,
@@ -36,22 +39,15 @@ pub(super) fn format_of(path: &Path) -> Option<Format> {
 
 /// The names of its files within their folder, sorted.
 fn names(path: &Path, format: Format) -> CommandResult<Vec<String>> {
-    let cannot = || format!("can not read {}", path.display());
-    let not_utf8 = || CommandError::failed(cannot()).cause("a name is not UTF-8");
-    if format == Format::Gguf {
-        let name = path.file_name().and_then(|name| name.to_str());
-        return Ok(vec![name.ok_or_else(not_utf8)?.to_owned()]);
+    if format != Format::Gguf {
+        return folder::names(path, &FOLDER);
     }
-    let mut names = Vec::new();
-    for entry in fs::read_dir(path).context(ExitCode::NotFound, cannot)? {
-        let name = entry.context(ExitCode::Failed, cannot)?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if FOLDER.contains(&name) || name.ends_with(".safetensors") {
-            names.push(name.to_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| {
+        CommandError::failed(format!("can not read {}", path.display()))
+            .cause("a name is not UTF-8")
+    })?;
+    Ok(vec![name.to_owned()])
 }
 
 fn folder(path: &Path, format: Format) -> &Path {
@@ -61,23 +57,9 @@ fn folder(path: &Path, format: Format) -> &Path {
     }
 }
 
-/// All cores: how many changes no bit.
-fn compute() -> Compute {
-    Compute::new(thread::available_parallelism().map_or(1, usize::from))
-}
-
 /// Names and contents of its files.
 pub(super) fn read_files(path: &Path, format: Format) -> CommandResult<Vec<(String, Vec<u8>)>> {
-    let folder = folder(path, format);
-    let mut files = Vec::new();
-    for name in names(path, format)? {
-        let file = folder.join(&name);
-        let bytes = fs::read(&file).context(ExitCode::NotFound, || {
-            format!("can not read {}", file.display())
-        })?;
-        files.push((name, bytes));
-    }
-    Ok(files)
+    folder::read(folder(path, format), names(path, format)?)
 }
 
 fn load(path: &Path, format: Format, compute: &Compute) -> CommandResult<LanguageModel> {

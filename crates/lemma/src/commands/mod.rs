@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod doctor;
 mod embedding;
+mod folder;
 mod infer;
 mod language;
 mod local;

@@ -107,6 +107,8 @@ pub(crate) struct Journal {
     waiting: AtomicU64,
     /// All receipts below this number are in the database.
     stored: AtomicU64,
+    /// Held while receipts move into the database: the clerk and the settler may both want them there.
+    storing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -157,6 +159,7 @@ impl Journal {
             unstored: Mutex::default(),
             waiting: AtomicU64::new(0),
             stored: AtomicU64::new(0),
+            storing: Mutex::default(),
         };
         let next = journal.last()?.map_or(0, |(number, _)| number + 1);
         let batches = journal.batches()?;
@@ -216,6 +219,7 @@ impl Journal {
 
     /// Brings what was noted into the database, in one durable step. Returns whether there was anything.
     pub(crate) fn store(&self) -> Result<bool, JournalError> {
+        let _turn = self.storing.lock().unwrap_or_else(PoisonError::into_inner);
         let receipts: Vec<Numbered> = {
             let unstored = self.unstored();
             let all = unstored.by_number.iter().take(GROUP);
@@ -250,7 +254,12 @@ impl Journal {
     }
 
     /// Seals a batch of all receipts that are in none, at most `most`. `None` if there are no such receipts.
+    ///
+    /// What was noted until now belongs to it, whether the clerk has come to it or not: it was counted as waiting, and
+    /// would cost a transaction of its own.
     pub(crate) fn seal(&self, most: u64) -> Result<Option<Batch>, JournalError> {
+        let last = self.unstored().by_number.keys().next_back().copied();
+        while last.is_some_and(|last| self.stored() <= last) && self.store()? {}
         let transaction = self.database.begin_write()?;
         let batch = Self::next_batch(&transaction, most)?;
         if let Some(batch) = &batch {
@@ -605,6 +614,21 @@ pub(super) mod tests {
         assert_eq!(journal.waiting(), 2);
         drop(journal);
         assert_eq!(open(&directory).waiting(), 2);
+    }
+
+    #[test]
+    fn a_batch_holds_what_was_counted_though_the_clerk_has_not_come_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = open(&directory);
+        let count = GROUP as u64 + 3;
+        let noted: Vec<Numbered> = (0..count)
+            .map(|number| (number, receipt(number as u8)))
+            .collect();
+        journal.note(&noted);
+        assert_eq!((journal.waiting(), journal.stored()), (count, 0));
+        let batch = journal.seal(u64::MAX).unwrap().unwrap();
+        assert_eq!((batch.first, batch.count), (0, count));
+        assert_eq!(journal.seal(u64::MAX).unwrap(), None);
     }
 
     #[test]

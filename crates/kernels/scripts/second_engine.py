@@ -430,6 +430,8 @@ def power(x, y):
         return ONE
     if y == TWO:
         return mul(x, x)
+    if y == integer(3):
+        return mul(mul(mul(x, x, F64), x, F64), ONE)
     if is_nan(x) or is_nan(y):
         return (0, NAN)
     whole = y[1] == INF or y[1].denominator == 1
@@ -574,6 +576,8 @@ def main():
     )
     pairs = [(points[i * 7 % len(points)], y) for i, y in enumerate(exponents * 4)]
     print("pow |", show(x for x, _ in pairs), "|", show(y for _, y in pairs), "|", show(power(x, y) for x, y in pairs))
+    for y in (TWO, integer(3)):
+        print("pow |", show(points), "|", show([y]), "|", show(power(x, y) for x in points))
     for n in (1, 15, 16, 17, 100):
         x = source.values(n, 5)
         for name, reduction in REDUCTIONS.items():

@@ -198,7 +198,11 @@ pub fn binary(isa: Isa, op: Binary, a: &[f32], b: &[f32], y: &mut [f32]) {
         Binary::Div => zip!(math::div),
         Binary::Max => zip!(math::max),
         Binary::Min => zip!(math::min),
-        Binary::Pow => zip!(math::pow),
+        Binary::Pow => match *b {
+            [2.0] => zip!(|x, _| math::pow(x, 2.0)),
+            [3.0] => zip!(|x, _| math::pow(x, 3.0)),
+            _ => zip!(math::pow),
+        },
         Binary::Fmod => zip!(math::fmod),
     }
 }
@@ -234,7 +238,11 @@ pub(crate) fn binary_in_place(isa: Isa, op: Binary, y: &mut [f32], other: &[f32]
         Binary::Div => zip!(math::div),
         Binary::Max => zip!(math::max),
         Binary::Min => zip!(math::min),
-        Binary::Pow => zip!(math::pow),
+        Binary::Pow => match *other {
+            [2.0] if !swapped => zip!(|x, _| math::pow(x, 2.0)),
+            [3.0] if !swapped => zip!(|x, _| math::pow(x, 3.0)),
+            _ => zip!(math::pow),
+        },
         Binary::Fmod => zip!(math::fmod),
     }
 }

@@ -421,7 +421,7 @@ impl Hub {
 
     fn strange(&self, reason: &str) -> CommandError {
         CommandError::failed(format!("{} does not answer as a hub does", self.address()))
-            .cause(reason)
+            .cause(harmless(reason))
     }
 
     fn silent(&self) -> CommandError {

@@ -125,9 +125,7 @@ impl Answer {
         Err(CommandError::new(ExitCode::VerificationFailed, message)
             .cause("its text, calls or vectors are others than those in its key `lemma`"))
     }
-}
 
-impl Answer {
     /// Whether these are the outputs that the receipt is for.
     fn answered(&self, outputs: &[TensorData]) -> bool {
         let salt = self.bundle.openings.map(|openings| openings.response);

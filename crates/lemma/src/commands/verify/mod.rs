@@ -29,17 +29,17 @@ const MAX_TRANSCRIPT_BYTES: u64 = 64 << 20;
 pub(super) fn run(arguments: &Verify, shell: &mut Shell) -> CommandResult<ExitCode> {
     let bytes = read_bundle(&arguments.bundle)?;
     let (verifier, chain_id) = read_trusted_root(&arguments.trusted_root)?;
-    let report = match Answer::read(&bytes, chain_id)? {
-        Some(answer) => {
-            let report = check_answer(arguments, &answer, &verifier)?;
-            if report.verdict == Verdict::Inconclusive {
-                hint_settlement(&answer, &arguments.bundle, shell);
-            }
-            report
-        }
+    let answer = Answer::read(&bytes, chain_id)?;
+    let report = match &answer {
+        Some(answer) => check_answer(arguments, answer, &verifier)?,
         None => check_bundle(arguments, &bytes, &verifier, chain_id)?,
     };
     show(&report, shell)?;
+    if let Some(answer) = &answer
+        && report.verdict == Verdict::Inconclusive
+    {
+        hint_settlement(answer, &arguments.bundle, shell);
+    }
     Ok(exit_code(&report))
 }
 

@@ -62,6 +62,45 @@ OPERATORS = [
 ]
 
 
+def delta(content: dict, reason=None, **more) -> dict:
+    return {"model": "m", "choices": [{"index": 0, "delta": content, "finish_reason": reason, **more}]}
+
+
+SCORED = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "b", "logprob": -1.5}]}
+UPSTREAM = {
+    "chat": [
+        delta({"role": "assistant", "content": ""}),
+        delta({"content": "a"}, logprobs={"content": [SCORED]}),
+        {**delta({}, "stop"), "usage": {"prompt_tokens": 3, "completion_tokens": 1}},
+    ],
+    "calls": [
+        delta({"tool_calls": [{"index": 0, "id": "x", "function": {"name": "f", "arguments": '{"a":'}}]}),
+        delta({"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]}),
+        delta({"tool_calls": [{"index": 1, "function": {"name": "g", "arguments": "{}"}}]}),
+        delta({}, "tool_calls"),
+    ],
+    "completion": [
+        {"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": [-1], "top_logprobs": [{"b": -2}]}}]},
+        {"choices": [{"text": "", "finish_reason": "length"}]},
+    ],
+    "error": [delta({"content": "a"}), {"error": {"message": "overloaded"}}],
+}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB = {
+    "gguf": {"sha": COMMIT, "siblings": [{"rfilename": "m.gguf", "lfs": {"sha256": "ab" * 32, "size": 9}}]},
+    "folder": {
+        "sha": COMMIT,
+        "cardData": {"license": "mit"},
+        "siblings": [
+            {"rfilename": "config.json", "size": 7, "blobId": COMMIT},
+            {"rfilename": "1_Pooling/config.json", "size": 7, "blobId": COMMIT},
+            {"rfilename": "model.safetensors"},
+        ],
+    },
+    "unsafe": {"sha": COMMIT, "siblings": [{"rfilename": name} for name in ("../a", "/a", ".a", "a/b", "a", "a", "")]},
+}
+
+
 def vector(folder: Path, name: str):
     return json.loads((folder / name).read_text())
 
@@ -384,6 +423,11 @@ def seeds():
     tokens = b"\x01" + sized(bytes(range(8)), 4) + b"\x02" + sized(bytes(4) + "ä".encode(), 4)
     yield "text_frames", "answer", tokens + b"\x03" + sized(json.dumps(ending).encode(), 4)
     yield "text_frames", "error", tokens + b"\x04" + sized(json.dumps(error).encode(), 4)
+    for name, events in UPSTREAM.items():
+        lines = ["data: " + json.dumps(event) for event in events] + ["data: [DONE]"]
+        yield "upstream_stream", name, "".join(line + "\n\n" for line in lines).encode()
+    for name, listing in HUB.items():
+        yield "hub_listing", name, json.dumps(listing).encode()
     for name, body in OPENAI.items():
         yield "openai_request", name, json.dumps(body).encode()
     for index, body in enumerate(HTTP_BODIES):

@@ -8,6 +8,7 @@ pub mod api;
 pub mod chain;
 pub mod graph;
 pub mod ledger;
+pub mod lemma;
 pub mod llm;
 pub mod node;
 pub mod proof;

@@ -1,8 +1,15 @@
 //! Decoders of `lemma-node`.
 
-use lemma_node::protocol::{
-    WorkRequest, decode_answer, encode_answer,
-    text::{Frames, TextWork},
+use lemma_node::{
+    protocol::{
+        WorkRequest, decode_answer, encode_answer,
+        text::{Frames, TextWork},
+    },
+    worker::{Relay, read_stream},
+};
+use lemma_types::{
+    limits,
+    text::{Prompt, TextRequest},
 };
 
 /// Requests that reach a worker: one request has one encoding.
@@ -56,4 +63,34 @@ pub fn text_frames(data: &[u8]) -> bool {
         assert_eq!(again, std::slice::from_ref(frame));
     }
     good && !frames.is_empty()
+}
+
+/// The stream of a server that a worker fronts: however it is cut, it says the same, no more than was asked for, and ends at
+/// most once.
+pub fn upstream_stream(data: &[u8]) -> bool {
+    let request = TextRequest {
+        tools: Some("[]".to_owned()),
+        logprobs: Some(2),
+        ..TextRequest::new(Prompt::Text("Once".to_owned()), 4)
+    };
+    let (news, complete) = read_stream(&request, std::iter::once(data));
+    assert_eq!(
+        read_stream(&request, data.chunks(3)),
+        (news.clone(), complete)
+    );
+    let mut length = 0;
+    let (mut scored, mut ends) = (0, 0);
+    for one in &news {
+        match one {
+            Relay::Text(text) => length += text.len(),
+            Relay::Call(call) => length += call.name.len() + call.arguments.len(),
+            Relay::Scored(one) => {
+                assert!(one.top.len() <= 2 && one.chosen.logprob.is_finite());
+                scored += 1;
+            }
+            Relay::Finished { .. } => ends += 1,
+        }
+    }
+    assert!(length <= limits::TEXT_RESPONSE_BYTES && scored <= 4 && ends <= 1);
+    complete
 }

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use lemma_node::gateway::{GatewayError, InferError};
@@ -53,6 +53,27 @@ impl ApiError {
         }})
     }
 
+    /// The response with a body that says it in some interface's form.
+    pub(crate) fn respond(&self, body: serde_json::Value) -> Response {
+        if self.status.is_server_error() {
+            tracing::warn!(status = self.status.as_u16(), code = self.code, error = %self.message, "request failed");
+        }
+        let mut response = (self.status, Json(body)).into_response();
+        if self.is_for_now() {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
+    /// Whether the same request may well be answered in a moment.
+    fn is_for_now(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        )
+    }
+
     /// The kind, as clients of hosted APIs know it.
     fn kind(&self) -> &'static str {
         match self.status.as_u16() {
@@ -68,10 +89,8 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if self.status.is_server_error() {
-            tracing::warn!(status = self.status.as_u16(), code = self.code, error = %self.message, "request failed");
-        }
-        (self.status, Json(self.body())).into_response()
+        let body = self.body();
+        self.respond(body)
     }
 }
 

@@ -581,9 +581,10 @@ Exits with 0 if every check holds, 7 if something is wrong, 8 if evidence is mis
 Examples:
   lemma verify receipt.json --trusted-root root.json
   lemma verify receipt.json --trusted-root root.json --input in.json --recompute --model model.onnx
-  lemma verify receipt.json --trusted-root root.json --transcript answer.json --recompute --model model.gguf")]
+  lemma verify receipt.json --trusted-root root.json --transcript answer.json --recompute --model model.gguf
+  lemma verify answer.json --trusted-root root.json")]
 pub struct Verify {
-    /// The bundle; `-` reads standard input
+    /// The bundle, or the whole answer of OpenAI's API; `-` reads standard input
     pub bundle: PathBuf,
     /// File with the network's trusted root
     #[arg(long, value_name = "FILE")]
@@ -594,7 +595,7 @@ pub struct Verify {
     /// What was answered: opens the response commitment
     #[arg(long, short, value_name = "[NAME=]FILE", conflicts_with = "transcript")]
     pub output: Vec<String>,
-    /// What was asked of a language model and what it answered, as `lemma run --transcript` wrote it
+    /// What was asked and answered: as `lemma run --transcript` wrote it, or the whole answer of OpenAI's API, with its salts
     #[arg(long, value_name = "FILE")]
     pub transcript: Option<PathBuf>,
     /// Run the model again and compare every bit; needs --input or --transcript

@@ -575,3 +575,129 @@ fn logits_and_tokens_of_a_model_on_this_machine() {
     .failed(2, "no language model");
     assert_eq!(user.run(&["infer", "acme/x", "--tokens", "1"]).code, 2);
 }
+
+/// A repository of sentence-transformers: an encoder with its pooling in a folder, and much that nobody here needs.
+fn sentences() -> Vec<(&'static str, Vec<u8>)> {
+    let fixture = |name: &str| {
+        let path = repository(&format!("crates/llm/tests/fixtures/bert/{name}"));
+        (name.to_owned(), fs::read(path).unwrap())
+    };
+    let pooling = json!({
+        "word_embedding_dimension": 32, "pooling_mode_cls_token": true,
+        "pooling_mode_mean_tokens": false, "pooling_mode_max_tokens": false,
+    });
+    let other = |name: &'static str| (name, b"x".to_vec());
+    vec![
+        ("config.json", fixture("config.json").1),
+        ("tokenizer.json", fixture("tokenizer.json").1),
+        ("model.safetensors", fixture("model.safetensors").1),
+        ("1_Pooling/config.json", pooling.to_string().into_bytes()),
+        ("modules.json", b"[]".to_vec()),
+        other("README.md"),
+        other("vocab.txt"),
+        other("pytorch_model.bin"),
+        other("2_Normalize/config.json"),
+        other("onnx/model.onnx"),
+        other("openvino/config.json"),
+    ]
+}
+
+/// Asks as a client of OpenAI's API does, and keeps the whole answer in a file.
+fn ask(user: &User, path: &str, body: &Value, file: &str) -> Value {
+    let asked = async {
+        let client = lemma_store::http::client().build().unwrap();
+        let request = client.post(format!("{}{path}", user.api)).json(body);
+        request.send().await.unwrap().bytes().await.unwrap()
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let bytes = runtime.block_on(asked);
+    fs::write(user.path(file), &bytes).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+#[test]
+fn a_pulled_sentence_encoder_and_whole_answers_are_checked() {
+    let mut user = User::new();
+    let (_runtime, hub) = Hub::serve(&sentences(), true);
+    let pulled = hub.pull(&user, &["hf:acme/tiny", "--json"]).ok().json();
+    let mut names: Vec<&str> = pulled["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| file["name"].as_str().unwrap())
+        .collect();
+    names.sort_unstable();
+    let needed = [
+        "1_Pooling/config.json",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ];
+    assert_eq!(names, needed);
+    let (_, pooling) = &sentences()[3];
+    assert_eq!(
+        &fs::read(user.path("tiny/1_Pooling/config.json")).unwrap(),
+        pooling
+    );
+
+    let network = user.up();
+    let root = network.ready["trusted_root"].as_str().unwrap();
+    let verify = |file: &str, more: &[&str]| {
+        user.run(&[&["verify", file, "--trusted-root", root], more].concat())
+    };
+    fs::copy(
+        repository("crates/llm/tests/fixtures/bert/model.gguf"),
+        user.path("tiny.gguf"),
+    )
+    .unwrap();
+    let mut vectors = Vec::new();
+    for (path, name) in [("tiny", "acme/tiny"), ("tiny.gguf", "acme/tiny-gguf")] {
+        user.run(&["models", "push", path, "--name", name]).ok();
+        let shown = user.run(&["models", "show", name, "--json"]).ok().json();
+        assert_eq!(shown["manifest"]["format"], "embedding");
+        let body = json!({ "model": name, "input": ["the quick brown fox", "dog"] });
+        let mut answer = ask(&user, "/v1/embeddings", &body, "vectors.json");
+        vectors.push(answer["data"].clone());
+        // All but the settlement holds; other vectors do not.
+        let again = ["--recompute", "--model", path];
+        let report = verify("vectors.json", &again);
+        assert_eq!(report.code, 8, "{}\n{}", report.out, report.err);
+        assert!(!report.out.contains("FAILED"), "{}", report.out);
+        answer["data"][0]["embedding"][0] = json!(0.5);
+        fs::write(user.path("forged.json"), answer.to_string()).unwrap();
+        verify("forged.json", &again).failed(7, "not what its receipt is for");
+    }
+    // One takes the first token's vector, the other the mean.
+    assert_ne!(vectors[0], vectors[1]);
+    user.run(&["models", "verify", "tiny", "acme/tiny"]).ok();
+    fs::remove_file(user.path("tiny/1_Pooling/config.json")).unwrap();
+    assert_ne!(user.run(&["models", "verify", "tiny", "acme/tiny"]).code, 0);
+
+    let body = json!({ "model": "lemma/nano", "messages": [{ "role": "user", "content": "Hi" }], "seed": 1 });
+    let mut answer = ask(&user, "/v1/chat/completions", &body, "answer.json");
+    let nano = repository("models/nano/model.gguf");
+    let again = ["--recompute", "--model", &nano];
+    let report = verify("answer.json", &again);
+    assert_eq!(report.code, 8, "{}\n{}", report.out, report.err);
+    assert!(report.out.contains("tokens again"), "{}", report.out);
+    assert!(report.err.contains("lemma receipts get"), "{}", report.err);
+    // With the bundle, which has no salts of its own, nothing is missing.
+    let id = answer["lemma"]["receipt_id"].as_str().unwrap();
+    user.run(&["receipts", "get", id, "--wait", "--output", "bundle.json"])
+        .ok();
+    let whole = [&["--transcript", "answer.json"], &again[..]].concat();
+    verify("bundle.json", &whole).ok();
+
+    verify("answer.json", &["--transcript", "answer.json"]).failed(2, "--transcript");
+    answer["choices"][0]["message"]["content"] = json!("Something else");
+    fs::write(user.path("forged.json"), answer.to_string()).unwrap();
+    verify("forged.json", &[]).failed(7, "not what its receipt is for");
+    verify("bundle.json", &["--transcript", "forged.json"])
+        .failed(7, "not what its receipt is for");
+    answer["lemma"].as_object_mut().unwrap().remove("openings");
+    fs::write(user.path("forged.json"), answer.to_string()).unwrap();
+    verify("forged.json", &[]).failed(1, "has no `openings`");
+    answer.as_object_mut().unwrap().remove("lemma");
+    fs::write(user.path("forged.json"), answer.to_string()).unwrap();
+    verify("forged.json", &[]).failed(1, "no key `lemma`");
+}

@@ -291,17 +291,30 @@ impl EmbeddingModel {
         pooling: Pooling,
         files: &[&[u8]],
     ) -> Result<EmbeddingModel, LoadError> {
-        let config = EmbeddingConfig::from_json(config)?;
         let mut tensors = Tensors::default();
         for file in files {
             safetensors::read(file, &mut tensors)?;
         }
+        EmbeddingModel::from_tensors(threads, config, pooling, &tensors)
+    }
+
+    /// Loads a model folder: its `config.json` and the tensors of its safetensors files.
+    ///
+    /// # Errors
+    /// [`LoadError`] says what is wrong with them.
+    pub fn from_tensors(
+        threads: &Threads,
+        config: &[u8],
+        pooling: Pooling,
+        tensors: &Tensors<'_>,
+    ) -> Result<EmbeddingModel, LoadError> {
+        let config = EmbeddingConfig::from_json(config)?;
         let word = "embeddings.word_embeddings.weight";
         let prefix = ["", "bert.", "roberta."]
             .into_iter()
             .find(|prefix| tensors.get(&format!("{prefix}{word}")).is_some())
             .unwrap_or_default();
-        let weights = Weights::new(threads, &tensors);
+        let weights = Weights::new(threads, tensors);
         load(&weights, &|name| format!("{prefix}{name}"), config, pooling)
     }
 
@@ -321,6 +334,23 @@ impl EmbeddingModel {
     #[must_use]
     pub fn root(&self) -> Root {
         self.root
+    }
+
+    /// Bytes that [`embed`](EmbeddingModel::embed) holds at most for texts of these lengths, besides the
+    /// model and the tokens.
+    #[must_use]
+    pub fn memory(&self, lengths: impl Iterator<Item = usize> + Clone) -> u64 {
+        let [dim, ffn] = [self.config.dim, self.config.ffn_dim].map(|size| size as u64);
+        let longest = lengths.clone().max().unwrap_or(0);
+        let texts = lengths.clone().count() as u64;
+        let together = lengths.sum::<usize>().min(BATCH.max(longest)) as u64;
+        // Rows of every step of a layer, those of the wide part with their quantised form, keys and
+        // values in binary16; and for each token the pages that it attends to.
+        let row = 4 * (9 * dim + 3 * ffn) + 4 * dim;
+        let pages = longest.div_ceil(PAGE) * size_of::<&[u16]>() + size_of::<Stretch<'_>>();
+        let vectors = texts.saturating_mul(2 * 4 * dim);
+        let rows = together.saturating_mul(row.saturating_add(pages as u64));
+        rows.saturating_add(vectors)
     }
 
     /// Vectors of texts, given as tokens with those that begin and end a text.

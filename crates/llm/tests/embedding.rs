@@ -185,6 +185,21 @@ fn a_gguf_file_gives_the_vectors_of_its_folder() {
     }
 }
 
+/// Other crates test with this file.
+#[test]
+fn the_gguf_fixture_is_the_encoder() {
+    let written = gguf(|w| {
+        w.text("general.architecture", "bert");
+        w.int("bert.pooling_type", 1);
+        w.int("tokenizer.ggml.seperator_token_id", 3);
+    });
+    let path = folder("bert").join("model.gguf");
+    if std::env::var_os("WRITE_FIXTURES").is_some() {
+        fs::write(&path, &written).unwrap();
+    }
+    assert_eq!(fs::read(&path).unwrap(), written);
+}
+
 #[test]
 fn gguf_files_that_are_no_encoders_are_refused() {
     let load = |change: fn(&mut common::Writer)| {

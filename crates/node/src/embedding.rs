@@ -26,7 +26,10 @@ use lemma_types::{
     tensor::{DType, Dim, TensorData, TensorError, TensorSpec},
 };
 
-use crate::model::{Derived, LoadError, Terms, read};
+use crate::{
+    files::ModelFiles,
+    model::{Derived, LoadError, Terms},
+};
 
 /// Most texts of one request, as OpenAI's API has it.
 pub const MAX_TEXTS: usize = 2_048;
@@ -71,6 +74,10 @@ pub enum InputError {
     Tensors(#[from] TensorError),
 }
 
+/// The tokens of each text of a request; none is empty, too long, or of another vocabulary.
+#[derive(Debug)]
+pub struct Tokens(Vec<Vec<u32>>);
+
 /// An embedding model, ready to run.
 #[derive(Debug)]
 pub struct Embedder {
@@ -80,45 +87,35 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Loads a model from its files: paths and contents.
+    /// Loads a model from its files: one GGUF file, or those of a folder.
     ///
     /// # Errors
     /// See [`EmbeddingModelError`].
-    pub fn load(files: &[(String, Vec<u8>)]) -> Result<Self, EmbeddingModelError> {
-        // A folder may lie in a folder: the ends of paths count.
-        let find = |name: &str| {
-            let named = |path: &str| {
-                path.strip_suffix(name)
-                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
-            };
-            let mut found: Vec<_> = files.iter().filter(|(path, _)| named(path)).collect();
-            // `config.json` is not that of the pooling.
-            found.sort_by_key(|(path, _)| path.len());
-            found.first().map(|(_, bytes)| bytes.as_slice())
-        };
-        let config = find("config.json").ok_or(EmbeddingModelError::Missing("config.json"))?;
-        let tokenizer =
-            find("tokenizer.json").ok_or(EmbeddingModelError::Missing("tokenizer.json"))?;
-        let pooling = match find(POOLING) {
+    pub fn load(files: &ModelFiles) -> Result<Self, EmbeddingModelError> {
+        let threads = Compute::new(1).threads;
+        if let Some(file) = files.gguf().map_err(WeightsError::from)? {
+            let model = EmbeddingModel::from_gguf(&threads, &file)?;
+            return Ok(Self::new(model, Encoder::from_gguf(&file)?));
+        }
+        let file = |name| files.find(name).ok_or(EmbeddingModelError::Missing(name));
+        let (config, tokenizer) = (file("config.json")?, file("tokenizer.json")?);
+        let pooling = match files.find(POOLING) {
             Some(json) => Pooling::from_json(json).map_err(WeightsError::from)?,
             None => Pooling::Mean,
         };
-        let weights: Vec<&[u8]> = files
-            .iter()
-            .filter(|(path, _)| path.ends_with(".safetensors"))
-            .map(|(_, bytes)| bytes.as_slice())
-            .collect();
-        if weights.is_empty() {
-            return Err(EmbeddingModelError::Missing("*.safetensors"));
-        }
+        let tensors = files.tensors().map_err(WeightsError::from)?;
+        let tensors = tensors.ok_or(EmbeddingModelError::Missing("*.safetensors"))?;
         let encoder = Encoder::from_json(tokenizer)?;
-        let compute = Compute::new(1);
-        let model = EmbeddingModel::from_safetensors(&compute.threads, config, pooling, &weights)?;
-        Ok(Self {
-            root: root(&model, tokenizer),
+        let model = EmbeddingModel::from_tensors(&threads, config, pooling, &tensors)?;
+        Ok(Self::new(model, encoder))
+    }
+
+    fn new(model: EmbeddingModel, encoder: Encoder) -> Self {
+        Self {
+            root: root(&model, &encoder),
             model,
             encoder,
-        })
+        }
     }
 
     /// Digest over configuration, tensors, pooling and tokenizer: what manifests name as the graph root.
@@ -169,14 +166,17 @@ impl Embedder {
         token.saturating_mul(layers).saturating_mul(length)
     }
 
-    /// Operations for these inputs.
-    ///
-    /// # Errors
-    /// What is wrong with them.
-    pub fn cost(&self, inputs: &[TensorData]) -> Result<u64, InputError> {
-        let texts = self.texts(inputs)?;
-        let each = texts.iter().map(|tokens| self.operations(tokens.len()));
-        Ok(each.fold(0, u64::saturating_add))
+    /// Operations for these texts.
+    #[must_use]
+    pub fn cost(&self, texts: &Tokens) -> u64 {
+        let each = texts.0.iter().map(|tokens| self.operations(tokens.len()));
+        each.fold(0, u64::saturating_add)
+    }
+
+    /// Bytes that embedding these texts holds at most, besides the model.
+    #[must_use]
+    pub fn memory(&self, texts: &Tokens) -> u64 {
+        self.model.memory(texts.0.iter().map(Vec::len))
     }
 
     /// The answer to these inputs, in the order of the model's signature.
@@ -188,8 +188,15 @@ impl Embedder {
         inputs: &[TensorData],
         compute: &Compute,
     ) -> Result<Vec<TensorData>, InputError> {
-        let texts = self.texts(inputs)?;
-        let tokens: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        self.embed(&self.tokens(inputs)?, compute)
+    }
+
+    /// The answer to these texts, in the order of the model's signature.
+    ///
+    /// # Errors
+    /// If the model is damaged.
+    pub fn embed(&self, texts: &Tokens, compute: &Compute) -> Result<Vec<TensorData>, InputError> {
+        let tokens: Vec<&[u32]> = texts.0.iter().map(Vec::as_slice).collect();
         let vectors = self.model.embed(compute, &tokens)?;
         let values = vectors
             .iter()
@@ -206,8 +213,11 @@ impl Embedder {
         ])
     }
 
-    /// The tokens of each text; none is empty, too long, or of another vocabulary.
-    fn texts(&self, inputs: &[TensorData]) -> Result<Vec<Vec<u32>>, InputError> {
+    /// The tokens of each text that these inputs mean.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn tokens(&self, inputs: &[TensorData]) -> Result<Tokens, InputError> {
         let form = |reason: &str| InputError::Form(reason.to_owned());
         let of = |name: &str, dtype: DType| {
             inputs
@@ -260,7 +270,7 @@ impl Embedder {
             texts.push(one);
             begin = end;
         }
-        Ok(texts)
+        Ok(Tokens(texts))
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), EmbedError> {
@@ -287,10 +297,10 @@ fn words(tensor: &TensorData) -> Vec<u32> {
 }
 
 /// Texts and their tokens both decide what comes out, so the tokenizer is part of the model.
-fn root(model: &EmbeddingModel, tokenizer: &[u8]) -> Digest {
+fn root(model: &EmbeddingModel, encoder: &Encoder) -> Digest {
     let mut bytes = b"lemma.embedding/1".to_vec();
     bytes.extend(model.root());
-    bytes.extend(Digest::of(tokenizer).as_bytes());
+    bytes.extend(encoder.digest());
     Digest::of(&bytes)
 }
 
@@ -354,6 +364,15 @@ pub fn is_one(config: &[u8]) -> bool {
     EmbeddingConfig::is_encoder(config)
 }
 
+/// Whether these are the files of an embedding model: of a GGUF file, or of a folder.
+#[must_use]
+pub fn are_of_one(files: &ModelFiles) -> bool {
+    match files.gguf() {
+        Ok(Some(file)) => EmbeddingConfig::is_encoder_gguf(&file),
+        _ => files.find("config.json").is_some_and(is_one),
+    }
+}
+
 /// Makes the manifest of an embedding model with these files.
 ///
 /// # Errors
@@ -365,11 +384,7 @@ pub fn manifest(model: &Embedder, files: Vec<File>, terms: Terms) -> Result<Mani
 /// Loads an embedding model whose files are in the store, derives everything that the manifest states, and refuses any
 /// difference.
 pub(crate) fn load(manifest: &Manifest, store: &BlobStore) -> Result<Embedder, LoadError> {
-    let mut files = Vec::with_capacity(manifest.files.len());
-    for file in &manifest.files {
-        files.push((file.path.clone(), read(store, file)?));
-    }
-    let model = Embedder::load(&files)?;
+    let model = Embedder::load(&ModelFiles::stored(manifest, store)?)?;
     model.derived().check(manifest)?;
     Ok(model)
 }
@@ -390,9 +405,13 @@ mod tests {
             .to_vec()
     }
 
+    fn loaded(files: Vec<(String, Vec<u8>)>) -> Embedder {
+        Embedder::load(&files.into_iter().collect()).unwrap()
+    }
+
     #[test]
     fn texts_and_their_tokens_mean_the_same() {
-        let model = Embedder::load(&folder()).unwrap();
+        let model = loaded(folder());
         let texts = ["a text", "another one"].map(str::to_owned).to_vec();
         let tokens = texts.iter().map(|text| model.encoder.encode(text).unwrap());
         let tokens = Texts::Tokens(tokens.collect()).inputs().unwrap();
@@ -400,27 +419,64 @@ mod tests {
         let answer = model.infer(&texts, &Compute::new(1)).unwrap();
         assert_eq!(answer, model.infer(&tokens, &Compute::new(1)).unwrap());
         assert_eq!(answer[0].shape(), [2, model.dim() as u64]);
-        assert!(model.cost(&texts).unwrap() > model.operations(1));
-        assert_eq!(model.cost(&texts).unwrap(), model.cost(&tokens).unwrap());
+        let [texts, tokens] = [texts, tokens].map(|inputs| model.tokens(&inputs).unwrap());
+        assert!(model.cost(&texts) > model.operations(1));
+        assert_eq!(model.cost(&texts), model.cost(&tokens));
     }
 
     #[test]
     fn the_tokenizer_and_the_pooling_are_part_of_the_model() {
-        let plain = Embedder::load(&folder()).unwrap().root();
+        let plain = loaded(folder()).root();
         let mut other = folder();
         other[2].1.push(b'\n');
-        assert_ne!(Embedder::load(&other).unwrap().root(), plain);
+        assert_ne!(loaded(other).root(), plain);
         let mut first = folder();
         first.push((
             POOLING.to_owned(),
             br#"{"pooling_mode_cls_token": true}"#.to_vec(),
         ));
-        assert_ne!(Embedder::load(&first).unwrap().root(), plain);
+        assert_ne!(loaded(first).root(), plain);
+    }
+
+    #[test]
+    fn a_gguf_file_is_a_model_of_its_own_with_the_vectors_of_its_folder() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../llm/tests/fixtures/bert/");
+        let names = || ["model.gguf".to_owned()];
+        let files = ModelFiles::open(path.as_ref(), names()).unwrap();
+        assert!(are_of_one(&files) && are_of_one(&folder().into_iter().collect()));
+        let (file, folder) = (Embedder::load(&files).unwrap(), loaded(folder()));
+        assert_ne!(file.root(), folder.root());
+        let texts = Texts::Text(vec!["the quick brown fox".to_owned()])
+            .inputs()
+            .unwrap();
+        let embed = |model: &Embedder| model.infer(&texts, &Compute::new(1)).unwrap();
+        assert_eq!(embed(&file), embed(&folder));
+        // The vocabulary decides what texts mean, so it is part of the model: here one letter of it.
+        let mut bytes = std::fs::read(format!("{path}model.gguf")).unwrap();
+        let word = "▁brown".as_bytes();
+        let at = bytes.windows(word.len()).position(|w| w == word).unwrap();
+        bytes[at + word.len() - 1] = b'R';
+        assert_ne!(
+            loaded(vec![("m.gguf".to_owned(), bytes)]).root(),
+            file.root()
+        );
+    }
+
+    #[test]
+    fn memory_follows_from_the_longest_text_and_not_from_how_many_there_are() {
+        let model = loaded(folder());
+        let memory = |lengths: &[usize]| {
+            let texts = lengths.iter().map(|length| vec![5; *length]).collect();
+            model.memory(&Tokens(texts))
+        };
+        assert!(memory(&[64; 32]) > memory(&[64; 16]));
+        let more = memory(&[64; 1_000]) - memory(&[64; 100]);
+        assert_eq!(more, 900 * 8 * model.dim() as u64);
     }
 
     #[test]
     fn what_means_no_texts_is_refused() {
-        let model = Embedder::load(&folder()).unwrap();
+        let model = loaded(folder());
         let tensors = |text: &[u8], tokens: &[u32], ends: &[u32]| {
             let numbers = |name: &str, words: &[u32]| {
                 let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -446,7 +502,7 @@ mod tests {
             (tensors(b"a", &[], &[1])[..2].to_vec(), "`ends`"),
         ] {
             for error in [
-                model.cost(&inputs).err(),
+                model.tokens(&inputs).err(),
                 model.infer(&inputs, &Compute::new(1)).err(),
             ] {
                 let error = error.unwrap().to_string();
@@ -462,7 +518,7 @@ mod tests {
     fn a_model_loads_only_as_its_manifest_states_it() {
         let directory = tempfile::tempdir().unwrap();
         let store = BlobStore::open(directory.path()).unwrap();
-        let model = Embedder::load(&folder()).unwrap();
+        let model = loaded(folder());
         let files = folder().into_iter().map(|(path, bytes)| File {
             path,
             size: bytes.len() as u64,

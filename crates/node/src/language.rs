@@ -12,7 +12,7 @@ use lemma_llm::{
     engine::{Finish as EngineFinish, Request},
     gguf::{Gguf, GgufError},
     grammar::{self, GrammarError, Grammars},
-    safetensors::{self, SafetensorsError},
+    safetensors::SafetensorsError,
     sampling::{Choice, Constraint, Sampling as EngineSampling},
     tensors::Tensors,
     text::{CallStream, Part, TextError, Tokenizer, Tools},
@@ -26,7 +26,10 @@ use lemma_types::{
 };
 use serde_json::{Value, json};
 
-use crate::model::{Derived, LoadError, Terms};
+use crate::{
+    files::ModelFiles,
+    model::{Derived, LoadError, Terms},
+};
 
 /// Why files are no language model.
 #[derive(Debug, thiserror::Error)]
@@ -69,21 +72,20 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Loads a model from its files: paths and contents, in the order of their paths.
+    /// Loads a model from its files.
     ///
     /// # Errors
     /// See [`LanguageError`].
     pub fn load(
         format: Format,
-        files: &[(String, Vec<u8>)],
+        files: &ModelFiles,
         compute: &Compute,
     ) -> Result<Self, LanguageError> {
         match format {
             Format::Safetensors => Self::from_folder(files, compute),
             _ => {
-                let gguf = files.iter().find(|(path, _)| path.ends_with(".gguf"));
-                let (_, bytes) = gguf.ok_or(LanguageError::Missing("*.gguf"))?;
-                Self::from_gguf(bytes, compute)
+                let file = files.gguf()?.ok_or(LanguageError::Missing("*.gguf"))?;
+                Self::from_parsed(&file, compute)
             }
         }
     }
@@ -93,39 +95,29 @@ impl LanguageModel {
     /// # Errors
     /// See [`LanguageError`].
     pub fn from_gguf(bytes: &[u8], compute: &Compute) -> Result<Self, LanguageError> {
-        let file = Gguf::parse(bytes)?;
-        let tokenizer = Tokenizer::from_gguf(&file)?;
-        let model = Model::from_parsed(&compute.threads, &file)?;
+        Self::from_parsed(&Gguf::parse(bytes)?, compute)
+    }
+
+    fn from_parsed(file: &Gguf<'_>, compute: &Compute) -> Result<Self, LanguageError> {
+        let tokenizer = Tokenizer::from_gguf(file)?;
+        let model = Model::from_parsed(&compute.threads, file)?;
         Ok(Self::new(model, tokenizer, file.tensors()))
     }
 
-    fn from_folder(files: &[(String, Vec<u8>)], compute: &Compute) -> Result<Self, LanguageError> {
-        // A folder may lie in a folder: names count, not what is before them.
-        let find = |name: &str| {
-            let named = |path: &str| path.rsplit('/').next() == Some(name);
-            let found = files.iter().find(|(path, _)| named(path));
-            found.map(|(_, bytes)| bytes.as_slice())
-        };
-        let config = find("config.json").ok_or(LanguageError::Missing("config.json"))?;
-        let tokenizer = find("tokenizer.json").ok_or(LanguageError::Missing("tokenizer.json"))?;
-        let template = find("chat_template.jinja")
+    fn from_folder(files: &ModelFiles, compute: &Compute) -> Result<Self, LanguageError> {
+        let file = |name| files.find(name).ok_or(LanguageError::Missing(name));
+        let (config, tokenizer) = (file("config.json")?, file("tokenizer.json")?);
+        let template = files
+            .find("chat_template.jinja")
             .map(std::str::from_utf8)
             .transpose()
             .map_err(|_| LanguageError::NotText("chat_template.jinja".to_owned()))?;
-        let weights: Vec<&[u8]> = files
-            .iter()
-            .filter(|(path, _)| path.ends_with(".safetensors"))
-            .map(|(_, bytes)| bytes.as_slice())
-            .collect();
-        if weights.is_empty() {
-            return Err(LanguageError::Missing("*.safetensors"));
-        }
-        let mut tensors = Tensors::default();
-        for file in &weights {
-            safetensors::read(file, &mut tensors)?;
-        }
-        let tokenizer = Tokenizer::from_folder(tokenizer, find("tokenizer_config.json"), template)?;
-        let model = Model::from_safetensors(&compute.threads, config, &weights)?;
+        let tensors = files
+            .tensors()?
+            .ok_or(LanguageError::Missing("*.safetensors"))?;
+        let tokenizer =
+            Tokenizer::from_folder(tokenizer, files.find("tokenizer_config.json"), template)?;
+        let model = Model::from_tensors(&compute.threads, config, &tensors)?;
         Ok(Self::new(model, tokenizer, &tensors))
     }
 

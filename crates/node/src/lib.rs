@@ -14,6 +14,7 @@
 
 pub mod clock;
 pub mod embedding;
+pub mod files;
 pub mod gateway;
 pub mod host;
 pub mod integer;

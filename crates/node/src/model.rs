@@ -14,6 +14,7 @@ use std::io::Read as _;
 
 use crate::{
     embedding::{self, Embedder, EmbeddingModelError},
+    files::ModelFiles,
     integer::{self, IntegerModelError},
     language::{LanguageError, LanguageModel},
 };
@@ -310,10 +311,7 @@ fn load_language(
     max_bytes: u64,
 ) -> Result<LanguageModel, LoadError> {
     check_bounds(manifest, max_bytes)?;
-    let mut files = Vec::with_capacity(manifest.files.len());
-    for file in &manifest.files {
-        files.push((file.path.clone(), read(store, file)?));
-    }
+    let files = ModelFiles::stored(manifest, store)?;
     let language = LanguageModel::load(manifest.format, &files, &lemma_llm::Compute::new(1))?;
     language.derived().check(manifest)?;
     Ok(language)

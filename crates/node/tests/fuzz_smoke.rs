@@ -26,3 +26,8 @@ fn text_work() {
 fn text_frames() {
     smoke::run("text_frames", node::text_frames);
 }
+
+#[test]
+fn upstream_stream() {
+    smoke::run("upstream_stream", node::upstream_stream);
+}

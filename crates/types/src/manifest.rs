@@ -56,8 +56,9 @@ pub enum Format {
     /// A language model in a folder: `config.json`, all files whose paths end in `.safetensors`, `tokenizer.json`, and, if
     /// there, `tokenizer_config.json` and `chat_template.jinja`.
     Safetensors,
-    /// An embedding model in a folder: `config.json`, all files whose paths end in `.safetensors`, `tokenizer.json`, and, if
-    /// there, `1_Pooling/config.json`. The graph root is a digest over all of it.
+    /// An embedding model in one GGUF file, the first whose path ends in `.gguf`; or else in a folder: `config.json`, all
+    /// files whose paths end in `.safetensors`, `tokenizer.json`, and, if there, `1_Pooling/config.json`. The graph root is
+    /// a digest over all of it.
     Embedding,
     /// A language model that another server answers for, by the name in the one file, an
     /// [`UpstreamModel`](crate::upstream::UpstreamModel). Which model that is, nobody can check: receipts are `relayed`. The

@@ -20,6 +20,7 @@ use axum::{
 use lemma_node::gateway::{Answer, InferRequest, ModelInfo, ModelRef};
 use lemma_types::{
     Digest, limits,
+    manifest::Format,
     tensor::{DType, Dim, TensorData, TensorSpec},
 };
 use serde_json::{Map, Value, json};
@@ -43,16 +44,7 @@ struct OipError(ApiError);
 
 impl IntoResponse for OipError {
     fn into_response(self) -> HttpResponse {
-        let ApiError {
-            status,
-            message,
-            code,
-            ..
-        } = self.0;
-        if status.is_server_error() {
-            tracing::warn!(status = status.as_u16(), code, error = %message, "inference failed");
-        }
-        (status, Json(json!({ "error": message }))).into_response()
+        self.0.respond(json!({ "error": self.0.message }))
     }
 }
 
@@ -208,11 +200,22 @@ async fn model(State(api): State<Api>, Path(path): Path<String>) -> Result<HttpR
     let body = json!({
         "name": name,
         "versions": [info.root],
-        "platform": "lemma_onnx",
+        "platform": platform(info.manifest.format),
         "inputs": specs(&info.manifest.inputs),
         "outputs": specs(&info.manifest.outputs),
     });
     Ok(Json(body).into_response())
+}
+
+/// What runs models of a format, as clients of the protocol tell them apart.
+const fn platform(format: Format) -> &'static str {
+    match format {
+        Format::Onnx => "lemma_onnx",
+        Format::Integer => "lemma_integer",
+        Format::Embedding => "lemma_embedding",
+        Format::Gguf | Format::Safetensors => "lemma_text",
+        Format::Upstream => "lemma_upstream",
+    }
 }
 
 /// A dimension that each request chooses is -1.

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lemma_node::gateway::TextAnswer;
 use lemma_types::{
-    B256, Engine, SignedReceipt,
+    B256, Engine, Manifest, SignedReceipt,
     commitment::Openings,
     text::{Call, Candidate, Finish, Scored, TextResponse},
 };
@@ -267,13 +267,23 @@ pub(super) fn usage(answer: &TextAnswer) -> Value {
 
 /// What backs an answer of text.
 pub(super) fn evidence(answer: &TextAnswer) -> Value {
-    let mut shown = backing(&answer.receipt, &answer.openings, &answer.engine);
+    let mut shown = backing(
+        &answer.receipt,
+        &answer.openings,
+        &answer.engine,
+        &answer.manifest,
+    );
     shown["transcript"] = json!(answer.transcript);
     shown
 }
 
-/// What `lemma verify` needs beside the bundle, and what was asked and answered.
-pub(super) fn backing(receipt: &SignedReceipt, openings: &Openings, engine: &Engine) -> Value {
+/// What `lemma verify` needs, but for the settlement; with what was asked and answered it can be checked alone.
+pub(super) fn backing(
+    receipt: &SignedReceipt,
+    openings: &Openings,
+    engine: &Engine,
+    manifest: &Manifest,
+) -> Value {
     json!({
         "receipt_id": receipt.receipt.id(),
         "mode": receipt.receipt.mode,
@@ -281,5 +291,6 @@ pub(super) fn backing(receipt: &SignedReceipt, openings: &Openings, engine: &Eng
         "receipt": receipt,
         "openings": openings,
         "engine": engine,
+        "manifest": manifest,
     })
 }

@@ -13,7 +13,7 @@ use lemma_node::{
     gateway::{Answer, InferError, InferRequest, ModelRef},
 };
 use lemma_types::{
-    B256, Mode,
+    B256, Manifest, Mode,
     manifest::Format,
     tensor::{Dim, TensorData},
 };
@@ -142,7 +142,7 @@ pub(super) async fn embeddings(
         ("x-lemma-receipt", receipt.id().to_string()),
         ("x-lemma-mode", receipt.mode.name().to_owned()),
     ];
-    let body = respond(&asked, &inputs, &answer).ok_or_else(|| {
+    let body = respond(&asked, &info.manifest, &inputs, &answer).ok_or_else(|| {
         let message = "the worker's answer does not have one vector for each text";
         ApiError::new(StatusCode::BAD_GATEWAY, "broken_answer", message)
     })?;
@@ -165,7 +165,12 @@ fn check_length(asked: &Asked, shape: Option<&[Dim]>) -> Result<(), ApiError> {
 }
 
 /// `None` if the answer has not one vector for each text.
-fn respond(asked: &Asked, inputs: &[TensorData], answer: &Answer) -> Option<Value> {
+fn respond(
+    asked: &Asked,
+    manifest: &Manifest,
+    inputs: &[TensorData],
+    answer: &Answer,
+) -> Option<Value> {
     let [vectors, lengths] = answer.outputs.as_slice() else {
         return None;
     };
@@ -199,7 +204,7 @@ fn respond(asked: &Asked, inputs: &[TensorData], answer: &Answer) -> Option<Valu
         .enumerate()
         .map(entry)
         .collect();
-    let mut backing = backing(&answer.receipt, &answer.openings, &answer.engine);
+    let mut backing = backing(&answer.receipt, &answer.openings, &answer.engine, manifest);
     // With them `lemma verify --input` computes the vectors again.
     backing["inputs"] = json!(JsonTensors(inputs));
     Some(json!({

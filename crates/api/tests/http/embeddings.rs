@@ -8,34 +8,38 @@ use lemma_api::oip;
 use lemma_llm::Compute;
 use lemma_node::{
     embedding::{Embedder, manifest},
+    files::ModelFiles,
     model::Terms,
 };
 use lemma_types::{Manifest, SignedReceipt, manifest::File};
 use lemma_verify::Opened;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, check_opened, fixture, post};
+use crate::support::{Answer, check_opened, fixture, get, post};
+
+fn publish(names: &[&str]) -> (Embedder, Manifest) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../llm/tests/fixtures/bert/");
+    let store = fixture().network.gateway().store().clone();
+    let listed = names.iter().map(|name| {
+        let bytes = std::fs::read(format!("{folder}{name}")).unwrap();
+        File {
+            path: (*name).to_owned(),
+            size: bytes.len() as u64,
+            blake3: store.put_bytes(&bytes).unwrap(),
+        }
+    });
+    let names = names.iter().map(|name| (*name).to_owned());
+    let files = ModelFiles::open(folder.as_ref(), names).unwrap();
+    let model = Embedder::load(&files).unwrap();
+    let manifest = manifest(&model, listed.collect(), Terms::default()).unwrap();
+    let published = post("/v1/models", manifest.encode());
+    assert_eq!(published.status, StatusCode::CREATED, "{published:?}");
+    (model, manifest)
+}
 
 fn local() -> &'static (Embedder, Manifest) {
     static MODEL: OnceLock<(Embedder, Manifest)> = OnceLock::new();
-    MODEL.get_or_init(|| {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../llm/tests/fixtures/bert/");
-        let files = ["config.json", "model.safetensors", "tokenizer.json"].map(|name| {
-            let bytes = std::fs::read(format!("{folder}{name}")).unwrap();
-            (name.to_owned(), bytes)
-        });
-        let store = fixture().network.gateway().store().clone();
-        let listed = files.iter().map(|(path, bytes)| File {
-            path: path.clone(),
-            size: bytes.len() as u64,
-            blake3: store.put_bytes(bytes).unwrap(),
-        });
-        let model = Embedder::load(&files).unwrap();
-        let manifest = manifest(&model, listed.collect(), Terms::default()).unwrap();
-        let published = post("/v1/models", manifest.encode());
-        assert_eq!(published.status, StatusCode::CREATED, "{published:?}");
-        (model, manifest)
-    })
+    MODEL.get_or_init(|| publish(&["config.json", "model.safetensors", "tokenizer.json"]))
 }
 
 fn embed(change: impl FnOnce(&mut Value)) -> Answer {
@@ -121,6 +125,17 @@ fn encodings_and_batches_change_no_bit() {
     assert_eq!(bits(&alone.json()["data"][0]), bits(&numbers["data"][1]));
     let tokens = embed(|body| body["input"] = json!([[2, 5, 3], [2, 6, 7, 3]])).json();
     assert_eq!(tokens["usage"]["prompt_tokens"], 7, "{tokens}");
+}
+
+#[test]
+fn a_gguf_file_serves_the_vectors_of_its_folder() {
+    let (_, file) = publish(&["model.gguf"]);
+    assert_ne!(file.root(), local().1.root());
+    let answer = embed(|body| body["model"] = json!(file.root()));
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(answer.json()["data"], embed(|_| {}).json()["data"]);
+    let shown = get(&format!("/v2/models/{}", file.root()));
+    assert_eq!(shown.json()["platform"], "lemma_embedding", "{shown:?}");
 }
 
 #[test]

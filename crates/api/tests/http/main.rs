@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod crowd;
 mod embeddings;
 mod native;
 mod oip;

@@ -22,7 +22,7 @@ use crate::support::{Answer, check_opened, fixture, get, post};
 mod language;
 
 /// A language model that the gateway has.
-fn model() -> &'static Manifest {
+pub(crate) fn model() -> &'static Manifest {
     static MODEL: OnceLock<Manifest> = OnceLock::new();
     MODEL.get_or_init(|| {
         let bytes = language::gguf(1);

@@ -1,6 +1,12 @@
 //! A real network of one validator and one worker, shared by the tests of a binary, and requests to its router.
 
-use std::{fs, future::Future, path::PathBuf, sync::OnceLock, time::Duration};
+use std::{
+    fs,
+    future::Future,
+    path::PathBuf,
+    sync::{OnceLock, PoisonError, RwLock, RwLockWriteGuard},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -120,7 +126,16 @@ pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     fixture().runtime.block_on(work)
 }
 
+/// One test fills the worker's queue: others wait meanwhile.
+static QUEUE: RwLock<()> = RwLock::new(());
+
+/// Keeps all other requests of this test binary away.
+pub(crate) fn undisturbed() -> RwLockWriteGuard<'static, ()> {
+    QUEUE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub(crate) fn send(request: Request<Body>) -> Answer {
+    let _shared = QUEUE.read().unwrap_or_else(PoisonError::into_inner);
     run(async {
         let response = fixture().router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();

@@ -9,7 +9,7 @@ use lemma_verify::Recompute;
 
 use super::{
     folder,
-    push::{Terms, describe_file},
+    push::{Terms, describe_file, folder_of},
     verify::recomputed,
 };
 use crate::{
@@ -18,13 +18,21 @@ use crate::{
     text::harmless,
 };
 
-/// Whether the path is that of a folder with an embedding model.
+/// Whether an embedding model is at the path: a GGUF file, or a folder.
 pub(super) fn is_one(path: &Path) -> bool {
+    if folder::is_gguf(path) {
+        return names(path)
+            .and_then(|names| folder::open(&folder_of(path), names))
+            .is_ok_and(|files| embedding::are_of_one(&files));
+    }
     fs::read(path.join("config.json")).is_ok_and(|config| embedding::is_one(&config))
 }
 
-/// The names of its files within the folder.
+/// The names of its files within their folder.
 fn names(path: &Path) -> CommandResult<Vec<String>> {
+    if folder::is_gguf(path) {
+        return Ok(vec![folder::file_name(path)?]);
+    }
     let mut names = folder::names(path, &["config.json", "tokenizer.json"])?;
     if path.join(POOLING).is_file() {
         names.push(POOLING.to_owned());
@@ -33,7 +41,7 @@ fn names(path: &Path) -> CommandResult<Vec<String>> {
 }
 
 fn load(path: &Path) -> CommandResult<Embedder> {
-    let files = folder::read(path, names(path)?)?;
+    let files = folder::open(&folder_of(path), names(path)?)?;
     Embedder::load(&files).map_err(|error| {
         CommandError::failed(format!("can not import {}", path.display()))
             .cause(harmless(&error.to_string()))
@@ -43,8 +51,8 @@ fn load(path: &Path) -> CommandResult<Embedder> {
 /// Loads an embedding model and describes it.
 pub(super) fn derive(path: &Path, terms: &Terms) -> CommandResult<Manifest> {
     let model = load(path)?;
-    let files = names(path)?;
-    let files = files.iter().map(|name| describe_file(path, name));
+    let (folder, files) = (folder_of(path), names(path)?);
+    let files = files.iter().map(|name| describe_file(&folder, name));
     let files = files.collect::<CommandResult<_>>()?;
     embedding::manifest(&model, files, terms.stated()).context(ExitCode::Failed, || {
         format!("can not import {}", path.display())

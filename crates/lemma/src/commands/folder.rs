@@ -3,9 +3,10 @@
 use std::{fs, path::Path, thread};
 
 use lemma_llm::Compute;
+use lemma_node::files::ModelFiles;
 
 use crate::{
-    error::{CommandResult, Context as _},
+    error::{CommandError, CommandResult, Context as _},
     exit::ExitCode,
 };
 
@@ -24,16 +25,27 @@ pub(super) fn names(folder: &Path, others: &[&str]) -> CommandResult<Vec<String>
     Ok(names)
 }
 
-/// Names and contents of files in a folder.
-pub(super) fn read(folder: &Path, names: Vec<String>) -> CommandResult<Vec<(String, Vec<u8>)>> {
-    let one = |name: String| {
-        let file = folder.join(&name);
-        let bytes = fs::read(&file).context(ExitCode::NotFound, || {
-            format!("can not read {}", file.display())
-        })?;
-        Ok((name, bytes))
-    };
-    names.into_iter().map(one).collect()
+/// Files in a folder; weights are mapped.
+pub(super) fn open(folder: &Path, names: Vec<String>) -> CommandResult<ModelFiles> {
+    ModelFiles::open(folder, names).map_err(|(name, error)| {
+        let message = format!("can not read {}", folder.join(name).display());
+        CommandError::new(ExitCode::NotFound, message).cause(error.to_string())
+    })
+}
+
+/// The last part of a path.
+pub(super) fn file_name(path: &Path) -> CommandResult<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.map(str::to_owned).ok_or_else(|| {
+        CommandError::failed(format!("can not read {}", path.display()))
+            .cause("a name is not UTF-8")
+    })
+}
+
+/// Whether a path names a GGUF file.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// All cores: how many changes no bit.

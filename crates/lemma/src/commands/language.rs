@@ -4,13 +4,16 @@ use std::path::Path;
 
 use lemma_graph::NUMERIC_SPEC_VERSION;
 use lemma_llm::Compute;
-use lemma_node::language::{LanguageModel, manifest};
+use lemma_node::{
+    files::ModelFiles,
+    language::{LanguageModel, manifest},
+};
 use lemma_types::{Digest, Manifest, manifest::Format, text::Transcript};
 use lemma_verify::{Recompute, Replayed};
 
 use super::{
     folder::{self, compute},
-    push::{Terms, describe_file},
+    push::{Terms, describe_file, folder_of},
 };
 use crate::{
     error::{CommandError, CommandResult, Context as _},
@@ -28,8 +31,7 @@ pub(super) const FOLDER: [&str; 4] = [
 
 /// The format of the language model at `path`; `None` if it is none.
 pub(super) fn format_of(path: &Path) -> Option<Format> {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    if extension.is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+    if folder::is_gguf(path) {
         return Some(Format::Gguf);
     }
     path.join("config.json")
@@ -42,28 +44,16 @@ fn names(path: &Path, format: Format) -> CommandResult<Vec<String>> {
     if format != Format::Gguf {
         return folder::names(path, &FOLDER);
     }
-    let name = path.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| {
-        CommandError::failed(format!("can not read {}", path.display()))
-            .cause("a name is not UTF-8")
-    })?;
-    Ok(vec![name.to_owned()])
+    Ok(vec![folder::file_name(path)?])
 }
 
-fn folder(path: &Path, format: Format) -> &Path {
-    match format {
-        Format::Safetensors => path,
-        _ => path.parent().unwrap_or(Path::new("")),
-    }
-}
-
-/// Names and contents of its files.
-pub(super) fn read_files(path: &Path, format: Format) -> CommandResult<Vec<(String, Vec<u8>)>> {
-    folder::read(folder(path, format), names(path, format)?)
+/// Its files; weights are mapped.
+pub(super) fn open_files(path: &Path, format: Format) -> CommandResult<ModelFiles> {
+    folder::open(&folder_of(path), names(path, format)?)
 }
 
 fn load(path: &Path, format: Format, compute: &Compute) -> CommandResult<LanguageModel> {
-    let files = read_files(path, format)?;
+    let files = open_files(path, format)?;
     LanguageModel::load(format, &files, compute).map_err(|error| {
         CommandError::failed(format!("can not import {}", path.display()))
             .cause(harmless(&error.to_string()))
@@ -73,10 +63,10 @@ fn load(path: &Path, format: Format, compute: &Compute) -> CommandResult<Languag
 /// Loads a language model and describes it.
 pub(super) fn derive(path: &Path, format: Format, terms: &Terms) -> CommandResult<Manifest> {
     let language = load(path, format, &compute())?;
-    let folder = folder(path, format);
+    let folder = folder_of(path);
     let files = names(path, format)?
         .iter()
-        .map(|name| describe_file(folder, name))
+        .map(|name| describe_file(&folder, name))
         .collect::<CommandResult<_>>()?;
     manifest(&language, format, files, terms.stated()).context(ExitCode::Failed, || {
         format!("can not import {}", path.display())

@@ -10,6 +10,7 @@ use lemma_llm::{
     engine::{Engine, Event, Limits, Request},
     sampling::Sampling,
 };
+use lemma_node::{files::ModelFiles, language::LanguageError};
 use lemma_types::{
     manifest::Format,
     tensor::{DType, TensorData},
@@ -17,7 +18,7 @@ use lemma_types::{
 use serde::Serialize;
 
 use super::{
-    language::{format_of, read_files},
+    language::{format_of, open_files},
     local::{Cost, measured, no_receipt, write_arrays},
 };
 use crate::{
@@ -111,26 +112,28 @@ fn load(path: &Path, compute: &Compute) -> CommandResult<Arc<Model>> {
         CommandError::new(ExitCode::Usage, message)
             .hint("--tokens is for a GGUF file, or a folder with config.json and safetensors files")
     })?;
-    let files = read_files(path, format)?;
+    let files = open_files(path, format)?;
     let cannot = || format!("can not run {}", path.display());
     let loaded = match format {
-        Format::Safetensors => {
-            let config = files.iter().find(|(name, _)| name == "config.json");
-            let config = config.map_or(&[][..], |(_, bytes)| bytes);
-            let weights = files
-                .iter()
-                .filter(|(name, _)| name.ends_with(".safetensors"));
-            let weights: Vec<&[u8]> = weights.map(|(_, bytes)| bytes.as_slice()).collect();
-            Model::from_safetensors(&compute.threads, config, &weights)
-        }
-        _ => {
-            let file = files.first().map_or(&[][..], |(_, bytes)| bytes);
-            Model::from_gguf(&compute.threads, file)
-        }
+        Format::Safetensors => from_folder(&files, compute),
+        _ => from_gguf(&files, compute),
     };
     loaded
         .map(Arc::new)
         .map_err(|error| CommandError::failed(cannot()).cause(harmless(&error.to_string())))
+}
+
+fn from_gguf(files: &ModelFiles, compute: &Compute) -> Result<Model, LanguageError> {
+    let file = files.gguf()?.ok_or(LanguageError::Missing("*.gguf"))?;
+    Ok(Model::from_parsed(&compute.threads, &file)?)
+}
+
+fn from_folder(files: &ModelFiles, compute: &Compute) -> Result<Model, LanguageError> {
+    let config = files.find("config.json");
+    let config = config.ok_or(LanguageError::Missing("config.json"))?;
+    let tensors = files.tensors()?;
+    let tensors = tensors.ok_or(LanguageError::Missing("*.safetensors"))?;
+    Ok(Model::from_tensors(&compute.threads, config, &tensors)?)
 }
 
 fn check(model: &Model, tokens: &[u32]) -> CommandResult {

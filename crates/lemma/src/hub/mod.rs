@@ -7,7 +7,7 @@
 mod download;
 mod hash;
 
-use std::{env, fmt, str::FromStr, time::Duration};
+use std::{collections::HashSet, env, fmt, str::FromStr, time::Duration};
 
 use reqwest::{Method, Response, StatusCode, Url, header};
 use serde::Deserialize;
@@ -97,6 +97,33 @@ pub struct Listing {
     pub licence: Option<String>,
     /// Its files outside of folders.
     pub files: Vec<Listed>,
+}
+
+impl Listing {
+    /// Reads what a hub says of a model. Files whose names are not safe on this machine, or that were named before, are left
+    /// out.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(body: &[u8]) -> Result<Self, String> {
+        let found: ModelJson = serde_json::from_slice(body)
+            .map_err(|error| format!("its list of files is none: {error}"))?;
+        let hex = |c: char| c.is_ascii_hexdigit();
+        if found.sha.is_empty() || found.sha.len() > 64 || !found.sha.chars().all(hex) {
+            return Err("the commit is none".to_owned());
+        }
+        let mut names = HashSet::new();
+        let files = found.siblings.into_iter().filter_map(SiblingJson::listed);
+        Ok(Self {
+            commit: found.sha,
+            licence: found
+                .card
+                .and_then(|card| card.license.as_str().map(str::to_owned)),
+            files: files
+                .filter(|file| names.insert(file.name.clone()))
+                .collect(),
+        })
+    }
 }
 
 /// A file as a hub lists it.
@@ -259,24 +286,7 @@ impl Hub {
             }
             body.extend_from_slice(&chunk);
         }
-        let found: ModelJson = serde_json::from_slice(&body)
-            .map_err(|error| self.strange("its list of files is none").because(&error))?;
-        let hex = |c: char| c.is_ascii_hexdigit();
-        if found.sha.is_empty() || found.sha.len() > 64 || !found.sha.chars().all(hex) {
-            return Err(self.strange("the commit is none"));
-        }
-        let licence = found
-            .card
-            .and_then(|card| card.license.as_str().map(str::to_owned));
-        Ok(Listing {
-            commit: found.sha,
-            licence,
-            files: found
-                .siblings
-                .into_iter()
-                .filter_map(SiblingJson::listed)
-                .collect(),
-        })
+        Listing::parse(&body).map_err(|reason| self.strange(&reason))
     }
 
     /// Size and hash of a file: from the list, else from the head of the file itself.
@@ -411,7 +421,7 @@ impl Hub {
 
     fn strange(&self, reason: &str) -> CommandError {
         CommandError::failed(format!("{} does not answer as a hub does", self.address()))
-            .cause(reason)
+            .cause(harmless(reason))
     }
 
     fn silent(&self) -> CommandError {

@@ -184,6 +184,7 @@ impl Tokenizer {
 #[derive(Debug, Clone)]
 pub struct Encoder {
     inner: tokenizers::Tokenizer,
+    digest: [u8; 32],
 }
 
 impl Encoder {
@@ -195,7 +196,10 @@ impl Encoder {
         if json.len() > MAX_JSON {
             return Err(TextError::Tokenizer(format!("more than {MAX_JSON} bytes")));
         }
-        Ok(Encoder { inner: read(json)? })
+        Ok(Encoder {
+            inner: read(json)?,
+            digest: *blake3::hash(json).as_bytes(),
+        })
     }
 
     /// Reads the WordPiece vocabulary of a GGUF file. Letters become small ones, as such files do
@@ -204,7 +208,18 @@ impl Encoder {
     /// # Errors
     /// If it is incomplete, or of another kind.
     pub fn from_gguf(file: &Gguf<'_>) -> Result<Encoder, TextError> {
-        Encoder::from_json(vocabulary::word_pieces(file)?.to_string().as_bytes())
+        let (json, listing) = vocabulary::word_pieces(file)?;
+        Ok(Encoder {
+            inner: read(json.to_string().as_bytes())?,
+            digest: *blake3::hash(listing.as_bytes()).as_bytes(),
+        })
+    }
+
+    /// BLAKE3 of what decides how texts are cut: of the `tokenizer.json` as it is, of a GGUF file's
+    /// vocabulary in a canonical listing (chapter 8 of the specification).
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 
     /// Tokens of a text, with those that begin and end it. Nothing is cut off.

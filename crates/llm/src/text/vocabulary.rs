@@ -130,8 +130,9 @@ fn byte_level(file: &Gguf<'_>, tokens: &[&str]) -> Result<Value, TextError> {
 }
 
 /// The WordPiece vocabulary of an encoder, as a `tokenizer.json` has it: pieces that begin a word
-/// have a mark in GGUF files, in model folders those that do not.
-pub(super) fn word_pieces(file: &Gguf<'_>) -> Result<Value, TextError> {
+/// have a mark in GGUF files, in model folders those that do not. With it the canonical listing of the
+/// entries that it was made from, whose digest tells vocabularies apart.
+pub(super) fn word_pieces(file: &Gguf<'_>) -> Result<(Value, String), TextError> {
     let missing = |key: &str| TextError::Tokenizer(format!("{key} is missing"));
     let tokens = file
         .texts("tokenizer.ggml.tokens")
@@ -156,6 +157,10 @@ pub(super) fn word_pieces(file: &Gguf<'_>) -> Result<Value, TextError> {
     // The key is misspelt in most files.
     let end = special(&["seperator_token_id", "separator_token_id", "eos_token_id"])?;
     let unknown = special(&["unknown_token_id"])?;
+    let mut listing = format!("lemma word pieces 1\nbegin {begin}\nend {end}\nunknown {unknown}\n");
+    for token in tokens {
+        listing += &format!("token {}:{token}\n", token.len());
+    }
     let names: Vec<String> = tokens
         .iter()
         .enumerate()
@@ -170,7 +175,7 @@ pub(super) fn word_pieces(file: &Gguf<'_>) -> Result<Value, TextError> {
     let one = |id: usize| json!({"SpecialToken": {"id": plain[id], "type_id": 0}});
     let text = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
     let described = |id: usize| json!({"id": plain[id], "ids": [id], "tokens": [plain[id]]});
-    Ok(json!({
+    let json = json!({
         "version": "1.0",
         "added_tokens": [],
         "normalizer": {
@@ -189,7 +194,8 @@ pub(super) fn word_pieces(file: &Gguf<'_>) -> Result<Value, TextError> {
             "type": "WordPiece", "unk_token": plain[unknown], "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100, "vocab": numbers(&plain),
         },
-    }))
+    });
+    Ok((json, listing))
 }
 
 /// A SentencePiece vocabulary has no list of merges: of neighbouring pieces those are joined whose

@@ -71,6 +71,8 @@ pub enum GenerationEvent {
 /// An answer whose receipt was checked.
 #[derive(Clone, Debug)]
 pub struct TextAnswer {
+    /// The model, as its receipt names it by its root.
+    pub manifest: Arc<Manifest>,
     /// Request, prompt and answer, as the receipt commits to them.
     pub transcript: Transcript,
     /// The worker's receipt.
@@ -424,6 +426,7 @@ impl Relay {
                 };
                 self.inner.index.served(served).await;
                 GenerationEvent::Done(Box::new(TextAnswer {
+                    manifest: Arc::clone(&self.asked.manifest),
                     transcript: opened.text.expect("put there above"),
                     receipt: signed.receipt,
                     engine: signed.engine,

@@ -13,7 +13,9 @@ use lemma_types::{
 
 use super::{NetworkError, layout::Layout};
 use crate::{
-    Gateway, integer,
+    Gateway,
+    files::ModelFiles,
+    integer,
     language::{self, LanguageModel},
     ledger::Account,
     model,
@@ -157,7 +159,7 @@ fn manifest(sample: &SampleModel) -> Result<Vec<u8>, String> {
         ..model::Terms::default()
     };
     let manifest = if format.is_text() {
-        let files = [(file.path.clone(), content.to_vec())];
+        let files = ModelFiles::from_iter([(file.path.clone(), content.to_vec())]);
         let language = LanguageModel::load(format, &files, &Compute::new(1))
             .map_err(|error| error.to_string())?;
         language::manifest(&language, format, vec![file], terms)

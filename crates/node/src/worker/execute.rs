@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    embedding::Tokens,
     integer,
     keys::random_word,
     ledger::Ledger,
@@ -52,19 +53,19 @@ pub(crate) struct ExecutionLimits {
 
 impl ExecutionLimits {
     /// Work of this request, by the shapes of its inputs, and of its proof, if one is asked for; checks them against the
-    /// signature.
-    fn compute_units(
+    /// signature. Texts are cut into tokens for it, once and for all.
+    fn measure(
         self,
         loaded: &Loaded,
-        inputs: &[TensorData],
+        inputs: Vec<TensorData>,
         mode: Mode,
-    ) -> Result<u64, ErrorBody> {
+    ) -> Result<Measured, ErrorBody> {
         let invalid = |reason: String| error(ErrorCode::InvalidInput, reason);
         let specs = &loaded.manifest.inputs;
         let in_order = specs.len() == inputs.len()
             && specs
                 .iter()
-                .zip(inputs)
+                .zip(&inputs)
                 .all(|(spec, input)| spec.name == input.name());
         if !in_order {
             let expected = crate::model::signature(specs);
@@ -74,13 +75,14 @@ impl ExecutionLimits {
         }
         let shape = |input: &TensorData| input.shape().iter().map(|dim| *dim as usize).collect();
         let shapes: Vec<Vec<usize>> = inputs.iter().map(shape).collect();
+        let mut texts = None;
         let operations = match &loaded.model {
             Runnable::Graph(model) => model
                 .cost(&shapes)
                 .map_err(|reason| invalid(reason.to_string()))?,
             Runnable::Integer(model) => {
                 let skeleton = model.graph().skeleton();
-                let rounded = skeleton.round(inputs);
+                let rounded = skeleton.round(&inputs);
                 let samples = rounded
                     .map_err(|reason| invalid(reason.to_string()))?
                     .samples as u64;
@@ -106,20 +108,34 @@ impl ExecutionLimits {
                 }
             }
             Runnable::Embedding(model) => {
-                let operations = model
-                    .cost(inputs)
+                let tokens = model
+                    .tokens(&inputs)
                     .map_err(|reason| invalid(reason.to_string()))?;
-                if operations > self.operations {
+                let operations = model.cost(&tokens);
+                if model.memory(&tokens) > self.memory || operations > self.operations {
                     return Err(invalid(
                         "so many tokens at once are too many here".to_owned(),
                     ));
                 }
+                texts = Some(tokens);
                 operations
             }
             Runnable::Language(_) | Runnable::Upstream(_) => return Err(takes_text()),
         };
-        Ok(compute_units(operations))
+        Ok(Measured {
+            inputs,
+            texts,
+            units: compute_units(operations),
+        })
     }
+}
+
+/// A request whose work is known.
+struct Measured {
+    inputs: Vec<TensorData>,
+    /// What the inputs of an embedding model mean.
+    texts: Option<Tokens>,
+    units: u64,
 }
 
 /// What a run gave, with commitments to it.
@@ -160,11 +176,12 @@ impl Executor {
                 "mode `proved` is not offered for this model: only a quantised one can be proved";
             return Err(error(ErrorCode::ModeNotOffered, message));
         }
-        let (loaded, inputs, units) = self.measure(loaded, inputs, mode).await?;
+        let (loaded, measured) = self.measure(loaded, inputs, mode).await?;
+        let units = measured.units;
         let price = self.price(units, terms.offer)?;
         let thread = self.queue.thread().await?;
         let computed = self
-            .run(thread, loaded, terms.model_root, inputs, mode)
+            .run(thread, loaded, terms.model_root, measured, mode)
             .await?;
         let signed = self.sign(terms, units, price, computed.committed).await?;
         Ok(WorkAnswer {
@@ -226,18 +243,17 @@ impl Executor {
         })
     }
 
-    /// Work of this request; checks its inputs against the signature. Texts are cut into tokens for it, which is not for the
-    /// async threads.
+    /// Work of this request. Measuring it is not for the async threads.
     async fn measure(
         &self,
         loaded: Arc<Loaded>,
         inputs: Vec<TensorData>,
         mode: Mode,
-    ) -> Result<(Arc<Loaded>, Vec<TensorData>, u64), ErrorBody> {
+    ) -> Result<(Arc<Loaded>, Measured), ErrorBody> {
         let limits = self.limits;
         let measured = tokio::task::spawn_blocking(move || {
-            let units = limits.compute_units(&loaded, &inputs, mode)?;
-            Ok::<_, ErrorBody>((loaded, inputs, units))
+            let measured = limits.measure(&loaded, inputs, mode)?;
+            Ok::<_, ErrorBody>((loaded, measured))
         });
         let unmeasured = |_| error(ErrorCode::Internal, "its work could not be measured");
         measured.await.map_err(unmeasured)?
@@ -262,7 +278,7 @@ impl Executor {
         thread: Thread,
         loaded: Arc<Loaded>,
         model_root: Digest,
-        inputs: Vec<TensorData>,
+        measured: Measured,
         mode: Mode,
     ) -> Result<Computed, ErrorBody> {
         let options = RunOptions {
@@ -276,11 +292,11 @@ impl Executor {
         let began = Instant::now();
         let run = tokio::task::spawn_blocking(move || {
             let _thread = thread;
-            let (outputs, evidence) = compute(&loaded, &inputs, mode, &options)?;
+            let (outputs, evidence) = compute(&loaded, &measured, mode, &options)?;
             let digest = |evidence: &Bytes| Digest::of(evidence).to_b256();
             let committed = Committed {
                 evidence: evidence.as_ref().map_or(B256::ZERO, digest),
-                ..commit(model_root, &inputs, &outputs, openings)
+                ..commit(model_root, &measured.inputs, &outputs, openings)
             };
             Ok::<_, ErrorBody>(Computed {
                 outputs,
@@ -300,10 +316,11 @@ impl Executor {
 /// Runs a model; in mode `proved` proves it too.
 fn compute(
     loaded: &Loaded,
-    inputs: &[TensorData],
+    measured: &Measured,
     mode: Mode,
     options: &RunOptions,
 ) -> Result<(Vec<TensorData>, Option<Bytes>), ErrorBody> {
+    let inputs = &measured.inputs;
     let invalid = |reason: String| error(ErrorCode::InvalidInput, reason);
     match &loaded.model {
         Runnable::Graph(model) => {
@@ -327,7 +344,11 @@ fn compute(
             Ok((outputs.map_err(|reason| invalid(reason.to_string()))?, None))
         }
         Runnable::Embedding(model) => {
-            let outputs = model.infer(inputs, &lemma_llm::Compute::new(1));
+            let compute = lemma_llm::Compute::new(1);
+            let outputs = match &measured.texts {
+                Some(texts) => model.embed(texts, &compute),
+                None => model.infer(inputs, &compute),
+            };
             Ok((outputs.map_err(|reason| invalid(reason.to_string()))?, None))
         }
         Runnable::Language(_) | Runnable::Upstream(_) => Err(takes_text()),

@@ -39,7 +39,7 @@ use tokio::{
 };
 
 pub use journal::JournalError;
-pub use upstream::UpstreamConfig;
+pub use upstream::{Relay, UpstreamConfig, read_stream};
 
 use self::{
     execute::{ExecutionLimits, Executor},

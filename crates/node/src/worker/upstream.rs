@@ -56,16 +56,37 @@ pub(crate) struct Upstream {
 }
 
 /// What came of an answer.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Relay {
+#[derive(Clone, Debug, PartialEq)]
+pub enum Relay {
+    /// Text that goes on.
     Text(String),
+    /// A token with its probability.
     Scored(Scored),
     /// Whole: servers send calls in pieces, which nobody can use.
     Call(Call),
+    /// The end.
     Finished {
+        /// Why it ended.
         finish: Finish,
+        /// What the server said of itself.
         stated: Stated,
     },
+}
+
+/// Reads the stream of an upstream server's answer to this request, in these pieces. Gives what it says until it ends or
+/// breaks off, and whether it is complete.
+#[must_use]
+pub fn read_stream<'a>(
+    request: &TextRequest,
+    pieces: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<Relay>, bool) {
+    let (mut reader, mut news) = (Reader::new(request), VecDeque::new());
+    let mut good = true;
+    for piece in pieces {
+        good = good && reader.push(piece, &mut news).is_ok();
+    }
+    let complete = good && matches!(news.back(), Some(Relay::Finished { .. }));
+    (news.into(), complete)
 }
 
 /// An answer that is under way. Dropping it closes the connection, and the server stops.

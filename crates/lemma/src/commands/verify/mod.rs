@@ -1,14 +1,17 @@
-//! `lemma verify`: checks a bundle, with no network.
+//! `lemma verify`: checks a bundle or an answer, with no network.
+
+mod answer;
 
 use std::{fs, io::Read as _, path::Path};
 
 use lemma_graph::{Limits, Model, NUMERIC_SPEC_VERSION, RunOptions};
-use lemma_types::{Digest, Mode, limits, tensor::TensorData, text::Transcript};
+use lemma_types::{Digest, Mode, bundle::Bundle, limits, tensor::TensorData, text::Transcript};
 use lemma_verify::{
     Opened, Outcome, Recompute, Recomputed, Report, Verdict, Verifier, decode_bundle,
     decode_trusted_root,
 };
 
+use self::answer::Answer;
 use super::{embedding, language, push::beside, quantized};
 use crate::{
     cli::Verify,
@@ -22,20 +25,79 @@ use crate::{
 /// Largest transcript that is read, bytes.
 const MAX_TRANSCRIPT_BYTES: u64 = 64 << 20;
 
-/// Checks a bundle and says what was found.
+/// Checks a bundle, or an answer of OpenAI's API, and says what was found.
 pub(super) fn run(arguments: &Verify, shell: &mut Shell) -> CommandResult<ExitCode> {
-    let bundle = read_bundle(&arguments.bundle)?;
-    let verifier = read_trusted_root(&arguments.trusted_root)?;
-    let opened = Opened {
-        weights: match &arguments.model {
-            Some(path) if quantized::is_one(path) => Some(quantized::weights(path)?),
-            _ => None,
-        },
-        ..open(arguments, &bundle)?
+    let bytes = read_bundle(&arguments.bundle)?;
+    let (verifier, chain_id) = read_trusted_root(&arguments.trusted_root)?;
+    let answer = Answer::read(&bytes, chain_id)?;
+    let report = match &answer {
+        Some(answer) => check_answer(arguments, answer, &verifier)?,
+        None => check_bundle(arguments, &bytes, &verifier, chain_id)?,
     };
-    let report = verifier.verify_bytes(&bundle, &opened);
     show(&report, shell)?;
+    if let Some(answer) = &answer
+        && report.verdict == Verdict::Inconclusive
+    {
+        hint_settlement(answer, &arguments.bundle, shell);
+    }
     Ok(exit_code(&report))
+}
+
+/// What an answer can not show by itself, and how to show it.
+fn hint_settlement(answer: &Answer, path: &Path, shell: &mut Shell) {
+    let id = answer.bundle.receipt.receipt.id();
+    shell.hint(format_args!(
+        "an answer has no settlement: `lemma receipts get {id} --wait --output bundle.json`, then `lemma verify bundle.json --transcript {}`",
+        path.display()
+    ));
+}
+
+fn check_bundle(
+    arguments: &Verify,
+    bytes: &[u8],
+    verifier: &Verifier,
+    chain_id: u64,
+) -> CommandResult<Report> {
+    // A bundle that can not be read fails its own check; what was asked then does not matter.
+    let Ok(mut bundle) = decode_bundle(bytes) else {
+        check_arguments(arguments)?;
+        return Ok(verifier.verify_bytes(bytes, &Opened::default()));
+    };
+    let opened = open(arguments, &mut bundle, chain_id)?;
+    Ok(verifier.verify(&bundle, &opened))
+}
+
+/// What an answer says of itself is what is checked; flags may add a second run.
+fn check_answer(arguments: &Verify, answer: &Answer, verifier: &Verifier) -> CommandResult<Report> {
+    if !arguments.input.is_empty() || !arguments.output.is_empty() || arguments.transcript.is_some()
+    {
+        return Err(CommandError::new(
+            ExitCode::Usage,
+            "an answer has what was asked and answered in it: leave --input, --output and --transcript out",
+        ));
+    }
+    let opened = open_answer(arguments, answer, answer.bundle.manifest.graph_root)?;
+    Ok(verifier.verify(&answer.bundle, &opened))
+}
+
+/// What an answer opens, with a second run if that is asked for.
+fn open_answer(arguments: &Verify, answer: &Answer, expected: Digest) -> CommandResult<Opened> {
+    let model = arguments.model.as_deref().filter(|_| arguments.recompute);
+    let again = match (model, &answer.transcript, &answer.inputs) {
+        // One that is impossible fails the verifier's checks; it need not be replayed.
+        (Some(model), Some(transcript), _) if transcript.check().is_ok() => {
+            language::replay(model, expected, transcript)?
+        }
+        (Some(model), None, Some(inputs)) => recompute(model, expected, inputs)?,
+        _ => Recompute::NotAsked,
+    };
+    answer.check(&again)?;
+    Ok(Opened {
+        text: answer.transcript.clone(),
+        inputs: answer.inputs.clone(),
+        recompute: again,
+        ..Opened::default()
+    })
 }
 
 /// The exit code of a verdict.
@@ -113,7 +175,7 @@ fn read_bundle(path: &Path) -> CommandResult<Vec<u8>> {
 }
 
 /// The trusted root is the user's own: if it is broken, nothing was verified.
-fn read_trusted_root(path: &Path) -> CommandResult<Verifier> {
+fn read_trusted_root(path: &Path) -> CommandResult<(Verifier, u64)> {
     let cannot = || format!("can not use the trusted root {}", path.display());
     let mut bytes = Vec::new();
     let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
@@ -121,11 +183,12 @@ fn read_trusted_root(path: &Path) -> CommandResult<Verifier> {
         .read_to_end(&mut bytes)
         .context(ExitCode::Failed, cannot)?;
     let root = decode_trusted_root(&bytes).context(ExitCode::Failed, cannot)?;
-    Verifier::new(&root).context(ExitCode::Failed, cannot)
+    let verifier = Verifier::new(&root).context(ExitCode::Failed, cannot)?;
+    Ok((verifier, root.chain_id))
 }
 
-/// What the user supplies beside the bundle.
-fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
+/// Refuses flags that ask for what can not be.
+fn check_arguments(arguments: &Verify) -> CommandResult {
     let asked = !arguments.input.is_empty() || arguments.transcript.is_some();
     if arguments.recompute && !asked {
         return Err(CommandError::new(
@@ -133,15 +196,21 @@ fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
             "--recompute needs what was asked: --input, or --transcript for a language model",
         ));
     }
-    if !asked && arguments.output.is_empty() {
-        return Ok(Opened::default());
-    }
-    // A bundle that can not be read fails its own check; what was asked then does not matter.
-    let Ok(bundle) = decode_bundle(bundle) else {
-        return Ok(Opened::default());
+    Ok(())
+}
+
+/// What the user supplies beside the bundle. An answer as transcript brings the salts, if the bundle has none.
+fn open(arguments: &Verify, bundle: &mut Bundle, chain_id: u64) -> CommandResult<Opened> {
+    check_arguments(arguments)?;
+    let weights = match &arguments.model {
+        Some(path) if quantized::is_one(path) => Some(quantized::weights(path)?),
+        _ => None,
     };
     if let Some(path) = &arguments.transcript {
-        return open_text(arguments, path, bundle.manifest.graph_root);
+        return Ok(Opened {
+            weights,
+            ..open_text(arguments, path, bundle, chain_id)?
+        });
     }
     let manifest = &bundle.manifest;
     let read = |files: &[String], specs| {
@@ -162,17 +231,27 @@ fn open(arguments: &Verify, bundle: &[u8]) -> CommandResult<Opened> {
         inputs,
         outputs,
         recompute,
-        weights: None,
+        weights,
     })
 }
 
-fn open_text(arguments: &Verify, path: &Path, expected: Digest) -> CommandResult<Opened> {
+fn open_text(
+    arguments: &Verify,
+    path: &Path,
+    bundle: &mut Bundle,
+    chain_id: u64,
+) -> CommandResult<Opened> {
     let cannot = || format!("can not use the transcript {}", path.display());
     let mut bytes = Vec::new();
     let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
     file.take(MAX_TRANSCRIPT_BYTES)
         .read_to_end(&mut bytes)
         .context(ExitCode::Failed, cannot)?;
+    let expected = bundle.manifest.graph_root;
+    if let Some(answer) = Answer::read(&bytes, chain_id)? {
+        bundle.openings = bundle.openings.or(answer.bundle.openings);
+        return open_answer(arguments, &answer, expected);
+    }
     let transcript: Transcript =
         serde_json::from_slice(&bytes).context(ExitCode::Failed, cannot)?;
     // One that is impossible fails the verifier's checks; it need not be replayed.

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+#[cfg(not(target_arch = "wasm32"))]
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(not(target_arch = "wasm32"))]
+use lemma_kernels::FileMap;
 use lemma_kernels::{Isa, Threads};
 use lemma_types::Digest;
 use lemma_types::tensor::{Dim, TensorData, TensorSpec};
@@ -18,6 +22,8 @@ use crate::operator::{Eval, Operands, Prepared};
 use crate::plan::{Plan, failed};
 use crate::prepare::{Folded, fold, prepare};
 use crate::tensor::{Tensor, element_count};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::{error::OpenError, files::Folder};
 
 /// A model that can be run. Cheap to share behind an `Arc`; runs do not disturb each other.
 ///
@@ -85,7 +91,8 @@ impl Model {
     /// Imports an ONNX model, checks it, and prepares it.
     ///
     /// `files` are the files beside the model, in which large models keep their weights. Bytes that are
-    /// given by value are freed before weights are arranged for the kernels.
+    /// given by value are freed before weights are arranged for the kernels. [`open`](Model::open) holds a
+    /// file's weights only once.
     ///
     /// # Errors
     /// When the bytes are no model, exceed the limits, or use something that is not supported.
@@ -94,10 +101,31 @@ impl Model {
         files: &dyn Files,
         limits: &Limits,
     ) -> Result<Model, ImportError> {
-        let graph = crate::onnx::import(bytes.as_ref(), files, limits)?;
+        let graph = crate::onnx::import(bytes.as_ref(), files, limits, &|_| {})?;
         drop(bytes);
+        Model::of(graph, limits)
+    }
+
+    /// [`load`](Model::load) of a file, with the files beside it.
+    ///
+    /// The file is mapped: its weights are copied from the system's cache once, one after the other. It has
+    /// to stay as it is until this returns (see [`FileMap`]); a model changed in the meantime is refused or has
+    /// another root, as what is run is what was hashed.
+    ///
+    /// # Errors
+    /// As [`Model::load`], or when the file cannot be mapped.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: &Path, limits: &Limits) -> Result<Model, OpenError> {
+        let map = FileMap::open(path).map_err(OpenError::File)?;
+        let folder = Folder::new(path.parent().unwrap_or(Path::new("")));
+        let graph = crate::onnx::import(&map, &folder, limits, &|part| map.release(part))?;
+        drop(map);
+        Ok(Model::of(graph, limits)?)
+    }
+
+    fn of(mut graph: Graph, limits: &Limits) -> Result<Model, ImportError> {
         let folded = fold(&graph, limits)?;
-        let prepared = prepare(&graph, &folded, limits);
+        let prepared = prepare(&mut graph, &folded, limits);
         Ok(Model {
             graph,
             folded,
@@ -135,11 +163,7 @@ impl Model {
     /// Elements of all constants of the canonical graph: the model's parameters.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        self.graph
-            .constants
-            .iter()
-            .map(|c| c.tensor.len() as u64)
-            .sum()
+        self.graph.constants.iter().map(|c| c.ty.len() as u64).sum()
     }
 
     /// Name (with version) and label of every operator, in canonical order.
@@ -240,6 +264,26 @@ impl Model {
                     })
             })
             .collect()
+    }
+
+    /// The elements of the constants, those too that operators hold packed; none for one that nothing reads
+    /// any more.
+    pub(crate) fn constants(&self) -> Vec<Option<Tensor>> {
+        let mut tensors: Vec<Option<Tensor>> = self
+            .graph
+            .constants
+            .iter()
+            .map(|c| c.tensor.clone())
+            .collect();
+        for (node, prepared) in self.graph.nodes.iter().zip(&self.prepared) {
+            if let (Some(prepared), Some(place)) = (prepared, node.op.packed())
+                && let Some(Ref::Constant(i)) = node.inputs[place]
+                && tensors[i].is_none()
+            {
+                tensors[i] = node.op.unpack(prepared, &self.graph.constants[i].ty);
+            }
+        }
+        tensors
     }
 
     /// The canonical graph.
@@ -479,7 +523,7 @@ impl Model {
                     let operands: Vec<Option<&Tensor>> = node
                         .inputs
                         .iter()
-                        .map(|i| i.map(|source| self.operand(source, inputs, &values)))
+                        .map(|i| i.and_then(|source| self.operand(source, inputs, &values)))
                         .collect();
                     let eval = Eval {
                         isa: options.isa,
@@ -509,23 +553,27 @@ impl Model {
         let outputs = self.graph.output_refs.iter();
         Ok(Run {
             outputs: outputs
-                .map(|&source| self.operand(source, inputs, &values).clone())
+                .map(|&source| self.operand(source, inputs, &values).cloned())
+                .map(|output| {
+                    output.unwrap_or_else(|| unreachable!("constants given out are kept"))
+                })
                 .collect(),
             cost: plan.cost,
             trace,
         })
     }
 
+    /// An operand, unless it is a constant that its readers hold packed.
     fn operand<'t>(
         &'t self,
         source: Ref,
         inputs: &[&'t Tensor],
         values: &'t [Vec<Tensor>],
-    ) -> &'t Tensor {
+    ) -> Option<&'t Tensor> {
         match source {
-            Ref::Input(i) => inputs[i],
-            Ref::Constant(i) => &self.graph.constants[i].tensor,
-            Ref::Node(i, output) => &values[i][output],
+            Ref::Input(i) => Some(inputs[i]),
+            Ref::Constant(i) => self.graph.constants[i].tensor.as_ref(),
+            Ref::Node(i, output) => Some(&values[i][output]),
         }
     }
 }
@@ -546,5 +594,5 @@ impl fmt::Debug for Model {
 /// # Errors
 /// As [`Model::load`].
 pub fn import(bytes: &[u8], files: &dyn Files, limits: &Limits) -> Result<Digest, ImportError> {
-    crate::onnx::import(bytes, files, limits).map(|graph| graph.root)
+    crate::onnx::import(bytes, files, limits, &|_| {}).map(|graph| graph.root)
 }

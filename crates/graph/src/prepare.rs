@@ -7,7 +7,7 @@ use crate::error::{ImportError, OpError};
 use crate::fact::{Fact, Type};
 use crate::graph::{Graph, Node, Ref};
 use crate::limits::Limits;
-use crate::operator::{Concrete, Eval, Operands, Prepared, concrete, deduce};
+use crate::operator::{Concrete, Eval, Operands, Prepared, SHAPE_SIZED, concrete, deduce};
 use crate::tensor::Tensor;
 
 /// Outputs of the operators whose operands are all constant; `None` for the others.
@@ -27,11 +27,7 @@ struct Budget<'a> {
 pub(crate) fn fold(graph: &Graph, limits: &Limits) -> Result<Folded, ImportError> {
     let mut budget = Budget {
         limits,
-        bytes: graph
-            .constants
-            .iter()
-            .map(|c| c.tensor.byte_len() as u64)
-            .sum(),
+        bytes: graph.constants.iter().map(|c| c.ty.bytes()).sum(),
         operations: 0,
     };
     let mut folded = Folded::with_capacity(graph.nodes.len());
@@ -51,7 +47,7 @@ pub(crate) fn fold(graph: &Graph, limits: &Limits) -> Result<Folded, ImportError
 fn constant<'a>(graph: &'a Graph, folded: &'a Folded, source: Ref) -> Option<&'a Tensor> {
     match source {
         Ref::Input(_) => None,
-        Ref::Constant(i) => Some(&graph.constants[i].tensor),
+        Ref::Constant(i) => graph.constants[i].tensor.as_ref(),
         Ref::Node(i, output) => folded[i].as_ref().map(|tensors| &tensors[output]),
     }
 }
@@ -147,25 +143,82 @@ fn shapes(
 
 /// Arranges constant operands for the kernels, as far as the limit on constants goes: what does
 /// not fit is arranged in each run, and counts as its memory.
-pub(crate) fn prepare(graph: &Graph, folded: &Folded, limits: &Limits) -> Vec<Option<Prepared>> {
-    let constants = graph.constants.iter().map(|c| &c.tensor);
-    let all = constants.chain(folded.iter().flatten().flatten());
-    let mut left = all.fold(limits.constant_bytes, |left, tensor| {
-        left.saturating_sub(tensor.byte_len() as u64)
+///
+/// A constant is let go of as soon as every operator that reads it holds it so arranged, before the next is
+/// arranged: weights are there twice one at a time.
+pub(crate) fn prepare(
+    graph: &mut Graph,
+    folded: &Folded,
+    limits: &Limits,
+) -> Vec<Option<Prepared>> {
+    let held = folded.iter().flatten().flatten().map(Tensor::byte_len);
+    let mut left = held.fold(limits.constant_bytes, |left, bytes| {
+        left.saturating_sub(bytes as u64)
     });
+    let mut readers = readers(graph, folded);
+    for (constant, &readers) in graph.constants.iter_mut().zip(&readers) {
+        if readers == 0 {
+            constant.tensor = None;
+        }
+        let bytes = constant.tensor.as_ref().map_or(0, Tensor::byte_len);
+        left = left.saturating_sub(bytes as u64);
+    }
     let mut prepared = Vec::with_capacity(graph.nodes.len());
-    for (index, node) in graph.nodes.iter().enumerate() {
-        let operand =
-            |input: &Option<Ref>| input.and_then(|source| constant(graph, folded, source));
-        let operands: Vec<Option<&Tensor>> = node.inputs.iter().map(operand).collect();
-        let bytes = node.op.prepared_bytes(Operands(&operands));
-        prepared.push(if folded[index].is_none() && bytes <= left {
-            node.op
-                .prepare(Operands(&operands))
-                .inspect(|_| left -= bytes)
-        } else {
-            None
-        });
+    for index in 0..graph.nodes.len() {
+        let made = match folded[index] {
+            Some(_) => None,
+            None => arrange(graph, folded, index, left),
+        };
+        prepared.push(made.map(|(made, bytes)| {
+            left -= bytes;
+            left += let_go(graph, index, &mut readers);
+            made
+        }));
     }
     prepared
+}
+
+/// What an operator makes of its constant operands, and its bytes, at most so many.
+fn arrange(graph: &Graph, folded: &Folded, index: usize, left: u64) -> Option<(Prepared, u64)> {
+    let node = &graph.nodes[index];
+    let operand = |input: &Option<Ref>| input.and_then(|source| constant(graph, folded, source));
+    let operands: Vec<Option<&Tensor>> = node.inputs.iter().map(operand).collect();
+    let bytes = node.op.prepared_bytes(Operands(&operands));
+    let made = (bytes <= left).then(|| node.op.prepare(Operands(&operands)))?;
+    made.map(|made| (made, bytes))
+}
+
+/// How often the elements of each constant are read, after what could be folded was: by operators, or as an
+/// output. More than that where graphs are run that are planned as they go, which keep their constants.
+fn readers(graph: &Graph, folded: &Folded) -> Vec<usize> {
+    let mut readers = vec![usize::from(graph.dynamic); graph.constants.len()];
+    let nodes = graph.nodes.iter().zip(folded);
+    let read = nodes.filter(|(_, folded)| folded.is_none());
+    let read = read.flat_map(|(node, _)| node.inputs.iter().flatten());
+    for source in read.chain(&graph.output_refs) {
+        if let Ref::Constant(i) = *source {
+            readers[i] += 1;
+        }
+    }
+    readers
+}
+
+/// Lets go of the operand that an operator holds arranged, unless others read it; gives the bytes that are
+/// free then.
+fn let_go(graph: &mut Graph, index: usize, readers: &mut [usize]) -> u64 {
+    let node = &graph.nodes[index];
+    let packed = node.op.packed().and_then(|place| node.inputs[place]);
+    let Some(Ref::Constant(i)) = packed else {
+        return 0;
+    };
+    let constant = &mut graph.constants[i];
+    // What inference may compute with stays, which is little.
+    if constant.ty.len() as u64 <= SHAPE_SIZED {
+        return 0;
+    }
+    readers[i] -= 1;
+    match readers[i] {
+        0 => constant.tensor.take().map_or(0, |t| t.byte_len() as u64),
+        _ => 0,
+    }
 }

@@ -17,11 +17,13 @@ use crate::onnx::signature::{input_spec, output_spec};
 use crate::onnx::subgraph::free_names;
 use crate::onnx::tensor::Constants;
 
-/// Reads an ONNX model into the canonical graph.
+/// Reads an ONNX model into the canonical graph. `done` is told which parts of the bytes were copied and
+/// are not read again.
 pub(crate) fn import(
     bytes: &[u8],
     files: &dyn Files,
     limits: &Limits,
+    done: &dyn Fn(&[u8]),
 ) -> Result<Graph, ImportError> {
     if bytes.len() as u64 > limits.model_bytes {
         return Err(ImportError::Limit {
@@ -48,7 +50,7 @@ pub(crate) fn import(
     Importer {
         opset,
         limits,
-        constants: Constants::new(limits, files),
+        constants: Constants::new(limits, files, done),
         builder: Builder::default(),
         scopes: vec![Scope::new()],
     }

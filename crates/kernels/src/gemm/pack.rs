@@ -45,6 +45,26 @@ impl PackedB {
         PackedB { k, n, units }
     }
 
+    /// The matrix as it was before [`pack`](PackedB::pack) with the same `transposed`.
+    #[must_use]
+    pub fn unpack(&self, transposed: bool) -> Vec<f32> {
+        let (k, n) = (self.k, self.n);
+        let (row, column) = if transposed { (1, k) } else { (n, 1) };
+        let mut b = vec![0.0; k * n];
+        for left in (0..n).step_by(PANEL) {
+            let width = PANEL.min(n - left);
+            let count = width.div_ceil(UNIT);
+            let panel = &self.units[left / UNIT * k..][..count * k];
+            for (i, units) in panel.chunks_exact(count).enumerate() {
+                let values = units.iter().flat_map(|unit| unit.0).take(width);
+                for (j, value) in values.enumerate() {
+                    b[i * row + (left + j) * column] = value;
+                }
+            }
+        }
+        b
+    }
+
     /// Bytes that a packed matrix of this size occupies: its columns are rounded up to 16.
     #[must_use]
     pub fn bytes(k: usize, n: usize) -> u64 {
@@ -193,6 +213,9 @@ mod tests {
         let mut strided = vec![Unit([7.0; UNIT]); one.units.len()];
         pack_panels(&spread, k, n, 2 * n, 2, &mut strided);
         assert_eq!(one.units.len(), 7 * k);
+        assert_eq!(one.unpack(false), b);
+        assert_eq!(other.unpack(true), transposed);
+        assert_eq!(one.unpack(true), transposed);
         for (i, unit) in one.units.iter().enumerate() {
             assert_eq!(unit.0, other.units[i].0);
             assert_eq!(unit.0, strided[i].0);

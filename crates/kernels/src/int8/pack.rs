@@ -151,6 +151,29 @@ impl PackedInt8 {
         }
     }
 
+    /// The bytes of the matrix, row-major, as they were before [`pack`](PackedInt8::pack).
+    ///
+    /// # Panics
+    /// If it is the filters of a convolution, which lie in runs.
+    #[must_use]
+    pub fn unpack(&self) -> Vec<u8> {
+        assert_eq!(self.run, self.k, "unpack: filters are no matrix");
+        let value = |row: usize, column: usize| {
+            let (panel, place) = (column / COLUMNS, column % COLUMNS);
+            let quads = self.panel(panel);
+            let count = quads.len() / self.steps();
+            let unit = &quads[row / QUAD * count + place / UNIT];
+            let stored = unit.0[place % UNIT * QUAD + row % QUAD].cast_unsigned();
+            if self.lowered == 0 {
+                stored
+            } else {
+                stored ^ 0x80
+            }
+        };
+        let places = (0..self.k).flat_map(|row| (0..self.n).map(move |column| (row, column)));
+        places.map(|(row, column)| value(row, column)).collect()
+    }
+
     /// Bytes that a packed matrix of this size occupies.
     #[must_use]
     pub fn bytes(k: usize, n: usize) -> u64 {

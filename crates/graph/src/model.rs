@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-#[cfg(not(target_arch = "wasm32"))]
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(not(target_arch = "wasm32"))]
+use std::{cell::Cell, path::Path};
 
 #[cfg(not(target_arch = "wasm32"))]
 use lemma_kernels::FileMap;
@@ -47,6 +47,10 @@ type Plans = BTreeMap<Vec<Vec<usize>>, Arc<Plan>>;
 
 /// Plans that are kept; with more different shapes than this they are made anew.
 const PLANS: usize = 32;
+
+/// Bytes that are copied from a mapped file before its pages are handed back.
+#[cfg(not(target_arch = "wasm32"))]
+const RELEASE: u64 = 2 << 20;
 
 /// How to run a model. None of it changes a bit of a result.
 #[derive(Clone, Debug)]
@@ -118,7 +122,16 @@ impl Model {
     pub fn open(path: &Path, limits: &Limits) -> Result<Model, OpenError> {
         let map = FileMap::open(path).map_err(OpenError::File)?;
         let folder = Folder::new(path.parent().unwrap_or(Path::new("")));
-        let graph = crate::onnx::import(&map, &folder, limits, &|part| map.release(part))?;
+        // All of it: a page that is read brings others along, before and behind.
+        let since = Cell::new(0);
+        let copied = |bytes: u64| {
+            since.set(since.get() + bytes);
+            if since.get() >= RELEASE {
+                since.set(0);
+                map.release(&map);
+            }
+        };
+        let graph = crate::onnx::import(&map, &folder, limits, &copied)?;
         drop(map);
         Ok(Model::of(graph, limits)?)
     }

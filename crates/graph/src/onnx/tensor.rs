@@ -16,7 +16,7 @@ use crate::tensor::{Bf16, F16, Tensor, element_count};
 pub(crate) struct Constants<'a> {
     limits: &'a Limits,
     files: &'a dyn Files,
-    done: &'a dyn Fn(&[u8]),
+    copied: &'a dyn Fn(u64),
     bytes: u64,
 }
 
@@ -65,16 +65,16 @@ fn unpack(packed: &[u8], count: usize, narrow: Narrow) -> Vec<u8> {
 }
 
 impl<'a> Constants<'a> {
-    /// `done` is told which parts of the model's bytes are not read again.
+    /// `copied` is told after each tensor how many bytes it has.
     pub(crate) fn new(
         limits: &'a Limits,
         files: &'a dyn Files,
-        done: &'a dyn Fn(&[u8]),
+        copied: &'a dyn Fn(u64),
     ) -> Constants<'a> {
         Constants {
             limits,
             files,
-            done,
+            copied,
             bytes: 0,
         }
     }
@@ -92,7 +92,7 @@ impl<'a> Constants<'a> {
             },
             Failure::Import(error) => error,
         })?;
-        (self.done)(proto.body.rest());
+        (self.copied)(tensor.byte_len() as u64);
         Ok(tensor)
     }
 

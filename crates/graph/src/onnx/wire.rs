@@ -50,11 +50,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What is still to be read.
-    pub(crate) fn rest(&self) -> &'a [u8] {
-        self.rest
-    }
-
     /// The next field, or `None` at the end of the message.
     pub(crate) fn next(&mut self) -> Wire<Option<Field<'a>>> {
         if self.rest.is_empty() {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{PANEL, Right, UNIT};
+use crate::memory::{Zeroable, Zeros};
 
 /// One row of 16 columns, aligned to a cache line.
 #[derive(Clone, Copy)]
@@ -11,6 +12,12 @@ pub(crate) struct Unit(pub(crate) [f32; UNIT]);
 
 impl Unit {
     pub(crate) const ZERO: Unit = Unit([0.0; UNIT]);
+}
+
+// SAFETY: 16 floats whose bits are zeros are 16 times 0.
+#[allow(unsafe_code)]
+unsafe impl Zeroable for Unit {
+    const ZERO: Unit = Unit::ZERO;
 }
 
 /// The right-hand matrix of a product, rearranged once into panels of 64 columns.
@@ -22,7 +29,7 @@ pub struct PackedB {
     n: usize,
     /// Panel after panel, each of `k` rows of up to four units; the last panel has as many as it
     /// needs, and columns beyond `n` are zero.
-    units: Vec<Unit>,
+    units: Zeros<Unit>,
 }
 
 impl PackedB {
@@ -39,7 +46,7 @@ impl PackedB {
             "pack: {} values are no {k} × {n} matrix",
             b.len()
         );
-        let mut units = vec![Unit::ZERO; n.div_ceil(UNIT) * k];
+        let mut units = Zeros::new(n.div_ceil(UNIT) * k);
         let (row, column) = if transposed { (1, k) } else { (n, 1) };
         pack_panels(b, k, n, row, column, &mut units);
         PackedB { k, n, units }

@@ -136,7 +136,8 @@ impl Model {
         Ok(Model::of(graph, limits)?)
     }
 
-    fn of(mut graph: Graph, limits: &Limits) -> Result<Model, ImportError> {
+    /// Prepares a graph.
+    pub(crate) fn of(mut graph: Graph, limits: &Limits) -> Result<Model, ImportError> {
         let folded = fold(&graph, limits)?;
         let prepared = prepare(&mut graph, &folded, limits);
         Ok(Model {
@@ -297,6 +298,12 @@ impl Model {
             }
         }
         tensors
+    }
+
+    /// What was made of the constants of each operator.
+    #[cfg(test)]
+    pub(crate) fn prepared(&self) -> &[Option<Prepared>] {
+        &self.prepared
     }
 
     /// The canonical graph.

@@ -13,6 +13,9 @@ use crate::tensor::Tensor;
 /// Outputs of the operators whose operands are all constant; `None` for the others.
 pub(crate) type Folded = Vec<Option<Vec<Tensor>>>;
 
+/// Bytes of constants that are let go of before they are handed back to the system.
+const TRIM: u64 = 16 << 20;
+
 /// What may still be spent on constants.
 struct Budget<'a> {
     limits: &'a Limits,
@@ -164,16 +167,22 @@ pub(crate) fn prepare(
         left = left.saturating_sub(bytes as u64);
     }
     let mut prepared = Vec::with_capacity(graph.nodes.len());
+    let mut freed = 0;
     for index in 0..graph.nodes.len() {
         let made = match folded[index] {
             Some(_) => None,
             None => arrange(graph, folded, index, left),
         };
         prepared.push(made.map(|(made, bytes)| {
-            left -= bytes;
-            left += let_go(graph, index, &mut readers);
+            let free = let_go(graph, index, &mut readers);
+            left = left - bytes + free;
+            freed += free;
             made
         }));
+        if freed >= TRIM {
+            lemma_kernels::trim();
+            freed = 0;
+        }
     }
     prepared
 }
@@ -220,5 +229,147 @@ fn let_go(graph: &mut Graph, index: usize, readers: &mut [usize]) -> u64 {
     match readers[i] {
         0 => constant.tensor.take().map_or(0, |t| t.byte_len() as u64),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lemma_types::tensor::{DType, Dim, TensorSpec};
+
+    use crate::graph::{Builder, ValueId};
+    use crate::operator::Op;
+    use crate::ops::linear::{Gemm, MatMul};
+    use crate::{Limits, Model, RunOptions, Tensor};
+
+    const SIDE: usize = 40;
+
+    fn square(seed: usize) -> Tensor {
+        let values = (0..SIDE * SIDE).map(|i| ((i * 37 + seed * 101) % 211) as f32 / 64.0 - 1.5);
+        Tensor::new(&[SIDE, SIDE], values.collect()).unwrap()
+    }
+
+    /// A graph under construction: of one input, `x`.
+    struct Draft(Builder, ValueId);
+
+    impl Draft {
+        fn new() -> Draft {
+            let mut builder = Builder::default();
+            let x = builder.input(TensorSpec {
+                name: "x".into(),
+                dtype: DType::F32,
+                shape: vec![Dim::Fixed(SIDE as u64); 2],
+            });
+            Draft(builder, x)
+        }
+
+        fn apply(&mut self, op: Op, inputs: [ValueId; 2]) -> ValueId {
+            let inputs = inputs.map(Some);
+            self.0.operator(op, &inputs, &"node".into()).unwrap()
+        }
+
+        fn load(self, outputs: &[ValueId], limits: &Limits) -> Model {
+            let spec = |(i, &id): (usize, &ValueId)| {
+                let spec = TensorSpec {
+                    name: format!("y{i}"),
+                    dtype: DType::F32,
+                    shape: vec![Dim::Fixed(SIDE as u64); 2],
+                };
+                (spec, id)
+            };
+            let graph = self
+                .0
+                .finish(outputs.iter().enumerate().map(spec).collect());
+            Model::of(graph, limits).unwrap()
+        }
+    }
+
+    fn matmul() -> Op {
+        Arc::new(MatMul)
+    }
+
+    fn gemm(trans_b: bool, alpha: f32) -> Op {
+        Arc::new(Gemm {
+            alpha,
+            beta: 1.0,
+            trans_a: false,
+            trans_b,
+        })
+    }
+
+    /// Whether each of these constants is there as it was, and that all of them can be had, that runs are alike
+    /// fused and not, and that they are what they are where every constant is kept.
+    fn kept(make: impl Fn(&mut Draft) -> Vec<ValueId>, weights: &[Tensor]) -> Vec<bool> {
+        let load = |constant_bytes| {
+            let mut draft = Draft::new();
+            let outputs = make(&mut draft);
+            let limits = Limits {
+                constant_bytes,
+                ..Limits::default()
+            };
+            draft.load(&outputs, &limits)
+        };
+        let (model, bare) = (load(1 << 30), load(weights.len() as u64 * 4 * 1600));
+        assert!(bare.prepared().iter().all(Option::is_none));
+        let runs: Vec<Vec<Tensor>> = [
+            (&bare, true),
+            (&bare, false),
+            (&model, true),
+            (&model, false),
+        ]
+        .map(|(model, trace)| {
+            let options = RunOptions {
+                trace,
+                ..RunOptions::default()
+            };
+            model.run(&[("x", square(9))], &options).unwrap().outputs
+        })
+        .to_vec();
+        for run in &runs[1..] {
+            assert!(run.iter().zip(&runs[0]).all(|(a, b)| a.same_bits(b)));
+        }
+        let (all, graph) = (model.constants(), model.graph());
+        let there = |weight: &Tensor| {
+            let found = graph
+                .constants
+                .iter()
+                .position(|c| c.digest == weight.digest());
+            let i = found.unwrap();
+            assert!(all[i].as_ref().unwrap().same_bits(weight));
+            graph.constants[i].tensor.is_some()
+        };
+        weights.iter().map(there).collect()
+    }
+
+    #[test]
+    fn a_weight_is_let_go_of_once_all_that_read_it_hold_it_packed() {
+        let weights = [square(1), square(2), square(3)];
+        let [one, two, three] = weights.clone();
+        let make = |draft: &mut Draft| {
+            let [one, two, three] = [&one, &two, &three].map(|w| draft.0.constant(w.clone()));
+            let x = draft.1;
+            let a = draft.apply(matmul(), [x, one]);
+            let b = draft.apply(gemm(false, 1.0), [a, one]);
+            let c = draft.apply(gemm(true, 0.5), [b, two]);
+            vec![draft.apply(gemm(true, 1.0), [c, three])]
+        };
+        assert_eq!(kept(make, &weights), [false; 3]);
+    }
+
+    #[test]
+    fn a_weight_that_anything_reads_as_it_is_stays() {
+        let weights = [square(1), square(2), square(3)];
+        let [one, two, three] = weights.clone();
+        let make = |draft: &mut Draft| {
+            let [one, two, three] = [&one, &two, &three].map(|w| draft.0.constant(w.clone()));
+            let x = draft.1;
+            let a = draft.apply(matmul(), [x, one]);
+            // On the left it is not packed, and what is given out is given as it is.
+            let b = draft.apply(matmul(), [one, a]);
+            let c = draft.apply(matmul(), [b, two]);
+            vec![draft.apply(matmul(), [c, three]), two]
+        };
+        assert_eq!(kept(make, &weights), [true, true, false]);
     }
 }

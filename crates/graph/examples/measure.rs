@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lemma_graph::io::npy;
-use lemma_graph::{Isa, Limits, Model, RunOptions, Tensor};
+use lemma_graph::{Folder, Isa, Limits, Model, RunOptions, Tensor};
 use rustix::time::{ClockId, clock_gettime};
 
 type Error = Box<dyn std::error::Error>;
@@ -93,9 +93,10 @@ fn main() -> Result<(), Error> {
         let data = npy::read(name, &std::fs::read(file)?)?;
         inputs.push((name.as_str(), Tensor::from_data(&data)?));
     }
+    let folder = Folder::new(arguments.model.parent().ok_or("a model lies in a folder")?);
     let before = memory("VmRSS")?;
     let (start, start_cpu) = (Instant::now(), cpu());
-    let model = Model::open(&arguments.model, &Limits::default())?;
+    let model = Model::open(&arguments.model, &folder, &Limits::default())?;
     let (load, load_cpu) = (start.elapsed(), cpu() - start_cpu);
     let first = model.run(&inputs, &arguments.options)?;
     if let Some(folder) = &arguments.outputs {

@@ -13,6 +13,8 @@ use lemma_types::Digest;
 use lemma_types::tensor::{Dim, TensorData, TensorSpec};
 
 use crate::dynamic::{Loaded, Machine};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::error::OpenError;
 use crate::error::{ImportError, RunError};
 use crate::exec::{self, Arena};
 use crate::files::Files;
@@ -22,8 +24,6 @@ use crate::operator::{Eval, Operands, Prepared};
 use crate::plan::{Plan, failed};
 use crate::prepare::{Folded, fold, prepare};
 use crate::tensor::{Tensor, element_count};
-#[cfg(not(target_arch = "wasm32"))]
-use crate::{error::OpenError, files::Folder};
 
 /// A model that can be run. Cheap to share behind an `Arc`; runs do not disturb each other.
 ///
@@ -110,18 +110,18 @@ impl Model {
         Model::of(graph, limits)
     }
 
-    /// [`load`](Model::load) of a file, with the files beside it.
+    /// [`load`](Model::load) of a file.
     ///
-    /// The file is mapped: its weights are copied from the system's cache once, one after the other. It has
-    /// to stay as it is until this returns (see [`FileMap`]); a model changed in the meantime is refused or has
-    /// another root, as what is run is what was hashed.
+    /// The file is mapped: its weights are copied from the system's cache, one after the other, and held once.
+    /// Nobody may change the file until this returns (see [`FileMap`]); files of a content store never are.
+    /// The root is that of the weights that were copied, and those are the ones that are run, so the root of a
+    /// model tells what it computes even where somebody did.
     ///
     /// # Errors
     /// As [`Model::load`], or when the file cannot be mapped.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn open(path: &Path, limits: &Limits) -> Result<Model, OpenError> {
+    pub fn open(path: &Path, files: &dyn Files, limits: &Limits) -> Result<Model, OpenError> {
         let map = FileMap::open(path).map_err(OpenError::File)?;
-        let folder = Folder::new(path.parent().unwrap_or(Path::new("")));
         // All of it: a page that is read brings others along, before and behind.
         let since = Cell::new(0);
         let copied = |bytes: u64| {
@@ -131,7 +131,7 @@ impl Model {
                 map.release(&map);
             }
         };
-        let graph = crate::onnx::import(&map, &folder, limits, &copied)?;
+        let graph = crate::onnx::import(&map, files, limits, &copied)?;
         drop(map);
         Ok(Model::of(graph, limits)?)
     }

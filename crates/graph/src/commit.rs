@@ -16,7 +16,7 @@
 
 use lemma_types::Digest;
 
-use crate::tensor::{Element, Tensor, with_storage};
+use crate::tensor::Tensor;
 
 /// Version of the canonical form; part of every graph root.
 pub const FORMAT_VERSION: u32 = 1;
@@ -95,23 +95,14 @@ impl Canon {
 #[must_use]
 pub fn tensor_digest(tensor: &Tensor) -> Digest {
     let mut elements = blake3::Hasher::new();
-    with_storage!(tensor.storage(), v => hash_elements(v, &mut elements));
+    tensor.le_bytes(|bytes| {
+        elements.update(bytes);
+    });
     Canon::default()
         .text(tensor.dtype().name())
         .sizes(tensor.shape())
         .digest(&Digest::new(*elements.finalize().as_bytes()))
         .finish(TENSOR_CONTEXT)
-}
-
-/// Hashes elements through a small buffer, so that a large tensor is never copied whole.
-fn hash_elements<T: Element>(values: &[T], hasher: &mut blake3::Hasher) {
-    const ELEMENTS: usize = 8192;
-    let mut buffer = Vec::with_capacity(ELEMENTS.min(values.len()) * T::DTYPE.size());
-    for part in values.chunks(ELEMENTS) {
-        buffer.clear();
-        T::encode(part, &mut buffer);
-        hasher.update(&buffer);
-    }
 }
 
 /// The root of a binary tree over `leaves`, in order.

@@ -334,7 +334,10 @@ fn operand<'t>(
 ) -> &'t Tensor {
     match source {
         Ref::Input(i) => inputs[i],
-        Ref::Constant(i) => &graph.constants[i].tensor,
+        Ref::Constant(i) => graph.constants[i]
+            .tensor
+            .as_ref()
+            .unwrap_or_else(|| unreachable!("a graph that is run in this way keeps its constants")),
         Ref::Node(i, output) => &values[i][output],
     }
 }

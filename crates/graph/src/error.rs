@@ -215,6 +215,17 @@ pub enum ImportError {
     },
 }
 
+/// Why a file cannot be used as a model.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be read.
+    #[error("the file cannot be read")]
+    File(#[source] std::io::Error),
+    /// It is no model, or one that is not supported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+}
+
 /// Why a model did not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {

@@ -17,7 +17,7 @@ use lemma_types::tensor::{Dim, TensorSpec};
 use crate::commit::{Canon, FORMAT_VERSION, tree_root};
 use crate::error::OpError;
 use crate::fact::{Fact, Sym, Type};
-use crate::operator::{Op, deduce, is_dynamic};
+use crate::operator::{Concrete, Op, deduce, is_dynamic};
 use crate::tensor::Tensor;
 
 const OPERATOR_CONTEXT: &str = "lemma graph v1 operator";
@@ -48,7 +48,31 @@ pub(crate) struct Node {
 #[derive(Debug)]
 pub(crate) struct Constant {
     pub(crate) digest: Digest,
-    pub(crate) tensor: Tensor,
+    pub(crate) ty: Concrete,
+    /// The elements, unless an operator that was prepared holds them in its own arrangement: see
+    /// [`crate::prepare`].
+    pub(crate) tensor: Option<Tensor>,
+}
+
+impl Constant {
+    fn new(digest: Digest, tensor: Tensor) -> Constant {
+        Constant {
+            digest,
+            ty: Concrete::of(&tensor),
+            tensor: Some(tensor),
+        }
+    }
+
+    /// What is known of it: its elements too where they are there.
+    pub(crate) fn fact(&self) -> Fact {
+        match &self.tensor {
+            Some(tensor) => Fact::constant(tensor.clone()),
+            None => {
+                let dims = self.ty.shape.iter().map(|&d| Sym::size(d)).collect();
+                Fact::of_type(Type::new(self.ty.dtype, dims))
+            }
+        }
+    }
 }
 
 /// A canonical graph.
@@ -128,7 +152,7 @@ impl Builder {
         }
         let source = Ref::Constant(self.constants.len());
         let fact = Fact::constant(tensor.clone());
-        self.constants.push(Constant { digest, tensor });
+        self.constants.push(Constant::new(digest, tensor));
         let value = self.value(source, fact);
         self.seen_constants.insert(digest, value);
         value

@@ -38,7 +38,7 @@ mod plan;
 mod prepare;
 mod tensor;
 
-pub use error::{ImportError, OpError, RunError, TensorError};
+pub use error::{ImportError, OpError, OpenError, RunError, TensorError};
 #[cfg(not(target_arch = "wasm32"))]
 pub use files::Folder;
 pub use files::{Files, NoFiles};

@@ -6,8 +6,8 @@ pub struct Limits {
     /// Bytes of the model file itself.
     pub model_bytes: u64,
     /// Bytes of all constants together: weights, whether inside the model file or beside it, and
-    /// what is computed from them when the model is loaded. Copies of weights that are arranged for
-    /// the kernels are kept as far as they fit too.
+    /// what is computed from them when the model is loaded. What of them is arranged for the kernels
+    /// counts too, in place of the weights once nothing reads these; what does not fit is arranged in each run.
     pub constant_bytes: u64,
     /// Operations on constants alone, which are done when a model is loaded.
     pub constant_operations: u64,

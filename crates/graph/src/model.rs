@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(not(target_arch = "wasm32"))]
+use std::{cell::Cell, path::Path};
 
+#[cfg(not(target_arch = "wasm32"))]
+use lemma_kernels::FileMap;
 use lemma_kernels::{Isa, Threads};
 use lemma_types::Digest;
 use lemma_types::tensor::{Dim, TensorData, TensorSpec};
 
 use crate::dynamic::{Loaded, Machine};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::error::OpenError;
 use crate::error::{ImportError, RunError};
 use crate::exec::{self, Arena};
 use crate::files::Files;
@@ -41,6 +47,10 @@ type Plans = BTreeMap<Vec<Vec<usize>>, Arc<Plan>>;
 
 /// Plans that are kept; with more different shapes than this they are made anew.
 const PLANS: usize = 32;
+
+/// Bytes that are copied from a mapped file before its pages are handed back.
+#[cfg(not(target_arch = "wasm32"))]
+const RELEASE: u64 = 2 << 20;
 
 /// How to run a model. None of it changes a bit of a result.
 #[derive(Clone, Debug)]
@@ -85,7 +95,8 @@ impl Model {
     /// Imports an ONNX model, checks it, and prepares it.
     ///
     /// `files` are the files beside the model, in which large models keep their weights. Bytes that are
-    /// given by value are freed before weights are arranged for the kernels.
+    /// given by value are freed before weights are arranged for the kernels. [`open`](Model::open) holds a
+    /// file's weights only once.
     ///
     /// # Errors
     /// When the bytes are no model, exceed the limits, or use something that is not supported.
@@ -94,10 +105,41 @@ impl Model {
         files: &dyn Files,
         limits: &Limits,
     ) -> Result<Model, ImportError> {
-        let graph = crate::onnx::import(bytes.as_ref(), files, limits)?;
+        let graph = crate::onnx::import(bytes.as_ref(), files, limits, &|_| {})?;
         drop(bytes);
+        Model::of(graph, limits)
+    }
+
+    /// [`load`](Model::load) of a file.
+    ///
+    /// The file is mapped: its weights are copied from the system's cache, one after the other, and held once.
+    /// Nobody may change the file until this returns (see [`FileMap`]); files of a content store never are.
+    /// The root is that of the weights that were copied, and those are the ones that are run, so the root of a
+    /// model tells what it computes even where somebody did.
+    ///
+    /// # Errors
+    /// As [`Model::load`], or when the file cannot be mapped.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: &Path, files: &dyn Files, limits: &Limits) -> Result<Model, OpenError> {
+        let map = FileMap::open(path).map_err(OpenError::File)?;
+        // All of it: a page that is read brings others along, before and behind.
+        let since = Cell::new(0);
+        let copied = |bytes: u64| {
+            since.set(since.get() + bytes);
+            if since.get() >= RELEASE {
+                since.set(0);
+                map.release(&map);
+            }
+        };
+        let graph = crate::onnx::import(&map, files, limits, &copied)?;
+        drop(map);
+        Ok(Model::of(graph, limits)?)
+    }
+
+    /// Prepares a graph.
+    pub(crate) fn of(mut graph: Graph, limits: &Limits) -> Result<Model, ImportError> {
         let folded = fold(&graph, limits)?;
-        let prepared = prepare(&graph, &folded, limits);
+        let prepared = prepare(&mut graph, &folded, limits);
         Ok(Model {
             graph,
             folded,
@@ -135,11 +177,7 @@ impl Model {
     /// Elements of all constants of the canonical graph: the model's parameters.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        self.graph
-            .constants
-            .iter()
-            .map(|c| c.tensor.len() as u64)
-            .sum()
+        self.graph.constants.iter().map(|c| c.ty.len() as u64).sum()
     }
 
     /// Name (with version) and label of every operator, in canonical order.
@@ -240,6 +278,32 @@ impl Model {
                     })
             })
             .collect()
+    }
+
+    /// The elements of the constants, those too that operators hold packed; none for one that nothing reads
+    /// any more.
+    pub(crate) fn constants(&self) -> Vec<Option<Tensor>> {
+        let mut tensors: Vec<Option<Tensor>> = self
+            .graph
+            .constants
+            .iter()
+            .map(|c| c.tensor.clone())
+            .collect();
+        for (node, prepared) in self.graph.nodes.iter().zip(&self.prepared) {
+            if let (Some(prepared), Some(place)) = (prepared, node.op.packed())
+                && let Some(Ref::Constant(i)) = node.inputs[place]
+                && tensors[i].is_none()
+            {
+                tensors[i] = node.op.unpack(prepared, &self.graph.constants[i].ty);
+            }
+        }
+        tensors
+    }
+
+    /// What was made of the constants of each operator.
+    #[cfg(test)]
+    pub(crate) fn prepared(&self) -> &[Option<Prepared>] {
+        &self.prepared
     }
 
     /// The canonical graph.
@@ -479,7 +543,7 @@ impl Model {
                     let operands: Vec<Option<&Tensor>> = node
                         .inputs
                         .iter()
-                        .map(|i| i.map(|source| self.operand(source, inputs, &values)))
+                        .map(|i| i.and_then(|source| self.operand(source, inputs, &values)))
                         .collect();
                     let eval = Eval {
                         isa: options.isa,
@@ -509,23 +573,27 @@ impl Model {
         let outputs = self.graph.output_refs.iter();
         Ok(Run {
             outputs: outputs
-                .map(|&source| self.operand(source, inputs, &values).clone())
+                .map(|&source| self.operand(source, inputs, &values).cloned())
+                .map(|output| {
+                    output.unwrap_or_else(|| unreachable!("constants given out are kept"))
+                })
                 .collect(),
             cost: plan.cost,
             trace,
         })
     }
 
+    /// An operand, unless it is a constant that its readers hold packed.
     fn operand<'t>(
         &'t self,
         source: Ref,
         inputs: &[&'t Tensor],
         values: &'t [Vec<Tensor>],
-    ) -> &'t Tensor {
+    ) -> Option<&'t Tensor> {
         match source {
-            Ref::Input(i) => inputs[i],
-            Ref::Constant(i) => &self.graph.constants[i].tensor,
-            Ref::Node(i, output) => &values[i][output],
+            Ref::Input(i) => Some(inputs[i]),
+            Ref::Constant(i) => self.graph.constants[i].tensor.as_ref(),
+            Ref::Node(i, output) => Some(&values[i][output]),
         }
     }
 }
@@ -546,5 +614,5 @@ impl fmt::Debug for Model {
 /// # Errors
 /// As [`Model::load`].
 pub fn import(bytes: &[u8], files: &dyn Files, limits: &Limits) -> Result<Digest, ImportError> {
-    crate::onnx::import(bytes, files, limits).map(|graph| graph.root)
+    crate::onnx::import(bytes, files, limits, &|_| {}).map(|graph| graph.root)
 }

@@ -15,7 +15,7 @@ use crate::tensor::{Element, MAX_RANK, Tensor, element_count};
 
 /// Values of no more elements than this are computed while shapes are inferred, if everything that
 /// they follow from is known: they are shapes, or parts of shapes.
-const SHAPE_SIZED: u64 = 64;
+pub(crate) const SHAPE_SIZED: u64 = 64;
 
 /// Operations and bytes that such a computation may take.
 const SHAPE_WORK: u64 = 1 << 16;
@@ -108,6 +108,11 @@ impl<'a> Eval<'a> {
         self.inputs.get(index).map(typed).transpose()
     }
 
+    /// What [`Operator::prepare`] returned, if it was asked and returned this.
+    pub(crate) fn packed<T: 'static>(&self) -> Option<&'a T> {
+        self.prepared.and_then(|p| p.downcast_ref())
+    }
+
     /// The shape of the first output.
     pub(crate) fn shape(&self) -> &'a [usize] {
         &self.outputs[0].shape
@@ -194,6 +199,17 @@ pub(crate) trait Operator: Any + Debug + Send + Sync {
     /// Arranges constant operands once, for all evaluations to come. Only constant operands are
     /// given.
     fn prepare(&self, _constants: Operands<'_, Tensor>) -> Option<Prepared> {
+        None
+    }
+
+    /// The constant operand that an evaluation does without, where it is given what
+    /// [`Operator::prepare`] returned: then it may be absent.
+    fn packed(&self) -> Option<usize> {
+        None
+    }
+
+    /// That operand again, from what [`Operator::prepare`] made of it: the same bits.
+    fn unpack(&self, _prepared: &Prepared, _ty: &Concrete) -> Option<Tensor> {
         None
     }
 }

@@ -8,7 +8,7 @@ use lemma_types::tensor::Dim;
 use crate::error::{OpError, RunError};
 use crate::exec::{self, Program};
 use crate::fact::{Fact, Known, Sym, Type};
-use crate::graph::{Graph, Node, Ref};
+use crate::graph::{Constant, Graph, Node, Ref};
 use crate::operator::{Concrete, Operands, Prepared, concrete, deduce};
 use crate::tensor::Tensor;
 
@@ -67,11 +67,7 @@ impl Plan {
                 Fact::of_type(Type::new(spec.dtype, dims))
             })
             .collect();
-        let constants: Vec<Fact> = graph
-            .constants
-            .iter()
-            .map(|c| Fact::constant(c.tensor.clone()))
-            .collect();
+        let constants: Vec<Fact> = graph.constants.iter().map(Constant::fact).collect();
         let mut planner = Planner {
             inputs,
             constants,

@@ -109,6 +109,17 @@ fn encode_each<T: Copy, const N: usize>(
     }
 }
 
+/// Encodes values through a small buffer.
+fn encode_parts<T: Element>(values: &[T], each: &mut impl FnMut(&[u8])) {
+    const ELEMENTS: usize = 8192;
+    let mut buffer = Vec::with_capacity(ELEMENTS.min(values.len()) * T::DTYPE.size());
+    for part in values.chunks(ELEMENTS) {
+        buffer.clear();
+        T::encode(part, &mut buffer);
+        each(&buffer);
+    }
+}
+
 macro_rules! element {
     ($($variant:ident($element:ty)),*) => {$(
         impl Element for $element {
@@ -298,6 +309,25 @@ impl Tensor {
         let mut out = Vec::with_capacity(self.byte_len());
         with_storage!(&self.storage, v => Element::encode(v, &mut out));
         out
+    }
+
+    /// Hands on the canonical bytes piece by piece, so that a large tensor is never copied whole.
+    pub(crate) fn le_bytes(&self, mut each: impl FnMut(&[u8])) {
+        with_storage!(&self.storage, v => encode_parts(v, &mut each));
+    }
+
+    /// Writes the canonical bytes, without a copy of all of them.
+    ///
+    /// # Errors
+    /// What `out` fails with.
+    pub fn write_le_bytes(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+        let mut result = Ok(());
+        self.le_bytes(|bytes| {
+            if result.is_ok() {
+                result = out.write_all(bytes);
+            }
+        });
+        result
     }
 
     /// A tensor from canonical bytes.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::read;
 use lemma_graph::io::{npy, oip};
-use lemma_graph::{Isa, Limits, Model, NoFiles, RunOptions, Tensor, compute_units};
+use lemma_graph::{Isa, Limits, Model, NoFiles, OpenError, RunOptions, Tensor, compute_units};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -195,4 +195,35 @@ fn special_values_are_data() {
             }
         }
     }
+}
+
+#[test]
+fn a_file_is_the_model_that_its_bytes_are() {
+    let path = folder("digits").join("model.onnx");
+    let open = |path: &Path| Model::open(path, &NoFiles, &Limits::small());
+    let (opened, loaded) = (open(&path).unwrap(), model("digits"));
+    assert_eq!(opened.root(), loaded.root());
+    assert_eq!(opened.parameters(), loaded.parameters());
+    let name = &opened.inputs()[0].name;
+    let run = |model: &Model| {
+        let inputs = [(name.as_str(), example("digits"))];
+        model.run(&inputs, &RunOptions::default()).unwrap().outputs
+    };
+    let (found, expected) = (run(&opened), run(&loaded));
+    assert!(found.iter().zip(&expected).all(|(a, b)| a.same_bits(b)));
+
+    let cut = std::env::temp_dir().join(format!("lemma-cut-{}.onnx", std::process::id()));
+    let bytes = read(&path);
+    for length in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+        std::fs::write(&cut, &bytes[..length]).unwrap();
+        assert!(matches!(open(&cut), Err(OpenError::Import(_))));
+    }
+    std::fs::write(&cut, &bytes).unwrap();
+    let tight = Limits {
+        model_bytes: bytes.len() as u64 - 1,
+        ..Limits::small()
+    };
+    assert!(Model::open(&cut, &NoFiles, &tight).is_err());
+    std::fs::remove_file(&cut).unwrap();
+    assert!(matches!(open(&cut), Err(OpenError::File(_))));
 }

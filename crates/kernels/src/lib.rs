@@ -74,7 +74,7 @@ pub use gemm::{
 };
 pub use isa::Isa;
 pub use math::{CANONICAL_NAN, canonical};
-pub use memory::{FileMap, Room};
+pub use memory::{FileMap, Room, trim};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
 pub use pool::{Pool, PoolSpec, Pooling, average_pool, max_pool, max_pool_last, pool_last};
 pub use quant::{Format, Input, PackError, PackedMatrix, QuantRows};

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use lemma_graph::{Files, IMPORTER_VERSION, ImportError, Limits, Model, RunError, compute_units};
+use lemma_graph::{
+    Files, IMPORTER_VERSION, ImportError, Limits, Model, OpenError, RunError, compute_units,
+};
 use lemma_store::{BlobStore, StoreError};
 use lemma_types::{
     Digest, Engine, Manifest,
@@ -365,17 +367,12 @@ pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Mo
         .iter()
         .find(|file| file.path.ends_with(".onnx"))
         .ok_or(LoadError::NoModel)?;
-    // Every byte is checked once here; slices are read unchecked afterwards.
-    for beside in manifest
-        .files
-        .iter()
-        .filter(|other| other.path != file.path)
-    {
+    // Every byte is checked once here; slices are read, and the model is mapped, unchecked afterwards.
+    for one in &manifest.files {
         store
-            .verify(&beside.blake3)
-            .map_err(|error| damaged(beside, error))?;
+            .verify(&one.blake3)
+            .map_err(|error| damaged(one, error))?;
     }
-    let bytes = read(store, file)?;
     let folder = Path::new(&file.path)
         .parent()
         .and_then(Path::to_str)
@@ -386,11 +383,15 @@ pub fn load(manifest: &Manifest, store: &BlobStore, max_bytes: u64) -> Result<Mo
         folder,
     };
     let limits = Limits {
-        model_bytes: max_bytes,
+        model_bytes: max_bytes.min(file.size),
         constant_bytes: max_bytes.saturating_mul(4),
         ..Limits::default()
     };
-    let model = Model::load(bytes, &files, &limits)?;
+    let path = store.path(&file.blake3);
+    let model = Model::open(&path, &files, &limits).map_err(|error| match error {
+        OpenError::File(error) => damaged(file, error.into()),
+        OpenError::Import(error) => error.into(),
+    })?;
     Derived::of(&model)?.check(manifest)?;
     Ok(model)
 }

@@ -213,7 +213,7 @@ impl<'a> Builder<'a> {
         let (node, dtype) = match source {
             Ref::Node(i, output) => (i, self.planned[i].outputs[output].dtype),
             Ref::Input(i) => (0, self.graph.inputs[i].dtype),
-            Ref::Constant(i) => (0, self.graph.constants[i].tensor.dtype()),
+            Ref::Constant(i) => (0, self.graph.constants[i].ty.dtype),
         };
         let at = self.emit_as(
             dtype,

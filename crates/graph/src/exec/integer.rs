@@ -415,7 +415,7 @@ impl Builder<'_> {
     /// A constant.
     fn constant(&self, source: Ref) -> Option<&Tensor> {
         match source {
-            Ref::Constant(i) => Some(&self.graph.constants[i].tensor),
+            Ref::Constant(i) => self.graph.constants[i].tensor.as_ref(),
             Ref::Node(i, output) => Some(&self.planned[i].known.as_ref()?[output]),
             Ref::Input(_) => None,
         }

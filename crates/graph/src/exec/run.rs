@@ -92,12 +92,25 @@ impl<'a> Context<'a> {
     {
         match at {
             At::Input(i) => self.inputs[i],
-            At::Constant(i) => &self.graph.constants[i].tensor,
+            At::Constant(_) => self.there(at, values).unwrap_or_else(|| {
+                unreachable!("only operators that hold a constant packed lack it")
+            }),
             At::Known(i, output) => &self.planned[i].known.as_ref().expect("known outputs")[output],
             At::Value(id) => match &values[id] {
                 Some(Held::Tensor(tensor)) => tensor,
                 _ => unreachable!("values are made before they are read, as what is read"),
             },
+        }
+    }
+
+    /// An operand of an operator by itself, unless that has it packed.
+    fn there<'t>(&'t self, at: At, values: &'t [Option<Held>]) -> Option<&'t Tensor>
+    where
+        'a: 't,
+    {
+        match at {
+            At::Constant(i) => self.graph.constants[i].tensor.as_ref(),
+            _ => Some(self.find(at, values)),
         }
     }
 
@@ -163,7 +176,7 @@ impl<'a> Context<'a> {
             .inputs
             .iter()
             .map(|input: &Option<Ref>| {
-                input.and_then(|_| sources.next().map(|&at| self.find(at, values)))
+                input.and_then(|_| sources.next().and_then(|&at| self.there(at, values)))
             })
             .collect();
         node.op.eval(&Eval {

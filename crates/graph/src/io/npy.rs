@@ -81,9 +81,18 @@ pub fn read(name: &str, bytes: &[u8]) -> Result<TensorData, NpyError> {
 /// # Errors
 /// When the type has no NumPy counterpart (bfloat16).
 pub fn write(tensor: &TensorData) -> Result<Vec<u8>, NpyError> {
-    let descr =
-        descr(tensor.dtype()).ok_or_else(|| NpyError::Type(tensor.dtype().name().into()))?;
-    let dims: Vec<String> = tensor.shape().iter().map(u64::to_string).collect();
+    let mut out = header(tensor.dtype(), tensor.shape())?;
+    out.extend(tensor.data());
+    Ok(out)
+}
+
+/// What precedes the elements of a tensor: they follow little-endian and row-major.
+///
+/// # Errors
+/// When the type has no NumPy counterpart (bfloat16).
+pub fn header(dtype: DType, shape: &[u64]) -> Result<Vec<u8>, NpyError> {
+    let descr = descr(dtype).ok_or_else(|| NpyError::Type(dtype.name().into()))?;
+    let dims: Vec<String> = shape.iter().map(u64::to_string).collect();
     let shape = match &dims[..] {
         [one] => format!("({one},)"),
         all => format!("({})", all.join(", ")),
@@ -95,12 +104,11 @@ pub fn write(tensor: &TensorData) -> Result<Vec<u8>, NpyError> {
     header.extend(std::iter::repeat_n(' ', padding));
     header.push('\n');
     let length = u16::try_from(header.len()).map_err(|_| NpyError::HeaderLength)?;
-    let mut out = Vec::with_capacity(fixed + header.len() + tensor.data().len());
+    let mut out = Vec::with_capacity(fixed + header.len());
     out.extend(MAGIC);
     out.extend([1, 0]);
     out.extend(length.to_le_bytes());
     out.extend(header.as_bytes());
-    out.extend(tensor.data());
     Ok(out)
 }
 

@@ -17,11 +17,14 @@ use crate::onnx::signature::{input_spec, output_spec};
 use crate::onnx::subgraph::free_names;
 use crate::onnx::tensor::Constants;
 
-/// Reads an ONNX model into the canonical graph.
+/// Reads an ONNX model into the canonical graph. `copied` is told how many bytes were read whenever some
+/// were, which is the time to give back what is cached of them: first all, when the messages were read, then
+/// those of each weight.
 pub(crate) fn import(
     bytes: &[u8],
     files: &dyn Files,
     limits: &Limits,
+    copied: &dyn Fn(u64),
 ) -> Result<Graph, ImportError> {
     if bytes.len() as u64 > limits.model_bytes {
         return Err(ImportError::Limit {
@@ -30,7 +33,17 @@ pub(crate) fn import(
             limit: limits.model_bytes,
         });
     }
-    let model = Decoder::new(limits).model(bytes)?;
+    let names: Vec<String>;
+    let mut model = Decoder::new(limits).model(bytes)?;
+    if let Some(graph) = &mut model.graph {
+        // Names that lie between weights are copied: to look them up would bring back pages of these.
+        let initializers = graph.initializers.iter();
+        names = initializers.map(|tensor| tensor.name.to_owned()).collect();
+        for (tensor, name) in graph.initializers.iter_mut().zip(&names) {
+            tensor.name = name;
+        }
+    }
+    copied(bytes.len() as u64);
     let opset = opset(&model)?;
     let Some(graph) = &model.graph else {
         return Err(ImportError::Model("the model has no graph".into()));
@@ -48,7 +61,7 @@ pub(crate) fn import(
     Importer {
         opset,
         limits,
-        constants: Constants::new(limits, files),
+        constants: Constants::new(limits, files, copied),
         builder: Builder::default(),
         scopes: vec![Scope::new()],
     }

@@ -16,6 +16,7 @@ use crate::tensor::{Bf16, F16, Tensor, element_count};
 pub(crate) struct Constants<'a> {
     limits: &'a Limits,
     files: &'a dyn Files,
+    copied: &'a dyn Fn(u64),
     bytes: u64,
 }
 
@@ -64,10 +65,16 @@ fn unpack(packed: &[u8], count: usize, narrow: Narrow) -> Vec<u8> {
 }
 
 impl<'a> Constants<'a> {
-    pub(crate) fn new(limits: &'a Limits, files: &'a dyn Files) -> Constants<'a> {
+    /// `copied` is told after each tensor how many bytes it has.
+    pub(crate) fn new(
+        limits: &'a Limits,
+        files: &'a dyn Files,
+        copied: &'a dyn Fn(u64),
+    ) -> Constants<'a> {
         Constants {
             limits,
             files,
+            copied,
             bytes: 0,
         }
     }
@@ -78,13 +85,15 @@ impl<'a> Constants<'a> {
         name: &str,
         proto: &proto::Tensor<'_>,
     ) -> Result<Tensor, ImportError> {
-        self.elements(proto).map_err(|failure| match failure {
+        let tensor = self.elements(proto).map_err(|failure| match failure {
             Failure::Reason(reason) => ImportError::Tensor {
                 name: name.to_owned(),
                 reason,
             },
             Failure::Import(error) => error,
-        })
+        })?;
+        (self.copied)(tensor.byte_len() as u64);
+        Ok(tensor)
     }
 
     fn elements(&mut self, proto: &proto::Tensor<'_>) -> Result<Tensor, Failure> {

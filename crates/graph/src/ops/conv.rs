@@ -293,7 +293,7 @@ impl Operator for Conv {
         }
         let geometry = self.geometry(*batch, *channels, spatial, *out)?;
         let packed;
-        let filters = match cx.prepared.and_then(|p| p.downcast_ref::<PackedFilters>()) {
+        let filters = match cx.packed::<PackedFilters>() {
             Some(prepared) => prepared,
             None => {
                 packed = PackedFilters::pack(&geometry, cx.slice(1)?);

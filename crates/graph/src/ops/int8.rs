@@ -87,8 +87,13 @@ impl Operator for MatMulInteger {
     }
 
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
-        let (a, b) = (cx.inputs.need(0)?, cx.inputs.need(1)?);
-        let s = sizes(a.shape(), b.shape()).ok_or_else(|| OpError::shape("do not multiply"))?;
+        let a = cx.inputs.need(0)?;
+        let prepared = cx.packed::<PackedInt8>();
+        let s = match prepared {
+            Some(packed) => sizes(a.shape(), &[packed.k(), packed.n()]),
+            None => sizes(a.shape(), cx.inputs.need(1)?.shape()),
+        };
+        let s = s.ok_or_else(|| OpError::shape("do not multiply"))?;
         let zeros = |index: usize, count: usize| {
             let zeros = zero_points(cx, index, cx.inputs.get(index).map_or(1, Tensor::len))?;
             if zeros.len() != 1 && zeros.len() != count {
@@ -97,7 +102,7 @@ impl Operator for MatMulInteger {
             Ok(zeros)
         };
         let (mut za, zb) = (zeros(2, s.rows)?, zeros(3, s.cols)?);
-        let (a, b) = (operand(cx, 0)?, operand(cx, 1)?);
+        let a = operand(cx, 0)?;
         let mut y = cx.zeros::<i32>();
         if y.is_empty() {
             return cx.output(y);
@@ -109,16 +114,17 @@ impl Operator for MatMulInteger {
                 za = za.repeat(s.left);
             }
             let packed;
-            let b = match cx.prepared.and_then(|p| p.downcast_ref::<PackedInt8>()) {
+            let b = match prepared {
                 Some(prepared) => prepared,
                 None => {
-                    packed = PackedInt8::pack(b, s.depth, s.cols, false);
+                    packed = PackedInt8::pack(operand(cx, 1)?, s.depth, s.cols, false);
                     &packed
                 }
             };
             int8::gemm_int8(isa, threads, s.left * s.rows, a, &za, b, &zb, &mut y);
             return cx.output(y);
         }
+        let b = operand(cx, 1)?;
         let (a_size, b_size) = (s.rows * s.depth, s.depth * s.cols);
         for (n, y) in y.chunks_exact_mut(s.rows * s.cols).enumerate() {
             let left = if s.left > 1 { n } else { 0 };
@@ -158,6 +164,15 @@ impl Operator for MatMulInteger {
         };
         let one = outer.iter().all(|&d| d == 1);
         one.then(|| Some(Box::new(PackedInt8::pack(bytes(b)?, *k, *cols, false)) as Prepared))?
+    }
+
+    fn packed(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn unpack(&self, prepared: &Prepared, ty: &Concrete) -> Option<Tensor> {
+        let packed = prepared.downcast_ref::<PackedInt8>()?;
+        Tensor::from_le_bytes(ty.dtype, &ty.shape, &packed.unpack()).ok()
     }
 }
 

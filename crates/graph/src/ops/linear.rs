@@ -107,18 +107,21 @@ impl Operator for MatMul {
     }
 
     fn eval(&self, cx: &Eval<'_>) -> Result<Vec<Tensor>, OpError> {
-        let g = Geometry::of(cx.inputs.need(0)?.shape(), cx.inputs.need(1)?.shape());
-        let (a, b) = (cx.slice::<f32>(0)?, cx.slice::<f32>(1)?);
+        let a = cx.slice::<f32>(0)?;
         let mut c = cx.zeros();
         if c.is_empty() {
             return cx.output(c);
         }
+        if let Some(packed) = cx.packed::<PackedB>() {
+            // One matrix on the right: the left is one tall matrix.
+            product(cx, c.len() / packed.n(), a, packed, &mut c);
+            return cx.output(c);
+        }
+        let g = Geometry::of(cx.inputs.need(0)?.shape(), cx.inputs.need(1)?.shape());
+        let b = cx.slice::<f32>(1)?;
         if g.one_right() {
-            let rows = g.batch() * g.rows;
-            match cx.prepared.and_then(|p| p.downcast_ref::<PackedB>()) {
-                Some(packed) => product(cx, rows, a, packed, &mut c),
-                None => product(cx, rows, a, &PackedB::pack(b, g.k, g.cols, false), &mut c),
-            }
+            let packed = PackedB::pack(b, g.k, g.cols, false);
+            product(cx, g.batch() * g.rows, a, &packed, &mut c);
             return cx.output(c);
         }
         let (a_len, b_len, c_len) = (g.rows * g.k, g.k * g.cols, g.rows * g.cols);
@@ -170,6 +173,15 @@ impl Operator for MatMul {
             _ => return None,
         };
         Some(Box::new(PackedB::pack(b.as_slice()?, k, cols, false)))
+    }
+
+    fn packed(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn unpack(&self, prepared: &Prepared, ty: &Concrete) -> Option<Tensor> {
+        let packed = prepared.downcast_ref::<PackedB>()?;
+        Tensor::new(&ty.shape, packed.unpack(false)).ok()
     }
 }
 
@@ -226,7 +238,7 @@ impl Gemm {
         } else {
             a
         };
-        match cx.prepared.and_then(|p| p.downcast_ref::<PackedB>()) {
+        match cx.packed::<PackedB>() {
             Some(packed) => product(cx, rows, a, packed, &mut c),
             None => {
                 let packed = PackedB::pack(cx.slice(1)?, k, cols, self.trans_b);
@@ -360,5 +372,14 @@ impl Operator for Gemm {
             cols,
             self.trans_b,
         )))
+    }
+
+    fn packed(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn unpack(&self, prepared: &Prepared, ty: &Concrete) -> Option<Tensor> {
+        let packed = prepared.downcast_ref::<PackedB>()?;
+        Tensor::new(&ty.shape, packed.unpack(self.trans_b)).ok()
     }
 }

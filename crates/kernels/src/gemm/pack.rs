@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{PANEL, Right, UNIT};
+use crate::memory::{Zeroable, Zeros};
 
 /// One row of 16 columns, aligned to a cache line.
 #[derive(Clone, Copy)]
@@ -11,6 +12,12 @@ pub(crate) struct Unit(pub(crate) [f32; UNIT]);
 
 impl Unit {
     pub(crate) const ZERO: Unit = Unit([0.0; UNIT]);
+}
+
+// SAFETY: 16 floats whose bits are zeros are 16 times 0.
+#[allow(unsafe_code)]
+unsafe impl Zeroable for Unit {
+    const ZERO: Unit = Unit::ZERO;
 }
 
 /// The right-hand matrix of a product, rearranged once into panels of 64 columns.
@@ -22,7 +29,7 @@ pub struct PackedB {
     n: usize,
     /// Panel after panel, each of `k` rows of up to four units; the last panel has as many as it
     /// needs, and columns beyond `n` are zero.
-    units: Vec<Unit>,
+    units: Zeros<Unit>,
 }
 
 impl PackedB {
@@ -39,10 +46,30 @@ impl PackedB {
             "pack: {} values are no {k} × {n} matrix",
             b.len()
         );
-        let mut units = vec![Unit::ZERO; n.div_ceil(UNIT) * k];
+        let mut units = Zeros::new(n.div_ceil(UNIT) * k);
         let (row, column) = if transposed { (1, k) } else { (n, 1) };
         pack_panels(b, k, n, row, column, &mut units);
         PackedB { k, n, units }
+    }
+
+    /// The matrix as it was before [`pack`](PackedB::pack) with the same `transposed`.
+    #[must_use]
+    pub fn unpack(&self, transposed: bool) -> Vec<f32> {
+        let (k, n) = (self.k, self.n);
+        let (row, column) = if transposed { (1, k) } else { (n, 1) };
+        let mut b = vec![0.0; k * n];
+        for left in (0..n).step_by(PANEL) {
+            let width = PANEL.min(n - left);
+            let count = width.div_ceil(UNIT);
+            let panel = &self.units[left / UNIT * k..][..count * k];
+            for (i, units) in panel.chunks_exact(count).enumerate() {
+                let values = units.iter().flat_map(|unit| unit.0).take(width);
+                for (j, value) in values.enumerate() {
+                    b[i * row + (left + j) * column] = value;
+                }
+            }
+        }
+        b
     }
 
     /// Bytes that a packed matrix of this size occupies: its columns are rounded up to 16.
@@ -193,6 +220,9 @@ mod tests {
         let mut strided = vec![Unit([7.0; UNIT]); one.units.len()];
         pack_panels(&spread, k, n, 2 * n, 2, &mut strided);
         assert_eq!(one.units.len(), 7 * k);
+        assert_eq!(one.unpack(false), b);
+        assert_eq!(other.unpack(true), transposed);
+        assert_eq!(one.unpack(true), transposed);
         for (i, unit) in one.units.iter().enumerate() {
             assert_eq!(unit.0, other.units[i].0);
             assert_eq!(unit.0, strided[i].0);

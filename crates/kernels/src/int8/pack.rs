@@ -1,6 +1,7 @@
 //! The packed form of a right operand of 8-bit integers.
 
 use super::Int8;
+use crate::memory::{Zeroable, Zeros};
 
 /// Values of k that lie together: one step of a dot product in 32 bits.
 pub(crate) const QUAD: usize = 4;
@@ -19,6 +20,12 @@ pub(crate) const COLUMNS: usize = UNITS * UNIT;
 #[repr(C, align(64))]
 pub(crate) struct Quad(pub(crate) [i8; QUAD * UNIT]);
 
+// SAFETY: 64 integers whose bits are zeros are 64 times 0.
+#[allow(unsafe_code)]
+unsafe impl Zeroable for Quad {
+    const ZERO: Quad = Quad([0; QUAD * UNIT]);
+}
+
 /// The right-hand matrix of an integer product, rearranged once. Values without a sign are stored
 /// 128 lower.
 #[derive(Clone)]
@@ -29,7 +36,7 @@ pub struct PackedInt8 {
     /// four is 0.
     run: usize,
     /// Panel after panel; in each, for every four values of k, its units.
-    quads: Vec<Quad>,
+    quads: Zeros<Quad>,
     /// Sums of the columns, as the values are.
     sums: Vec<i32>,
     /// 128 if the values had no sign: what is added to the zero point of a column.
@@ -73,12 +80,12 @@ impl PackedInt8 {
             k,
             n,
             run,
-            quads: Vec::new(),
+            quads: Zeros::new(0),
             sums: vec![0; n],
             lowered: 0,
         };
         let len = n.div_ceil(UNIT) * packed.steps();
-        packed.quads.resize(len, Quad([0; QUAD * UNIT]));
+        packed.quads = Zeros::new(len);
         match b {
             Int8::Signed(b) => packed.fill(b, offsets, column, |v| v),
             Int8::Unsigned(b) => {
@@ -149,6 +156,29 @@ impl PackedInt8 {
                 }
             }
         }
+    }
+
+    /// The bytes of the matrix, row-major, as they were before [`pack`](PackedInt8::pack).
+    ///
+    /// # Panics
+    /// If it is the filters of a convolution, which lie in runs.
+    #[must_use]
+    pub fn unpack(&self) -> Vec<u8> {
+        assert_eq!(self.run, self.k, "unpack: filters are no matrix");
+        let value = |row: usize, column: usize| {
+            let (panel, place) = (column / COLUMNS, column % COLUMNS);
+            let quads = self.panel(panel);
+            let count = quads.len() / self.steps();
+            let unit = &quads[row / QUAD * count + place / UNIT];
+            let stored = unit.0[place % UNIT * QUAD + row % QUAD].cast_unsigned();
+            if self.lowered == 0 {
+                stored
+            } else {
+                stored ^ 0x80
+            }
+        };
+        let places = (0..self.k).flat_map(|row| (0..self.n).map(move |column| (row, column)));
+        places.map(|(row, column)| value(row, column)).collect()
     }
 
     /// Bytes that a packed matrix of this size occupies.

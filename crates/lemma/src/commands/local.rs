@@ -2,12 +2,13 @@
 
 use std::{
     fmt, fs,
+    io::Write as _,
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use lemma_api::oip::JsonTensors;
-use lemma_graph::{Limits, Model, RunOptions, io::npy};
+use lemma_graph::{Limits, Model, OpenError, RunOptions, io::npy};
 use lemma_types::{Digest, tensor::TensorData};
 use serde::Serialize;
 
@@ -110,11 +111,15 @@ pub(super) fn run(arguments: &Infer, shell: &mut Shell) -> CommandResult {
 }
 
 fn read_model(path: &Path) -> CommandResult<Model> {
-    let bytes = fs::read(path).context(ExitCode::NotFound, || {
-        format!("can not read {}", path.display())
-    })?;
-    Model::load(bytes, &beside(path), &Limits::default()).context(ExitCode::Failed, || {
-        format!("can not run {}", path.display())
+    Model::open(path, &beside(path), &Limits::default()).map_err(|error| match error {
+        OpenError::File(error) => CommandError::new(
+            ExitCode::NotFound,
+            format!("can not read {}", path.display()),
+        )
+        .because(&error),
+        OpenError::Import(error) => {
+            CommandError::failed(format!("can not run {}", path.display())).because(&error)
+        }
     })
 }
 
@@ -170,22 +175,28 @@ pub(super) fn write_arrays(
     outputs: &[TensorData],
 ) -> CommandResult<Vec<PathBuf>> {
     let cannot = |path: &Path| format!("can not write {}", path.display());
-    let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::with_capacity(outputs.len());
+    let mut files: Vec<(PathBuf, Vec<u8>, &[u8])> = Vec::with_capacity(outputs.len());
     for output in outputs {
         let path = directory.join(format!("{}.npy", plain(output.name())));
-        if files.iter().any(|(other, _)| *other == path) {
+        if files.iter().any(|(other, ..)| *other == path) {
             return Err(CommandError::failed(cannot(&path))
                 .cause("two outputs have the same name once it is made fit for a file")
                 .hint("use --output FILE.json"));
         }
-        let bytes = npy::write(output).context(ExitCode::Failed, || cannot(&path))?;
-        files.push((path, bytes));
+        let header = npy::header(output.dtype(), output.shape());
+        let header = header.context(ExitCode::Failed, || cannot(&path))?;
+        files.push((path, header, output.data()));
     }
     fs::create_dir_all(directory).context(ExitCode::Failed, || cannot(directory))?;
     files
         .into_iter()
-        .map(|(path, bytes)| {
-            fs::write(&path, bytes).context(ExitCode::Failed, || cannot(&path))?;
+        .map(|(path, header, elements)| {
+            let write = || {
+                let mut file = fs::File::create(&path)?;
+                file.write_all(&header)?;
+                file.write_all(elements)
+            };
+            write().context(ExitCode::Failed, || cannot(&path))?;
             Ok(path)
         })
         .collect()

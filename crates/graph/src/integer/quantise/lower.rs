@@ -108,6 +108,7 @@ pub(super) fn lower(
     let graph = model.graph();
     let borrowed: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
     let plan = model.plan(&borrowed)?;
+    let constants = model.constants();
     let wide = wide_values(graph);
     let shared = shared_values(graph);
     let width = |w: bool| if w { Width(options.wide) } else { NARROW };
@@ -148,7 +149,7 @@ pub(super) fn lower(
         let operands: Vec<Option<Known>> = node
             .inputs
             .iter()
-            .map(|i| i.map(|r| known(graph, &inputs, &values, r)))
+            .map(|i| i.map(|r| known(&constants, &inputs, &values, r)))
             .collect();
         let mut lowering = Lowering {
             builder: &mut builder,
@@ -169,7 +170,7 @@ pub(super) fn lower(
         values.push(results.into_iter().map(Known::Value).collect());
     }
     for (spec, &source) in graph.outputs.iter().zip(&graph.output_refs) {
-        let Known::Value(value) = known(graph, &inputs, &values, source) else {
+        let Known::Value(value) = known(&constants, &inputs, &values, source) else {
             return Err(QuantiseError::Calibration(format!(
                 "output `{}` is constant: there is nothing to prove",
                 spec.name
@@ -204,10 +205,19 @@ fn output(builder: &mut Builder, value: &Value) -> Result<(Expression, f64), Qua
     Ok((builder.sum(&lazy)?, lazy.scale))
 }
 
-fn known(graph: &Graph, inputs: &[Known], values: &[Vec<Known>], source: Ref) -> Known {
+fn known(
+    constants: &[Option<Tensor>],
+    inputs: &[Known],
+    values: &[Vec<Known>],
+    source: Ref,
+) -> Known {
     match source {
         Ref::Input(i) => inputs[i].clone(),
-        Ref::Constant(i) => Known::Constant(graph.constants[i].tensor.clone()),
+        Ref::Constant(i) => Known::Constant(
+            constants[i]
+                .clone()
+                .unwrap_or_else(|| unreachable!("constants that are read are kept")),
+        ),
         Ref::Node(i, output) => values[i][output].clone(),
     }
 }
@@ -236,7 +246,7 @@ fn vocabulary(graph: &Graph, indices: Ref) -> Option<usize> {
             }
             let count = match node.inputs.first() {
                 Some(Some(Ref::Constant(table))) if name == "Gather/1" && place == 1 => {
-                    graph.constants[*table].tensor.shape().first().copied()?
+                    graph.constants[*table].ty.shape.first().copied()?
                 }
                 _ if MOVES.contains(&name) || name == "Cast/1" => {
                     vocabulary(graph, Ref::Node(number, 0))?

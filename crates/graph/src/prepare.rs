@@ -298,12 +298,14 @@ mod tests {
         })
     }
 
-    /// Whether each of these constants is there as it was, and that all of them can be had, that runs are alike
-    /// fused and not, and that they are what they are where every constant is kept.
-    fn kept(make: impl Fn(&mut Draft) -> Vec<ValueId>, weights: &[Tensor]) -> Vec<bool> {
+    /// Whether each of the three weights of a graph is there as it was, and that all of them can be had, that runs
+    /// are alike fused and not, and that they are what they are where every constant is kept.
+    fn kept(make: impl Fn(&mut Draft, [ValueId; 3]) -> Vec<ValueId>) -> [bool; 3] {
+        let weights = [square(1), square(2), square(3)];
         let load = |constant_bytes| {
             let mut draft = Draft::new();
-            let outputs = make(&mut draft);
+            let constants = weights.each_ref().map(|w| draft.0.constant(w.clone()));
+            let outputs = make(&mut draft, constants);
             let limits = Limits {
                 constant_bytes,
                 ..Limits::default()
@@ -339,30 +341,24 @@ mod tests {
             assert!(all[i].as_ref().unwrap().same_bits(weight));
             graph.constants[i].tensor.is_some()
         };
-        weights.iter().map(there).collect()
+        weights.each_ref().map(there)
     }
 
     #[test]
     fn a_weight_is_let_go_of_once_all_that_read_it_hold_it_packed() {
-        let weights = [square(1), square(2), square(3)];
-        let [one, two, three] = weights.clone();
-        let make = |draft: &mut Draft| {
-            let [one, two, three] = [&one, &two, &three].map(|w| draft.0.constant(w.clone()));
+        let make = |draft: &mut Draft, [one, two, three]: [ValueId; 3]| {
             let x = draft.1;
             let a = draft.apply(matmul(), [x, one]);
             let b = draft.apply(gemm(false, 1.0), [a, one]);
             let c = draft.apply(gemm(true, 0.5), [b, two]);
             vec![draft.apply(gemm(true, 1.0), [c, three])]
         };
-        assert_eq!(kept(make, &weights), [false; 3]);
+        assert_eq!(kept(make), [false; 3]);
     }
 
     #[test]
     fn a_weight_that_anything_reads_as_it_is_stays() {
-        let weights = [square(1), square(2), square(3)];
-        let [one, two, three] = weights.clone();
-        let make = |draft: &mut Draft| {
-            let [one, two, three] = [&one, &two, &three].map(|w| draft.0.constant(w.clone()));
+        let make = |draft: &mut Draft, [one, two, three]: [ValueId; 3]| {
             let x = draft.1;
             let a = draft.apply(matmul(), [x, one]);
             // On the left it is not packed, and what is given out is given as it is.
@@ -370,6 +366,6 @@ mod tests {
             let c = draft.apply(matmul(), [b, two]);
             vec![draft.apply(matmul(), [c, three]), two]
         };
-        assert_eq!(kept(make, &weights), [true, true, false]);
+        assert_eq!(kept(make), [true, true, false]);
     }
 }

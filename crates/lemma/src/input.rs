@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Read as _,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -54,19 +54,7 @@ impl Source {
 
     fn read(&self) -> CommandResult<Vec<u8>> {
         let cannot = || format!("can not read {}", self.path.display());
-        let most = HTTP_BODY_BYTES as u64 + 1;
-        let mut bytes = Vec::new();
-        if self.path == Path::new("-") {
-            std::io::stdin()
-                .take(most)
-                .read_to_end(&mut bytes)
-                .context(ExitCode::Failed, cannot)?;
-        } else {
-            let file = fs::File::open(&self.path).context(ExitCode::NotFound, cannot)?;
-            file.take(most)
-                .read_to_end(&mut bytes)
-                .context(ExitCode::Failed, cannot)?;
-        }
+        let bytes = read_or_stdin(&self.path, HTTP_BODY_BYTES as u64 + 1, cannot)?;
         if bytes.len() > HTTP_BODY_BYTES {
             return Err(self.fail(format!(
                 "it is larger than the {HTTP_BODY_BYTES} bytes that a request may have"
@@ -164,6 +152,36 @@ fn arrange(mut found: Vec<TensorData>, specs: &[TensorSpec]) -> CommandResult<Ve
                 })
         })
         .collect()
+}
+
+/// Reads a file, at most so many bytes of it.
+pub(crate) fn read_at_most(
+    path: &Path,
+    most: u64,
+    cannot: impl Fn() -> String,
+) -> CommandResult<Vec<u8>> {
+    let file = fs::File::open(path).context(ExitCode::NotFound, &cannot)?;
+    take(file, most, cannot)
+}
+
+/// Reads a file, or standard input where the path is `-`, at most so many bytes of it.
+pub(crate) fn read_or_stdin(
+    path: &Path,
+    most: u64,
+    cannot: impl Fn() -> String,
+) -> CommandResult<Vec<u8>> {
+    if path == Path::new("-") {
+        return take(std::io::stdin(), most, cannot);
+    }
+    read_at_most(path, most, cannot)
+}
+
+fn take(from: impl Read, most: u64, cannot: impl Fn() -> String) -> CommandResult<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(most)
+        .read_to_end(&mut bytes)
+        .context(ExitCode::Failed, cannot)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `lemma proof`: proofs of what quantised models compute, with no network but for `submit`.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{fs, path::Path};
 
 use lemma_node::integer::graph_root;
 use lemma_proof::{
@@ -170,12 +170,7 @@ fn raise(
 
 pub(super) fn read(path: &Path, most: usize) -> CommandResult<Vec<u8>> {
     let cannot = || format!("can not read {}", path.display());
-    let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
-    let mut bytes = Vec::new();
-    file.take(most as u64 + 1)
-        .read_to_end(&mut bytes)
-        .context(ExitCode::Failed, cannot)?;
-    Ok(bytes)
+    input::read_at_most(path, most as u64 + 1, cannot)
 }
 
 fn read_evidence(path: &Path, code: ExitCode) -> CommandResult<Evidence> {

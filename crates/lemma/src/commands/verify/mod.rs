@@ -2,7 +2,7 @@
 
 mod answer;
 
-use std::{fs, io::Read as _, path::Path};
+use std::{fs, path::Path};
 
 use lemma_graph::{Limits, Model, NUMERIC_SPEC_VERSION, RunOptions};
 use lemma_types::{Digest, Mode, bundle::Bundle, limits, tensor::TensorData, text::Transcript};
@@ -158,30 +158,13 @@ fn show(report: &Report, shell: &mut Shell) -> CommandResult {
 fn read_bundle(path: &Path) -> CommandResult<Vec<u8>> {
     let cannot = || format!("can not read {}", path.display());
     // One byte more than allowed, so that the verifier sees that it is too much.
-    let most = limits::BUNDLE_BYTES as u64 + 1;
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin()
-            .take(most)
-            .read_to_end(&mut bytes)
-            .context(ExitCode::Failed, cannot)?;
-    } else {
-        let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
-        file.take(most)
-            .read_to_end(&mut bytes)
-            .context(ExitCode::Failed, cannot)?;
-    }
-    Ok(bytes)
+    input::read_or_stdin(path, limits::BUNDLE_BYTES as u64 + 1, cannot)
 }
 
 /// The trusted root is the user's own: if it is broken, nothing was verified.
 fn read_trusted_root(path: &Path) -> CommandResult<(Verifier, u64)> {
     let cannot = || format!("can not use the trusted root {}", path.display());
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
-    file.take(64 << 10)
-        .read_to_end(&mut bytes)
-        .context(ExitCode::Failed, cannot)?;
+    let bytes = input::read_at_most(path, 64 << 10, cannot)?;
     let root = decode_trusted_root(&bytes).context(ExitCode::Failed, cannot)?;
     let verifier = Verifier::new(&root).context(ExitCode::Failed, cannot)?;
     Ok((verifier, root.chain_id))
@@ -242,11 +225,7 @@ fn open_text(
     chain_id: u64,
 ) -> CommandResult<Opened> {
     let cannot = || format!("can not use the transcript {}", path.display());
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).context(ExitCode::NotFound, cannot)?;
-    file.take(MAX_TRANSCRIPT_BYTES)
-        .read_to_end(&mut bytes)
-        .context(ExitCode::Failed, cannot)?;
+    let bytes = input::read_at_most(path, MAX_TRANSCRIPT_BYTES, cannot)?;
     let expected = bundle.manifest.graph_root;
     if let Some(answer) = Answer::read(&bytes, chain_id)? {
         bundle.openings = bundle.openings.or(answer.bundle.openings);

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import struct
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -500,7 +501,14 @@ def seeds():
         yield "onnx", name.split("/")[1], (ONNX / name / "model.onnx").read_bytes()
 
 
-for target, name, content in seeds():
-    path = ROOT / "fuzz/seeds" / target / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+def main():
+    for target, name, content in seeds():
+        path = ROOT / "fuzz/seeds" / target / name
+        if "--check" not in sys.argv[1:]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        elif not path.exists() or path.read_bytes() != content:
+            sys.exit(f"{path} is not what fuzz/seeds.py writes: run it")
+
+
+main()

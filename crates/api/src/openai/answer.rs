@@ -6,7 +6,7 @@ use lemma_node::gateway::TextAnswer;
 use lemma_types::{
     B256, Engine, Manifest, SignedReceipt,
     commitment::Openings,
-    text::{Call, Candidate, Finish, Scored, TextResponse},
+    text::{Call, Candidate, Finish, Scored, TextResponse, Transcript},
 };
 use serde_json::{Value, json};
 
@@ -53,11 +53,11 @@ impl Answer {
         })
     }
 
-    /// The body of an answer that is not streamed.
-    pub(super) fn whole(&self, answer: &TextAnswer) -> Value {
-        let response = &answer.transcript.response;
+    /// The body of an answer that is not streamed, without what backs it.
+    pub(super) fn whole(&self, transcript: &Transcript) -> Value {
+        let response = &transcript.response;
         let reason = finish_reason(response);
-        let scored = (answer.transcript.request.logprobs.is_some()).then_some(&response.logprobs);
+        let scored = (transcript.request.logprobs.is_some()).then_some(&response.logprobs);
         let mut body = match self.kind {
             Kind::Chat => {
                 let content = match response.text.is_empty() && !response.calls.is_empty() {
@@ -87,8 +87,7 @@ impl Answer {
                 }]),
             ),
         };
-        body["usage"] = usage(answer);
-        body["lemma"] = evidence(answer);
+        body["usage"] = usage(response);
         body
     }
 
@@ -165,24 +164,29 @@ impl Answer {
         with_usage(chunk, include_usage)
     }
 
-    /// The events that end a stream.
-    pub(super) fn last(&self, answer: &TextAnswer, include_usage: bool) -> String {
-        let reason = finish_reason(&answer.transcript.response);
-        let mut ending = self.chunk(None, false, Some(reason));
-        let mut events = String::new();
-        if include_usage {
-            ending["usage"] = Value::Null;
-            events += &event(&ending);
-            let object = match self.kind {
-                Kind::Chat => "chat.completion.chunk",
-                Kind::Completion => "text_completion",
-            };
-            ending = self.body(object, json!([]));
-            ending["usage"] = usage(answer);
+    /// The chunks that end a stream, without what backs it.
+    pub(super) fn ending(&self, response: &TextResponse, include_usage: bool) -> Vec<Value> {
+        let mut ending = self.chunk(None, false, Some(finish_reason(response)));
+        if !include_usage {
+            return vec![ending];
         }
-        ending["lemma"] = evidence(answer);
-        events += &event(&ending);
-        events + "data: [DONE]\n\n"
+        ending["usage"] = Value::Null;
+        let object = match self.kind {
+            Kind::Chat => "chat.completion.chunk",
+            Kind::Completion => "text_completion",
+        };
+        let mut last = self.body(object, json!([]));
+        last["usage"] = usage(response);
+        vec![ending, last]
+    }
+
+    /// The events that end a stream. The last chunk has what backs it.
+    pub(super) fn last(&self, answer: &TextAnswer, include_usage: bool) -> String {
+        let mut chunks = self.ending(&answer.transcript.response, include_usage);
+        if let Some(last) = chunks.last_mut() {
+            last["lemma"] = evidence(answer);
+        }
+        chunks.iter().map(event).collect::<String>() + "data: [DONE]\n\n"
     }
 }
 
@@ -256,8 +260,8 @@ fn text_logprobs(scored: &[Scored], mut at: usize) -> Value {
     })
 }
 
-pub(super) fn usage(answer: &TextAnswer) -> Value {
-    let (prompt, completion) = answer.transcript.response.usage();
+fn usage(response: &TextResponse) -> Value {
+    let (prompt, completion) = response.usage();
     json!({
         "prompt_tokens": prompt,
         "completion_tokens": completion,

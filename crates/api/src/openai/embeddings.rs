@@ -183,10 +183,10 @@ fn respond(
     if bytes == 0 || vectors.data().len() != bytes * count || lengths.len() != count {
         return None;
     }
-    let tokens: u64 = lengths
+    let lengths: Vec<u32> = lengths
         .iter()
-        .map(|length| u64::from(u32::from_le_bytes(*length)))
-        .sum();
+        .map(|length| u32::from_le_bytes(*length))
+        .collect();
     let vector = |bytes: &[u8]| -> Value {
         if asked.base64 {
             return STANDARD.encode(bytes).into();
@@ -205,15 +205,23 @@ fn respond(
         .map(entry)
         .collect();
     let mut backing = backing(&answer.receipt, &answer.openings, &answer.engine, manifest);
-    // With them `lemma verify --input` computes the vectors again.
+    // With them `lemma verify --recompute` computes the vectors again.
     backing["inputs"] = json!(JsonTensors(inputs));
+    // With the vectors they are what the receipt commits to.
+    backing["lengths"] = json!(lengths);
     Some(json!({
         "object": "list",
         "data": data,
         "model": asked.model,
-        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+        "usage": usage(&lengths),
         "lemma": backing,
     }))
+}
+
+/// The tokens of all texts.
+pub(super) fn usage(lengths: &[u32]) -> Value {
+    let tokens: u64 = lengths.iter().map(|length| u64::from(*length)).sum();
+    json!({ "prompt_tokens": tokens, "total_tokens": tokens })
 }
 
 #[cfg(test)]

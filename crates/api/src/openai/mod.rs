@@ -6,6 +6,7 @@ pub mod embeddings;
 mod messages;
 pub mod request;
 mod responses;
+pub mod shown;
 mod tools;
 
 use axum::{
@@ -65,7 +66,10 @@ async fn responses(
     if stream {
         return Ok(responses::stream(shape, generation));
     }
-    whole(generation, |answer| shape.whole(answer)).await
+    whole(generation, |answer| {
+        shape.whole(&answer.transcript.response)
+    })
+    .await
 }
 
 fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
@@ -104,7 +108,7 @@ async fn answer(api: &Api, kind: Kind, asked: Asked) -> Result<Response, ApiErro
     if streamed {
         return Ok(stream(shape, generation, include_usage));
     }
-    whole(generation, |answer| shape.whole(answer)).await
+    whole(generation, |answer| shape.whole(&answer.transcript)).await
 }
 
 async fn generate(api: &Api, asked: Asked) -> Result<Generation, ApiError> {
@@ -134,7 +138,9 @@ async fn whole(
                     ("x-lemma-receipt", receipt),
                     ("x-lemma-mode", mode.to_owned()),
                 ];
-                return Ok((headers, axum::Json(body(&answer))).into_response());
+                let mut body = body(&answer);
+                body["lemma"] = answer::evidence(&answer);
+                return Ok((headers, axum::Json(body)).into_response());
             }
             Some(GenerationEvent::Failed(error)) => return Err(error.into()),
             None => return Err(stopping().into()),

@@ -14,7 +14,7 @@ use futures::StreamExt as _;
 use lemma_node::gateway::{Generation, GenerationEvent, InferError, TextAnswer};
 use lemma_types::{
     B256,
-    text::{Call, Finish, Message, PastCall, Prompt, Role, Scored},
+    text::{Call, Finish, Message, PastCall, Prompt, Role, Scored, TextResponse},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
@@ -32,11 +32,18 @@ use crate::error::ApiError;
 #[derive(Clone, Debug)]
 pub(super) struct Echo(Map<String, Value>);
 
+impl Echo {
+    /// Says nothing again.
+    pub(super) fn nothing() -> Self {
+        Self(Map::new())
+    }
+}
+
 /// What stands for a field that a request does not have.
 type Absent = fn() -> Value;
 
 /// Fields that a response says again.
-const ECHOED: [(&str, Absent); 8] = [
+pub(super) const ECHOED: [(&str, Absent); 8] = [
     ("instructions", || Value::Null),
     ("max_output_tokens", || Value::Null),
     ("metadata", || json!({})),
@@ -248,9 +255,8 @@ impl Shape {
         body
     }
 
-    /// The body of a response that is complete.
-    pub(super) fn whole(&self, answer: &TextAnswer) -> Value {
-        let response = &answer.transcript.response;
+    /// The body of a response that is complete, without what backs it.
+    pub(super) fn whole(&self, response: &TextResponse) -> Value {
         let mut output = Vec::new();
         if !response.text.is_empty() || response.calls.is_empty() {
             output.push(self.message("completed", &response.text, &response.logprobs));
@@ -273,7 +279,6 @@ impl Shape {
             "output_tokens_details": { "reasoning_tokens": 0 },
             "total_tokens": prompt + completion,
         });
-        body["lemma"] = evidence(answer);
         body
     }
 
@@ -418,7 +423,8 @@ impl Events {
                 json!({ "output_index": place, "item": item }),
             );
         }
-        let body = self.shape.whole(answer);
+        let mut body = self.shape.whole(response);
+        body["lemma"] = evidence(answer);
         let kind = match response.finish {
             Finish::Length => "response.incomplete",
             Finish::Token | Finish::Text(_) => "response.completed",

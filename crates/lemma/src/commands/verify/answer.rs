@@ -1,15 +1,11 @@
 //! Answers of OpenAI's API, as clients keep them: what is in their key `lemma` is all that a receipt's checks need, but for
 //! the settlement.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use lemma_api::openai::shown;
 use lemma_types::{
-    Engine, Manifest, SignedReceipt,
-    bundle::Bundle,
-    commitment::{self, Openings},
-    tensor::TensorData,
-    text::{TextResponse, Transcript},
+    Engine, Manifest, SignedReceipt, bundle::Bundle, commitment::Openings, tensor::TensorData,
+    text::Transcript,
 };
-use lemma_verify::Recompute;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -26,6 +22,8 @@ pub(super) struct Answer {
     pub(super) transcript: Option<Transcript>,
     /// What was asked, of an embedding model.
     pub(super) inputs: Option<Vec<TensorData>>,
+    /// What it answered: the vectors that the body shows.
+    pub(super) outputs: Option<Vec<TensorData>>,
     body: Value,
 }
 
@@ -38,6 +36,7 @@ struct Backing {
     openings: Openings,
     transcript: Option<Transcript>,
     inputs: Option<Value>,
+    lengths: Option<Vec<u32>>,
 }
 
 impl Answer {
@@ -86,9 +85,27 @@ impl Answer {
                 );
             }
         };
+        if backing.transcript.is_none() && backing.inputs.is_none() {
+            return refused(
+                "its key `lemma` has neither `transcript` nor `inputs`".to_owned(),
+                "keep the whole body as the gateway sent it",
+            );
+        }
         let inputs = match backing.inputs {
             Some(inputs) => Some(tensors(inputs)?),
             None => None,
+        };
+        let outputs = match (&inputs, backing.lengths) {
+            (None, _) => None,
+            (Some(_), Some(lengths)) => {
+                Some(shown::vectors(&body, &lengths).map_err(|field| edited(&field))?)
+            }
+            (Some(_), None) => {
+                return refused(
+                    "its key `lemma` has no `lengths`".to_owned(),
+                    "keep the whole body as the gateway sent it",
+                );
+            }
         };
         Ok(Some(Self {
             bundle: Bundle {
@@ -103,37 +120,30 @@ impl Answer {
             },
             transcript: backing.transcript,
             inputs,
+            outputs,
             body,
         }))
     }
 
-    /// Refuses an answer whose own words are not those that its receipt is for: they are what people read.
-    pub(super) fn check(&self, recompute: &Recompute) -> CommandResult {
-        let differs = match (&self.transcript, recompute) {
-            (Some(transcript), _) => !says(&self.body, &transcript.response),
-            // Other outputs than the receipt's fail the verifier's checks.
-            (None, Recompute::Done(run)) if self.answered(&run.outputs) => {
-                let vectors = run.outputs.first().map(TensorData::data);
-                vectors != embedded(&self.body).as_deref()
-            }
-            (None, _) => false,
-        };
-        if !differs {
+    /// Refuses an answer that shows something else than its receipt is for: what it shows is what people read.
+    pub(super) fn check(&self) -> CommandResult {
+        let Some(transcript) = &self.transcript else {
             return Ok(());
+        };
+        let request_id = self.bundle.receipt.receipt.request_id;
+        match shown::difference(&self.body, request_id, transcript) {
+            None => Ok(()),
+            Some(field) => Err(edited(&field)),
         }
-        let message = "the answer is not what its receipt is for";
-        Err(CommandError::new(ExitCode::VerificationFailed, message)
-            .cause("its text, calls or vectors are others than those in its key `lemma`"))
     }
+}
 
-    /// Whether these are the outputs that the receipt is for.
-    fn answered(&self, outputs: &[TensorData]) -> bool {
-        let salt = self.bundle.openings.map(|openings| openings.response);
-        let receipt = &self.bundle.receipt.receipt;
-        salt.is_some_and(|salt| {
-            commitment::tensor_response(salt, outputs) == receipt.response_commitment
-        })
-    }
+fn edited(field: &str) -> CommandError {
+    let message = "the answer is not what its receipt is for";
+    CommandError::new(ExitCode::VerificationFailed, message).cause(format!(
+        "its field `{}` says something else than its key `lemma`",
+        harmless(field)
+    ))
 }
 
 fn tensors(inputs: Value) -> CommandResult<Vec<TensorData>> {
@@ -142,57 +152,4 @@ fn tensors(inputs: Value) -> CommandResult<Vec<TensorData>> {
         CommandError::failed("the answer can not be checked")
             .cause(format!("its `inputs`: {}", harmless(&error.to_string())))
     })
-}
-
-/// Whether a body says what the transcript does, in the words of any of the endpoints.
-fn says(body: &Value, response: &TextResponse) -> bool {
-    // The end of a stream has no words of its own.
-    if body["object"]
-        .as_str()
-        .is_some_and(|object| object.ends_with(".chunk"))
-    {
-        return true;
-    }
-    let (mut text, mut calls) = (String::new(), Vec::new());
-    let mut call = |function: &Value| {
-        let part = |key: &str| function[key].as_str().unwrap_or_default().to_owned();
-        calls.push((part("name"), part("arguments")));
-    };
-    for choice in body["choices"].as_array().into_iter().flatten() {
-        text += choice["text"].as_str().unwrap_or_default();
-        text += choice["message"]["content"].as_str().unwrap_or_default();
-        let called = choice["message"]["tool_calls"].as_array();
-        called
-            .into_iter()
-            .flatten()
-            .for_each(|one| call(&one["function"]));
-    }
-    for item in body["output"].as_array().into_iter().flatten() {
-        if item["type"] == "function_call" {
-            call(item);
-        }
-        for part in item["content"].as_array().into_iter().flatten() {
-            text += part["text"].as_str().unwrap_or_default();
-        }
-    }
-    let expected = response.calls.iter();
-    let expected = expected.map(|call| (call.name.clone(), call.arguments.clone()));
-    text == response.text && calls.into_iter().eq(expected)
-}
-
-/// The bytes of the vectors of a body, as a tensor has them.
-fn embedded(body: &Value) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    for entry in body["data"].as_array()? {
-        match &entry["embedding"] {
-            Value::String(text) => bytes.extend(STANDARD.decode(text).ok()?),
-            Value::Array(values) => {
-                for value in values {
-                    bytes.extend((value.as_f64()? as f32).to_le_bytes());
-                }
-            }
-            _ => return None,
-        }
-    }
-    Some(bytes)
 }

@@ -91,10 +91,11 @@ fn open_answer(arguments: &Verify, answer: &Answer, expected: Digest) -> Command
         (Some(model), None, Some(inputs)) => recompute(model, expected, inputs)?,
         _ => Recompute::NotAsked,
     };
-    answer.check(&again)?;
+    answer.check()?;
     Ok(Opened {
         text: answer.transcript.clone(),
         inputs: answer.inputs.clone(),
+        outputs: answer.outputs.clone(),
         recompute: again,
         ..Opened::default()
     })

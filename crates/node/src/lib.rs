@@ -21,6 +21,7 @@ pub mod integer;
 pub mod keys;
 pub mod language;
 pub mod ledger;
+mod listen;
 pub mod metrics;
 pub mod model;
 pub mod network;

@@ -12,7 +12,7 @@ use lemma_types::{
 
 use super::{
     execute::{Committed, Executor, error},
-    http::Service,
+    http::{Service, check_new, refuse_duplicate},
     models::{Loaded, Runnable},
     queue::Place,
     text::{Running, TextEngine, Update},
@@ -74,6 +74,7 @@ pub(crate) async fn begin(
     let (source, prompt, speech) = match &loaded.model {
         Runnable::Upstream(model) => {
             check_relayed(terms.mode)?;
+            refuse_duplicate(&service, terms.request_id).await?;
             let upstream = executor.upstream.as_ref().ok_or_else(|| {
                 let message = "this worker fronts no upstream server, which the model needs";
                 error(ErrorCode::Upstream, message)
@@ -86,7 +87,7 @@ pub(crate) async fn begin(
         _ => {
             executor.check_mode(terms.mode)?;
             let engine = text_engine(&loaded)?;
-            let (running, prompt, speech) = submit(executor, engine, &terms, &request).await?;
+            let (running, prompt, speech) = submit(&service, engine, &terms, &request).await?;
             (Source::Engine(running), prompt, speech)
         }
     };
@@ -119,9 +120,9 @@ fn check_relayed(mode: Mode) -> Result<(), ErrorBody> {
     Err(error(ErrorCode::ModeNotOffered, message))
 }
 
-/// Makes the prompt's tokens and hands them to the engine.
+/// Makes the prompt's tokens and hands them to the engine, unless the request was answered before.
 async fn submit(
-    executor: &Executor,
+    service: &Service,
     engine: &TextEngine,
     terms: &Terms,
     request: &TextRequest,
@@ -132,10 +133,16 @@ async fn submit(
         speech,
     } = {
         let (language, asked) = (Arc::clone(&engine.language), request.clone());
-        let made = tokio::task::spawn_blocking(move || language.prepare(&asked)).await;
-        made.map_err(|_| error(ErrorCode::Internal, "the prompt could not be read"))?
-            .map_err(|reason| error(ErrorCode::InvalidInput, reason))?
+        let (journal, request_id) = (Arc::clone(&service.journal), terms.request_id);
+        let made = tokio::task::spawn_blocking(move || {
+            check_new(&journal, request_id)?;
+            let prepared = language.prepare(&asked);
+            prepared.map_err(|reason| error(ErrorCode::InvalidInput, reason))
+        });
+        made.await
+            .map_err(|_| error(ErrorCode::Internal, "the prompt could not be read"))??
     };
+    let executor = &service.executor;
     let most = prompt.len().saturating_add(request.max_tokens as usize);
     executor.price(engine.language.units(most), terms.offer)?;
     let asked = engine.language.engine_request(request, prompt.clone());

@@ -69,7 +69,6 @@ async fn generate_text(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ErrorBody> {
     let work: TextWork = accept(&service, body, TextWork::decode)?;
-    refuse_duplicate(&service, work.terms.request_id).await?;
     let generation = generate::begin(service, place, work).await?;
     let frames = Body::from_stream(generation.frames());
     Ok(([(header::CONTENT_TYPE, protocol::MEDIA_TYPE)], frames).into_response())
@@ -88,12 +87,26 @@ fn accept<T>(
     decode(&body).map_err(|reason| error(ErrorCode::BadRequest, reason.to_string()))
 }
 
-async fn refuse_duplicate(service: &Service, request_id: B256) -> Result<(), ErrorBody> {
-    if blocking(service, move |journal| journal.answered(request_id)).await? {
-        let message = format!("request id {request_id} was answered before by this worker");
-        return Err(error(ErrorCode::DuplicateRequest, message));
+pub(super) async fn refuse_duplicate(service: &Service, request_id: B256) -> Result<(), ErrorBody> {
+    blocking(service, move |journal| Ok(check_new(journal, request_id))).await?
+}
+
+/// Refuses a request that was answered before. For a thread that may wait for the disk.
+pub(super) fn check_new(journal: &Journal, request_id: B256) -> Result<(), ErrorBody> {
+    match journal.answered(request_id) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            let message = format!("request id {request_id} was answered before by this worker");
+            Err(error(ErrorCode::DuplicateRequest, message))
+        }
+        Err(reason) => Err(journal_failed(&reason)),
     }
-    Ok(())
+}
+
+fn journal_failed(reason: &JournalError) -> ErrorBody {
+    tracing::error!(%reason, "the receipt journal failed");
+    let message = "the worker's receipt journal failed";
+    error(ErrorCode::Internal, message)
 }
 
 async fn receipt(
@@ -143,13 +156,7 @@ async fn blocking<T: Send + 'static>(
     let journal = Arc::clone(&service.journal);
     match tokio::task::spawn_blocking(move || work(&journal)).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(reason)) => {
-            tracing::error!(%reason, "the receipt journal failed");
-            Err(error(
-                ErrorCode::Internal,
-                "the worker's receipt journal failed",
-            ))
-        }
+        Ok(Err(reason)) => Err(journal_failed(&reason)),
         Err(_) => Err(error(ErrorCode::Stopping, "the worker is stopping")),
     }
 }

@@ -56,6 +56,7 @@ use crate::{
     clock::{Clock, SystemClock},
     keys,
     ledger::{Account, Ledger},
+    listen::undelayed,
     model::engine,
     protocol,
 };
@@ -296,7 +297,7 @@ impl Worker {
             });
             let (shutdown, stop) = oneshot::channel();
             let (done, served) = oneshot::channel();
-            let server = axum::serve(listener, http::routes(Arc::clone(&service)))
+            let server = axum::serve(undelayed(listener), http::routes(Arc::clone(&service)))
                 .with_graceful_shutdown(async {
                     // Dropped or told: either way it is over.
                     let _ = stop.await;

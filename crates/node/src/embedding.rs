@@ -75,7 +75,7 @@ pub enum InputError {
 }
 
 /// The tokens of each text of a request; none is empty, too long, or of another vocabulary.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Tokens(Vec<Vec<u32>>);
 
 /// An embedding model, ready to run.

@@ -137,7 +137,9 @@ impl FromIterator<(String, Vec<u8>)> for ModelFiles {
     }
 }
 
-fn is_gguf(path: &str) -> bool {
+/// Whether a path names a GGUF file.
+#[must_use]
+pub fn is_gguf(path: &str) -> bool {
     path.to_ascii_lowercase().ends_with(".gguf")
 }
 

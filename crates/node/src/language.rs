@@ -60,6 +60,72 @@ impl From<SafetensorsError> for LanguageError {
     }
 }
 
+/// Where a model's weights are.
+enum Source<'a> {
+    Gguf(Gguf<'a>),
+    Folder {
+        config: &'a [u8],
+        tensors: Tensors<'a>,
+    },
+}
+
+impl<'a> Source<'a> {
+    fn open(format: Format, files: &'a ModelFiles) -> Result<Self, LanguageError> {
+        if format != Format::Safetensors {
+            let file = files.gguf()?;
+            return file.map(Self::Gguf).ok_or(LanguageError::Missing("*.gguf"));
+        }
+        let config = files.find("config.json");
+        let tensors = files.tensors()?;
+        Ok(Self::Folder {
+            config: config.ok_or(LanguageError::Missing("config.json"))?,
+            tensors: tensors.ok_or(LanguageError::Missing("*.safetensors"))?,
+        })
+    }
+
+    fn tensors(&self) -> &Tensors<'a> {
+        match self {
+            Self::Gguf(file) => file.tensors(),
+            Self::Folder { tensors, .. } => tensors,
+        }
+    }
+
+    fn model(&self, compute: &Compute) -> Result<Model, WeightsError> {
+        match self {
+            Self::Gguf(file) => Model::from_parsed(&compute.threads, file),
+            Self::Folder { config, tensors } => {
+                Model::from_tensors(&compute.threads, config, tensors)
+            }
+        }
+    }
+}
+
+fn folder_tokenizer(files: &ModelFiles) -> Result<Tokenizer, LanguageError> {
+    let file = files.find("tokenizer.json");
+    let template = files
+        .find("chat_template.jinja")
+        .map(std::str::from_utf8)
+        .transpose()
+        .map_err(|_| LanguageError::NotText("chat_template.jinja".to_owned()))?;
+    Ok(Tokenizer::from_folder(
+        file.ok_or(LanguageError::Missing("tokenizer.json"))?,
+        files.find("tokenizer_config.json"),
+        template,
+    )?)
+}
+
+/// Loads a model's weights alone, for tokens without text.
+///
+/// # Errors
+/// See [`LanguageError`].
+pub fn weights(
+    format: Format,
+    files: &ModelFiles,
+    compute: &Compute,
+) -> Result<Model, LanguageError> {
+    Ok(Source::open(format, files)?.model(compute)?)
+}
+
 /// A language model, ready to run.
 #[derive(Debug)]
 pub struct LanguageModel {
@@ -81,13 +147,12 @@ impl LanguageModel {
         files: &ModelFiles,
         compute: &Compute,
     ) -> Result<Self, LanguageError> {
-        match format {
-            Format::Safetensors => Self::from_folder(files, compute),
-            _ => {
-                let file = files.gguf()?.ok_or(LanguageError::Missing("*.gguf"))?;
-                Self::from_parsed(&file, compute)
-            }
-        }
+        let source = Source::open(format, files)?;
+        let tokenizer = match &source {
+            Source::Gguf(file) => Tokenizer::from_gguf(file)?,
+            Source::Folder { .. } => folder_tokenizer(files)?,
+        };
+        Self::new(&source, tokenizer, compute)
     }
 
     /// Loads a GGUF file, given whole.
@@ -95,40 +160,24 @@ impl LanguageModel {
     /// # Errors
     /// See [`LanguageError`].
     pub fn from_gguf(bytes: &[u8], compute: &Compute) -> Result<Self, LanguageError> {
-        Self::from_parsed(&Gguf::parse(bytes)?, compute)
+        let file = Gguf::parse(bytes)?;
+        let tokenizer = Tokenizer::from_gguf(&file)?;
+        Self::new(&Source::Gguf(file), tokenizer, compute)
     }
 
-    fn from_parsed(file: &Gguf<'_>, compute: &Compute) -> Result<Self, LanguageError> {
-        let tokenizer = Tokenizer::from_gguf(file)?;
-        let model = Model::from_parsed(&compute.threads, file)?;
-        Ok(Self::new(model, tokenizer, file.tensors()))
-    }
-
-    fn from_folder(files: &ModelFiles, compute: &Compute) -> Result<Self, LanguageError> {
-        let file = |name| files.find(name).ok_or(LanguageError::Missing(name));
-        let (config, tokenizer) = (file("config.json")?, file("tokenizer.json")?);
-        let template = files
-            .find("chat_template.jinja")
-            .map(std::str::from_utf8)
-            .transpose()
-            .map_err(|_| LanguageError::NotText("chat_template.jinja".to_owned()))?;
-        let tensors = files
-            .tensors()?
-            .ok_or(LanguageError::Missing("*.safetensors"))?;
-        let tokenizer =
-            Tokenizer::from_folder(tokenizer, files.find("tokenizer_config.json"), template)?;
-        let model = Model::from_tensors(&compute.threads, config, &tensors)?;
-        Ok(Self::new(model, tokenizer, &tensors))
-    }
-
-    fn new(model: Model, tokenizer: Tokenizer, tensors: &Tensors<'_>) -> Self {
-        Self {
+    fn new(
+        source: &Source<'_>,
+        tokenizer: Tokenizer,
+        compute: &Compute,
+    ) -> Result<Self, LanguageError> {
+        let model = source.model(compute)?;
+        Ok(Self {
             root: Digest::new(model.root()),
-            units_per_token: units_per_token(tensors),
+            units_per_token: units_per_token(source.tensors()),
             model: Arc::new(model),
             tokenizer,
             grammars: OnceLock::new(),
-        }
+        })
     }
 
     /// The model itself.

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, thread};
 
 use lemma_llm::Compute;
-use lemma_node::files::ModelFiles;
+use lemma_node::files::{self, ModelFiles};
 
 use crate::{
     error::{CommandError, CommandResult, Context as _},
@@ -44,8 +44,7 @@ pub(super) fn file_name(path: &Path) -> CommandResult<String> {
 
 /// Whether a path names a GGUF file.
 pub(super) fn is_gguf(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+    files::is_gguf(&path.to_string_lossy())
 }
 
 /// All cores: how many changes no bit.

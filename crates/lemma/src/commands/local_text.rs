@@ -10,11 +10,8 @@ use lemma_llm::{
     engine::{Engine, Event, Limits, Request},
     sampling::Sampling,
 };
-use lemma_node::{files::ModelFiles, language::LanguageError};
-use lemma_types::{
-    manifest::Format,
-    tensor::{DType, TensorData},
-};
+use lemma_node::language::weights;
+use lemma_types::tensor::{DType, TensorData};
 use serde::Serialize;
 
 use super::{
@@ -114,26 +111,9 @@ fn load(path: &Path, compute: &Compute) -> CommandResult<Arc<Model>> {
     })?;
     let files = open_files(path, format)?;
     let cannot = || format!("can not run {}", path.display());
-    let loaded = match format {
-        Format::Safetensors => from_folder(&files, compute),
-        _ => from_gguf(&files, compute),
-    };
-    loaded
+    weights(format, &files, compute)
         .map(Arc::new)
         .map_err(|error| CommandError::failed(cannot()).cause(harmless(&error.to_string())))
-}
-
-fn from_gguf(files: &ModelFiles, compute: &Compute) -> Result<Model, LanguageError> {
-    let file = files.gguf()?.ok_or(LanguageError::Missing("*.gguf"))?;
-    Ok(Model::from_parsed(&compute.threads, &file)?)
-}
-
-fn from_folder(files: &ModelFiles, compute: &Compute) -> Result<Model, LanguageError> {
-    let config = files.find("config.json");
-    let config = config.ok_or(LanguageError::Missing("config.json"))?;
-    let tensors = files.tensors()?;
-    let tensors = tensors.ok_or(LanguageError::Missing("*.safetensors"))?;
-    Ok(Model::from_tensors(&compute.threads, config, &tensors)?)
 }
 
 fn check(model: &Model, tokens: &[u32]) -> CommandResult {

@@ -75,7 +75,7 @@ impl ExecutionLimits {
         }
         let shape = |input: &TensorData| input.shape().iter().map(|dim| *dim as usize).collect();
         let shapes: Vec<Vec<usize>> = inputs.iter().map(shape).collect();
-        let mut texts = None;
+        let mut texts = Tokens::default();
         let operations = match &loaded.model {
             Runnable::Graph(model) => model
                 .cost(&shapes)
@@ -117,7 +117,7 @@ impl ExecutionLimits {
                         "so many tokens at once are too many here".to_owned(),
                     ));
                 }
-                texts = Some(tokens);
+                texts = tokens;
                 operations
             }
             Runnable::Language(_) | Runnable::Upstream(_) => return Err(takes_text()),
@@ -133,8 +133,8 @@ impl ExecutionLimits {
 /// A request whose work is known.
 struct Measured {
     inputs: Vec<TensorData>,
-    /// What the inputs of an embedding model mean.
-    texts: Option<Tokens>,
+    /// What the inputs mean, of an embedding model.
+    texts: Tokens,
     units: u64,
 }
 
@@ -345,10 +345,7 @@ fn compute(
         }
         Runnable::Embedding(model) => {
             let compute = lemma_llm::Compute::new(1);
-            let outputs = match &measured.texts {
-                Some(texts) => model.embed(texts, &compute),
-                None => model.infer(inputs, &compute),
-            };
+            let outputs = model.embed(&measured.texts, &compute);
             Ok((outputs.map_err(|reason| invalid(reason.to_string()))?, None))
         }
         Runnable::Language(_) | Runnable::Upstream(_) => Err(takes_text()),

@@ -185,6 +185,43 @@ fn a_gguf_file_gives_the_vectors_of_its_folder() {
     }
 }
 
+#[test]
+fn a_gguf_file_says_whether_case_and_accents_matter() {
+    let encoder = |flags: &[(&str, bool)]| {
+        let bytes = gguf(|w| {
+            w.text("general.architecture", "bert");
+            w.int("tokenizer.ggml.seperator_token_id", 3);
+            for (flag, value) in flags {
+                w.flag(&format!("tokenizer.ggml.normalizer.{flag}"), *value);
+            }
+        });
+        Encoder::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap()
+    };
+    let unsaid = encoder(&[]);
+    let tokens = |encoder: &Encoder, text: &str| encoder.encode(text).unwrap();
+    let dog = tokens(&unsaid, "dog");
+    assert_eq!(tokens(&unsaid, "D\u{f3}G"), dog);
+    // Saying what holds anyway makes no other vocabulary.
+    let said = encoder(&[("lowercase", true), ("strip_accents", true)]);
+    assert_eq!(said.digest(), unsaid.digest());
+    let cased = encoder(&[("lowercase", false)]);
+    let accented = encoder(&[("strip_accents", false)]);
+    let stripped = encoder(&[("lowercase", false), ("strip_accents", true)]);
+    for (encoder, case, accent) in [
+        (&cased, false, false),
+        (&accented, true, false),
+        (&stripped, false, true),
+    ] {
+        assert_eq!(tokens(encoder, "dog"), dog);
+        assert_eq!(tokens(encoder, "DOG") == dog, case);
+        assert_eq!(tokens(encoder, "d\u{f3}g") == dog, accent);
+    }
+    let digests = [&unsaid, &cased, &accented, &stripped].map(Encoder::digest);
+    for (index, digest) in digests.iter().enumerate() {
+        assert!(!digests[..index].contains(digest));
+    }
+}
+
 /// Other crates test with this file.
 #[test]
 fn the_gguf_fixture_is_the_encoder() {

@@ -161,6 +161,14 @@ pub(super) fn word_pieces(file: &Gguf<'_>) -> Result<(Value, String), TextError>
     for token in tokens {
         listing += &format!("token {}:{token}\n", token.len());
     }
+    // Most files do not say it; llama.cpp takes them for lower-case then, whatever the model was.
+    let lowercase = file.flag("tokenizer.ggml.normalizer.lowercase");
+    let lowercase = lowercase.unwrap_or(true);
+    let strip_accents = file.flag("tokenizer.ggml.normalizer.strip_accents");
+    let strip_accents = strip_accents.unwrap_or(lowercase);
+    if !lowercase || !strip_accents {
+        listing += &format!("lowercase {lowercase}\nstrip accents {strip_accents}\n");
+    }
     let names: Vec<String> = tokens
         .iter()
         .enumerate()
@@ -180,7 +188,7 @@ pub(super) fn word_pieces(file: &Gguf<'_>) -> Result<(Value, String), TextError>
         "added_tokens": [],
         "normalizer": {
             "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
-            "strip_accents": null, "lowercase": true,
+            "strip_accents": strip_accents, "lowercase": lowercase,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": {

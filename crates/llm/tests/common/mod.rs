@@ -45,6 +45,11 @@ impl Writer {
         self.key(key, 4);
         self.metadata.extend(value.to_le_bytes());
     }
+    pub fn flag(&mut self, key: &str, value: bool) {
+        self.key(key, 7);
+        self.metadata.push(u8::from(value));
+    }
+
     pub fn float(&mut self, key: &str, value: f32) {
         self.key(key, 6);
         self.metadata.extend(value.to_le_bytes());

@@ -1,9 +1,16 @@
 //! `lemma chat`: a conversation with a language model. The receipt of each answer is checked before the next question.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    future::pending,
+    io::{self, IsTerminal as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
 use lemma_types::text::{Prompt, Role};
 use rustyline::{DefaultEditor, error::ReadlineError};
+use tokio::signal::ctrl_c;
 
 use super::{
     block_on,
@@ -13,11 +20,19 @@ use crate::{
     cli::Chat,
     client::Client,
     config::{Config, keys},
-    error::{CommandResult, Context as _},
+    error::{CommandError, CommandResult, Context as _},
     exit::ExitCode,
     receipts_store::ReceiptStore,
     shell::{Shell, paint, styles},
+    text::harmless,
 };
+
+/// Why there is no answer to go on from.
+enum Broken {
+    /// The user has stopped it.
+    Stopped,
+    Failed(CommandError),
+}
 
 /// Talks until the user ends it.
 pub(super) fn run(arguments: &Chat, config: &Config, shell: &mut Shell) -> CommandResult {
@@ -30,10 +45,13 @@ async fn talk(arguments: &Chat, config: &Config, shell: &mut Shell) -> CommandRe
     let store = ReceiptStore::open(config)?;
     let answering = &arguments.answering;
     let model = language_model(&client, &arguments.model).await?;
-    shell.note(format_args!(
-        "{}: Ctrl-D or /exit ends, /clear begins anew",
-        paint(styles::HEADING, &model.id)
-    ));
+    let name = paint(styles::HEADING, &model.id);
+    match model.manifest.description.trim() {
+        "" => shell.note(name),
+        description => shell.note(format_args!("{name}: {}", harmless(description))),
+    }
+    shell.note("Ctrl-C stops an answer, /clear begins anew, Ctrl-D or /exit ends");
+    let at_a_terminal = io::stdin().is_terminal();
     let cannot = || "can not read from the terminal".to_owned();
     let mut editor = DefaultEditor::new().context(ExitCode::Failed, cannot)?;
     let history = config.path(keys::DATA_DIR)?.join("chat-history");
@@ -62,19 +80,58 @@ async fn talk(arguments: &Chat, config: &Config, shell: &mut Shell) -> CommandRe
         }
         messages.push(message(Role::User, line));
         let asked = request(answering, Prompt::Messages(messages.clone()))?;
-        let (answer, _) = ask(&client, &store, &model, &asked, answering.mode, shell).await?;
-        shell.note(format_args!(
-            "{}; receipt {}",
-            checked(answer.signed.receipt.receipt.mode),
-            answer.signed.receipt.receipt.id()
-        ));
-        messages.push(message(Role::Assistant, answer.transcript.response.text));
+        let answer = tokio::select! {
+            answer = ask(&client, &store, &model, &asked, answering.mode, shell) => {
+                answer.map_err(Broken::Failed)
+            }
+            () = interrupt(at_a_terminal) => Err(Broken::Stopped),
+        };
+        match answer {
+            Ok((answer, _)) => {
+                let receipt = &answer.signed.receipt.receipt;
+                shell.note(checked(receipt.mode));
+                shell.note(format_args!("receipt {}", receipt.id()));
+                messages.push(message(Role::Assistant, answer.transcript.response.text));
+            }
+            Err(Broken::Failed(error))
+                if !at_a_terminal || error.code() == ExitCode::BrokenPipe =>
+            {
+                return Err(error);
+            }
+            // The conversation goes on as if this had not been asked.
+            Err(broken) => {
+                messages.pop();
+                match broken {
+                    Broken::Stopped => {
+                        shell.line("")?;
+                        shell.note("stopped: there is no receipt, and the question is forgotten");
+                    }
+                    Broken::Failed(error) => {
+                        shell.error(&error);
+                        if messages.iter().any(|message| message.role == Role::User) {
+                            shell.hint("if the conversation is too long, /clear begins anew");
+                        }
+                    }
+                }
+            }
+        }
     }
+}
+
+/// Ctrl-C while an answer comes. Who pipes questions in ends the program with it.
+async fn interrupt(at_a_terminal: bool) {
+    if at_a_terminal && ctrl_c().await.is_ok() {
+        return;
+    }
+    pending().await
 }
 
 /// Questions can be private: the file is readable by the user alone.
 fn remember(editor: &mut DefaultEditor, path: &Path, line: &str) -> rustyline::Result<()> {
     editor.add_history_entry(line)?;
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
     editor.save_history(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(())

@@ -4,6 +4,8 @@
 //! cargo build --release -p lemma -p lemma-bench && target/release/network
 //! ```
 //!
+//! `network first-token` measures that alone; `network memory MODEL.gguf` what a worker takes to serve a language model.
+//!
 //! It starts `lemma up` beside its own executable in a temporary directory, on free ports, and stops it at the end. Run it
 //! on an otherwise idle machine. Nothing here passes or fails: a benchmark prints what it saw.
 
@@ -15,16 +17,32 @@ mod network;
 mod process;
 mod text;
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, path::Path, time::Duration};
 
 use figures::{Figure, median};
 use network::Network;
+use serde_json::json;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     println!("{:<58} {:>14}   goal", "figure", "measured");
+    match arguments[..] {
+        [] => everything().await,
+        ["first-token"] => {
+            let network = Network::start(&[])?;
+            first_token(&network).await?;
+            network.stop()
+        }
+        ["memory", model] => memory(model.as_ref()).await,
+        _ => Err("usage: network [first-token | memory MODEL.gguf]".into()),
+    }
+}
+
+async fn everything() -> Result<()> {
     let network = Network::start(&[])?;
     Figure::new(
         "lemma up: start to ready",
@@ -130,6 +148,33 @@ async fn first_token(network: &Network) -> Result<()> {
         Figure::new(&name, value, "ms", goal).print();
     }
     Ok(())
+}
+
+/// What a language model takes of memory while it is loaded and answers, beside the size of its file.
+async fn memory(model: &Path) -> Result<()> {
+    let network = Network::start(&["--workers", "1"])?;
+    network.push(model, "bench/model")?;
+    let before = network.process.resident_mb()?;
+    network.process.forget_peak()?;
+    let answer = json!({"model": "bench/model", "prompt": "The", "max_tokens": 64});
+    network.post("/v1/completions", &answer).await?;
+    let peak = network.process.peak_mb()? - before;
+    let held = network.process.resident_mb()? - before;
+    let file = std::fs::metadata(model)?.len() as f64 / 1e6;
+    for (name, value, unit, goal) in [
+        ("file", file, "MB", ""),
+        ("most while it loads and answers", peak, "MB", ""),
+        ("held afterwards", held, "MB", ""),
+        (
+            "most, for each byte of the file",
+            peak / file,
+            "",
+            "at most 1.3",
+        ),
+    ] {
+        Figure::new(&format!("serving a model: {name}"), value, unit, goal).print();
+    }
+    network.stop()
 }
 
 /// `lemma verify` as a whole process, and the checks alone.

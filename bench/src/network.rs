@@ -208,6 +208,31 @@ impl Network {
         Ok(())
     }
 
+    /// `lemma models push` of a file.
+    pub(crate) fn push(&self, model: &Path, name: &str) -> Result<()> {
+        let output = Command::new(lemma()?)
+            .args(["models", "push"])
+            .arg(model)
+            .args(["--name", name, "--api", &self.api])
+            .output()?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into());
+        }
+        Ok(())
+    }
+
+    /// Posts to the gateway; fails unless it answers with success.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<String> {
+        let request = self.client.post(format!("{}{path}", self.api)).json(body);
+        let response = request.send().await?;
+        let status = response.status();
+        let body = response.text().await?;
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(format!("{path}: {status}: {body}").into()),
+        }
+    }
+
     /// The bundle of a receipt, as soon as its batch is final.
     pub(crate) async fn bundle(&self, receipt: &str) -> Result<String> {
         let url = format!("{}/v1/receipts/{receipt}/bundle", self.api);

@@ -64,16 +64,25 @@ impl Process {
 
     /// Resident memory, MB.
     pub(crate) fn resident_mb(&self) -> Result<f64> {
+        self.megabytes("VmRSS:")
+    }
+
+    /// The most resident memory since the start or [`forget_peak`](Self::forget_peak), MB.
+    pub(crate) fn peak_mb(&self) -> Result<f64> {
+        self.megabytes("VmHWM:")
+    }
+
+    /// From now on the peak is that of what follows (proc(5), `clear_refs`).
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        let file = format!("/proc/{}/clear_refs", self.child.id());
+        Ok(std::fs::write(file, "5")?)
+    }
+
+    fn megabytes(&self, field: &str) -> Result<f64> {
         let status = self.field("status")?;
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .ok_or("no VmRSS")?;
-        let kib: f64 = line
-            .split_whitespace()
-            .nth(1)
-            .ok_or("malformed VmRSS")?
-            .parse()?;
+        let value = status.lines().find_map(|line| line.strip_prefix(field));
+        let kib = value.and_then(|value| value.split_whitespace().next());
+        let kib: f64 = kib.ok_or_else(|| format!("no {field}"))?.parse()?;
         Ok(kib * 1024.0 / 1e6)
     }
 

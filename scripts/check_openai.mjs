@@ -1,14 +1,15 @@
 // Checks OpenAI's API with OpenAI's JavaScript client, unmodified.
 //
-//     node scripts/check_openai.mjs MODULES http://127.0.0.1:8402 owner/model owner/embedding-model
+//     node scripts/check_openai.mjs MODULES http://127.0.0.1:8402 owner/model owner/embedding-model [FOLDER]
 //
-// MODULES is the folder into which `npm install openai` was done.
+// MODULES is the folder into which `npm install openai` was done. Into FOLDER answers are put for check_answers.py.
 
 import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const [modules, api, model, embedding] = process.argv.slice(2);
+const [modules, api, model, embedding, folder] = process.argv.slice(2);
 const { default: OpenAI } = await import(
   pathToFileURL(createRequire(`${modules}/`).resolve("openai")).href
 );
@@ -26,6 +27,10 @@ async function check(what, work) {
     console.log(`FAIL  ${what}: ${error.stack}`);
   }
 }
+
+const keep = (name, answer) => {
+  if (folder) writeFileSync(`${folder}/${name}.json`, JSON.stringify(answer));
+};
 
 // The test model ends an answer when it likes; answers that are compared shall be of full length.
 const ask = (options = {}, text = "Hi", request = {}) =>
@@ -50,6 +55,7 @@ await check("a chat is answered, with its receipt", async () => {
   assert.equal(answer.choices[0].finish_reason, "length");
   assert.equal(answer.usage.completion_tokens, 24);
   assert.equal(answer.lemma.transcript.response.text, answer.choices[0].message.content);
+  keep("a chat", answer);
 });
 
 await check("a stream says the same piece by piece, with usage and receipt at its end", async () => {
@@ -139,6 +145,7 @@ await check("a response says what a chat says, whole and streamed", async () => 
   const whole = await client.responses.create(options);
   const chat = await ask({ seed: 7 });
   assert.equal(whole.output_text, chat.choices[0].message.content);
+  keep("a response", whole);
   let text = "";
   for await (const event of await client.responses.create({ ...options, stream: true })) {
     if (event.type === "response.output_text.delta") text += event.delta;
@@ -151,6 +158,7 @@ await check("texts are embedded, in base64 and in numbers", async () => {
   // The client asks for base64 unless it is told otherwise.
   const answer = await client.embeddings.create(options);
   assert.equal(answer.data.length, 2);
+  keep("embeddings", answer);
   const square = answer.data[0].embedding.reduce((sum, value) => sum + value * value, 0);
   assert(Math.abs(square - 1) < 1e-4);
   const numbers = await client.embeddings.create({ ...options, encoding_format: "float" });

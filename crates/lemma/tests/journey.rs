@@ -492,6 +492,37 @@ fn a_language_model_answers_and_is_replayed(user: &User, root: &str) {
     }
 }
 
+/// Weights are mapped and packed one after the other: a worker never holds the file beside what is made of it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_worker_takes_little_more_memory_than_its_model() {
+    let mut user = User::new();
+    let network = user.up();
+    let process = format!("/proc/{}", network.child.id());
+    let megabytes = |field: &str| {
+        let status = fs::read_to_string(format!("{process}/status")).unwrap();
+        let value = status.lines().find_map(|line| line.strip_prefix(field));
+        let kib = value.unwrap().split_whitespace().next().unwrap();
+        kib.parse::<u64>().unwrap() / 1_000
+    };
+    let model = language::of_megabytes(96);
+    let file = model.len() as u64 / 1_000_000;
+    fs::write(user.path("large.gguf"), model).unwrap();
+    user.run(&["models", "push", "large.gguf", "--name", "acme/large"])
+        .ok();
+    let before = megabytes("VmRSS:");
+    // From here on the peak is that of loading and answering.
+    fs::write(format!("{process}/clear_refs"), "5").unwrap();
+    user.run(&["run", "acme/large", "Hi", "--max-tokens", "2"])
+        .ok();
+    let (held, peak) = (
+        megabytes("VmRSS:").saturating_sub(before),
+        megabytes("VmHWM:").saturating_sub(before),
+    );
+    assert!(held > file / 2, "{held} of {file} MB: it is not in memory");
+    assert!(peak < file * 3 / 2, "{peak} MB for a file of {file} MB");
+}
+
 #[test]
 fn a_second_interrupt_does_not_wait_for_requests() {
     let mut user = User::new();

@@ -118,26 +118,37 @@ fn q4(block: &[f32], out: &mut Vec<u8>) {
 
 /// The file. Another seed makes another model.
 pub(crate) fn gguf(seed: u64) -> Vec<u8> {
-    variant(seed, LAYERS, false)
+    variant(seed, LAYERS, FFN, false)
 }
 
 /// The same model rounded to Q4_0.
 #[allow(dead_code, reason = "not every test needs it")]
 pub(crate) fn quantised(seed: u64) -> Vec<u8> {
-    variant(seed, LAYERS, true)
+    variant(seed, LAYERS, FFN, true)
 }
 
 /// The same model without its last layers: what a draft model would be.
 #[allow(dead_code, reason = "not every test needs it")]
 pub(crate) fn draft(seed: u64) -> Vec<u8> {
-    variant(seed, 1, false)
+    variant(seed, 1, FFN, false)
 }
 
-fn variant(seed: u64, layers: usize, quantised: bool) -> Vec<u8> {
+/// A model whose file has about so many million bytes.
+#[allow(dead_code, reason = "not every test needs it")]
+pub(crate) fn of_megabytes(megabytes: usize) -> Vec<u8> {
+    variant(
+        1,
+        8,
+        megabytes * 1_000_000 / (8 * 3 * DIM * 4) / 64 * 64,
+        false,
+    )
+}
+
+fn variant(seed: u64, layers: usize, ffn: usize, quantised: bool) -> Vec<u8> {
     let mut w = Writer::default();
     w.text("general.architecture", "llama");
     w.int("llama.embedding_length", DIM as u32);
-    w.int("llama.feed_forward_length", FFN as u32);
+    w.int("llama.feed_forward_length", ffn as u32);
     w.int("llama.block_count", layers as u32);
     w.int("llama.attention.head_count", HEADS as u32);
     w.int("llama.attention.head_count_kv", 1);
@@ -155,9 +166,9 @@ fn variant(seed: u64, layers: usize, quantised: bool) -> Vec<u8> {
             ("attn_k", &[DIM / HEADS, DIM]),
             ("attn_v", &[DIM / HEADS, DIM]),
             ("attn_output", &[DIM, DIM]),
-            ("ffn_gate", &[FFN, DIM]),
-            ("ffn_up", &[FFN, DIM]),
-            ("ffn_down", &[DIM, FFN]),
+            ("ffn_gate", &[ffn, DIM]),
+            ("ffn_up", &[ffn, DIM]),
+            ("ffn_down", &[DIM, ffn]),
         ] {
             w.tensor(&format!("blk.{layer}.{part}"), shape);
         }

@@ -1,8 +1,7 @@
 //! Convolution of each channel by its own filter, with the channels last.
 //!
 //! Outputs that are neighbours along a line share what they read: some of them, and a vector of channels, are computed
-//! together, each value and each weight loaded once for a row of the window. Lines that are neighbours share it too: a task
-//! computes a band of them, some channels at a time, so that what one line has read is in the nearest cache for the next.
+//! together, each value and each weight loaded once for a row of the window.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -16,14 +15,8 @@ use crate::lanes::{self, LaneKernel, Lanes, WIDTH};
 use crate::math;
 use crate::threads::{Slots, Threads};
 
-/// Most lines of a band.
-const BAND: usize = 8;
-
-/// Outputs of a line that are computed before the next line.
-const SEGMENT: usize = 64;
-
-/// Bytes of what the windows of a segment see of some channels, which stay in the first-level cache.
-const NEAR: usize = 16 << 10;
+/// Values of an image that does not stay in the second-level cache between the layer that made it and this one.
+const FAR: usize = 1 << 17;
 
 /// Each channel by its own filter.
 pub(super) fn depthwise(
@@ -36,60 +29,51 @@ pub(super) fn depthwise(
     y: &mut [f32],
 ) {
     let channels = conv.groups;
-    let [a, b, c] = &conv.window.axes;
-    let line = c.output * channels;
+    let width = conv.window.axes[2].output;
+    let line = width * channels;
     let zeros = vec![0.0; channels];
     let (epilogue, chain) = chain.split();
-    let planes = conv.batch * a.output;
-    let wanted = match threads.count() {
-        1 => 1,
-        count => (4 * count).div_ceil(planes).min(b.output),
-    };
-    let bands = b.output.div_ceil(BAND).max(wanted);
+    // Lines of at least some thousand values make a task.
+    let together = (8192 / line.max(1)).max(1);
     let out = Slots::of(y);
-    threads.run(planes * bands, |task| {
-        let (plane, band) = (task / bands, task % bands);
-        let lines = band * b.output / bands..(band + 1) * b.output / bands;
-        let first = plane * b.output + lines.start;
-        // SAFETY: each line is one task's.
-        let y = unsafe { out.slice(first * line, lines.len() * line) };
-        let band = Band {
-            conv,
-            plane,
-            lines,
-            x,
-            taps,
-            zeros: &zeros,
-            epilogue: epilogue.part(first * c.output, 0, channels),
-            places: Vec::new(),
-            tall: 0,
-            y,
-        };
-        lanes::run(isa, band);
-        chain.apply(isa, first * c.output, channels, y);
+    let lines = conv.batch * conv.window.output_len() / width;
+    threads.run(lines.div_ceil(together), |task| {
+        let mut places = Vec::new();
+        for index in task * together..lines.min((task + 1) * together) {
+            // SAFETY: each line is one task's.
+            let y = unsafe { out.slice(index * line, line) };
+            let line = Line {
+                conv,
+                index,
+                x,
+                taps,
+                zeros: &zeros,
+                epilogue: epilogue.part(index * width, 0, channels),
+                places: &mut places,
+                y,
+            };
+            lanes::run(isa, line);
+            chain.apply(isa, index * width, channels, y);
+        }
     });
 }
 
-/// Neighbouring lines of outputs, all channels.
-struct Band<'a> {
+/// One line of outputs, all channels.
+struct Line<'a> {
     conv: &'a Conv,
-    /// The plane of the output, counted through all images, and the lines in it.
-    plane: usize,
-    lines: Range<usize>,
+    index: usize,
     x: &'a [f32],
     /// Tap after tap, a value for each channel.
     taps: &'a [f32],
     /// What lies in the padding.
     zeros: &'a [f32],
     epilogue: Epilogue<'a>,
-    /// Where the values of some columns lie, line after line of what the windows see.
-    places: Vec<*const f32>,
-    /// How many of these lines there are on each plane that a window sees.
-    tall: usize,
+    /// Where the values of some columns lie, for each row of the window.
+    places: &'a mut Vec<*const f32>,
     y: &'a mut [f32],
 }
 
-impl LaneKernel for Band<'_> {
+impl LaneKernel for Line<'_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self, lanes: L) {
         let (channels, axis) = (self.conv.groups, self.conv.window.axes[2]);
@@ -120,67 +104,47 @@ impl LaneKernel for Band<'_> {
                 }
             };
         }
-        let [_, b, c] = &self.conv.window.axes;
-        match b.dilation.max(c.dilation) {
-            1 if b.stride <= b.kernel => {
-                shared!(3 1: 9, 4; 3 2: 15, 5; 5 1: 11, 6; 5 2: 17, 7; 7 1: 13, 8;)
-            }
+        match axis.dilation {
+            1 => shared!(3 1: 9, 4; 3 2: 15, 5; 5 1: 11, 6; 5 2: 17, 7; 7 1: 13, 8;),
             _ => self.apart(lanes),
         }
     }
 }
 
-impl Band<'_> {
+impl Line<'_> {
     /// `P` outputs at a time, of windows that are `K` wide and move on by `S`, over `C = (P − 1) · S + K` columns.
     #[inline(always)]
     fn shared<L: Lanes, const P: usize, const K: usize, const S: usize, const C: usize>(
         &mut self,
         lanes: L,
     ) {
-        let (channels, [_, b, c]) = (self.conv.groups, self.conv.window.axes);
+        let (channels, width) = (self.conv.groups, self.conv.window.axes[2].output);
         let whole = channels - channels % WIDTH;
-        for segment in (0..c.output).step_by(SEGMENT) {
-            let outputs = SEGMENT.min(c.output - segment);
-            // The last outputs of a line are taken together too: some of them are computed twice.
-            let segment = segment.min(c.output - outputs.max(P));
-            let outputs = outputs.max(P);
-            let columns = (outputs - 1) * S + K;
-            let seen = self.lines.start * b.stride..(self.lines.end - 1) * b.stride + b.kernel;
-            self.find(seen, |column| segment * S + column, columns);
-            let near = (NEAR / (b.kernel * columns * size_of::<f32>()) / WIDTH).max(1) * WIDTH;
-            for first in (0..whole).step_by(near) {
-                for line in 0..self.lines.len() {
-                    for part in (0..outputs).step_by(P) {
-                        let part = part.min(outputs - P);
-                        for channel in (first..whole.min(first + near)).step_by(WIDTH) {
-                            // SAFETY: each line of what the windows see has a place for each column, with a value for
-                            // each channel.
-                            unsafe {
-                                let sums =
-                                    self.sums::<L, P, K, S, C>(lanes, line, columns, part, channel);
-                                for (p, sum) in sums.into_iter().enumerate() {
-                                    let output = line * c.output + segment + part + p;
-                                    self.store(lanes, sum, output, channel);
-                                }
-                            }
-                        }
+        for part in (0..width).step_by(P) {
+            // The last outputs are taken together too: some of them are computed twice.
+            let first = part.min(width - P);
+            self.find(|column| first * S + column, C);
+            self.fetch(lanes, part * S..(part + P) * S);
+            // SAFETY: each row of the window has a place for each column, with a value for each channel.
+            unsafe {
+                for channel in (0..whole).step_by(WIDTH) {
+                    let sums = self.sums::<L, P, K, S, C>(lanes, channel);
+                    for (p, sum) in sums.into_iter().enumerate() {
+                        self.store(lanes, sum, first + p, channel);
                     }
                 }
             }
-            for line in 0..self.lines.len() {
-                for output in 0..outputs {
-                    let at = line * c.output + segment + output;
-                    // SAFETY: as above.
-                    unsafe { self.rest(line, at, output * S, columns, whole) };
-                }
+            for p in 0..P {
+                // SAFETY: as above.
+                unsafe { self.rest(first + p, p * S, C, whole) };
             }
         }
     }
 
-    /// The sums of `P` outputs of a line, one vector of channels.
+    /// The sums of `P` outputs, one vector of channels.
     ///
     /// # Safety
-    /// Each line of what the windows see has places for `columns` columns, which have these channels.
+    /// Each row of the window has `C` places, which have these channels.
     #[inline(always)]
     #[allow(
         clippy::needless_range_loop,
@@ -189,14 +153,11 @@ impl Band<'_> {
     unsafe fn sums<L: Lanes, const P: usize, const K: usize, const S: usize, const C: usize>(
         &self,
         lanes: L,
-        line: usize,
-        columns: usize,
-        part: usize,
         channel: usize,
     ) -> [L::V; P] {
         let mut sums = [lanes.splat(0.0); P];
-        for (r, row) in self.rows(line).enumerate() {
-            let places = &self.places[row * columns + part * S..][..C];
+        let (rows, _) = self.places.as_chunks::<C>();
+        for (r, places) in rows.iter().enumerate() {
             let values: [L::V; C] = std::array::from_fn(|c| {
                 // SAFETY: the caller's promise.
                 unsafe { vector(lanes, places[c].add(channel)) }
@@ -213,41 +174,26 @@ impl Band<'_> {
         sums
     }
 
-    /// The rows of the windows on a line of what has been found, as lines of that.
-    #[inline(always)]
-    fn rows(&self, line: usize) -> impl Iterator<Item = usize> + use<> {
-        let ([a, b, _], tall) = (self.conv.window.axes, self.tall);
-        (0..a.kernel).flat_map(move |ka| {
-            let first = ka * tall + line * b.stride;
-            first..first + b.kernel
-        })
-    }
-
     /// One output at a time, of any windows.
     #[inline(always)]
     fn apart<L: Lanes>(&mut self, lanes: L) {
         /// Vectors whose sums go on while one waits for its last.
         const VECTORS: usize = 4;
-        let (channels, [_, b, axis]) = (self.conv.groups, self.conv.window.axes);
-        for (line, place) in self.lines.clone().enumerate() {
-            for output in 0..axis.output {
-                let seen = (0..b.kernel).map(|k| place * b.stride + k * b.dilation);
-                let column = |k| output * axis.stride + k * axis.dilation;
-                self.find(seen, column, axis.kernel);
-                let at = line * axis.output + output;
-                let mut channel = 0;
-                // SAFETY: there is a place for each tap, with a value for each channel.
-                unsafe {
-                    while channel + VECTORS * WIDTH <= channels {
-                        self.one::<L, VECTORS>(lanes, at, channel);
-                        channel += VECTORS * WIDTH;
-                    }
-                    while channel + WIDTH <= channels {
-                        self.one::<L, 1>(lanes, at, channel);
-                        channel += WIDTH;
-                    }
-                    self.rest(0, at, 0, axis.kernel, channel);
+        let (channels, axis) = (self.conv.groups, self.conv.window.axes[2]);
+        for output in 0..axis.output {
+            self.find(|k| output * axis.stride + k * axis.dilation, axis.kernel);
+            let mut channel = 0;
+            // SAFETY: there is a place for each tap, with a value for each channel.
+            unsafe {
+                while channel + VECTORS * WIDTH <= channels {
+                    self.one::<L, VECTORS>(lanes, output, channel);
+                    channel += VECTORS * WIDTH;
                 }
+                while channel + WIDTH <= channels {
+                    self.one::<L, 1>(lanes, output, channel);
+                    channel += WIDTH;
+                }
+                self.rest(output, 0, axis.kernel, channel);
             }
         }
     }
@@ -259,19 +205,15 @@ impl Band<'_> {
     #[inline(always)]
     unsafe fn one<L: Lanes, const V: usize>(&mut self, lanes: L, output: usize, channel: usize) {
         let mut sums = [lanes.splat(0.0); V];
-        let kernel = self.conv.window.axes[2].kernel;
-        for (r, row) in self.rows(0).enumerate() {
-            for (k, place) in self.places[row * kernel..][..kernel].iter().enumerate() {
-                let tap = (r * kernel + k) * self.conv.groups;
-                for (v, sum) in sums.iter_mut().enumerate() {
-                    let channel = channel + v * WIDTH;
-                    // SAFETY: the caller's promise; taps have a value for each channel.
-                    let (weight, value) = unsafe {
-                        let tap = self.taps.as_ptr().add(tap + channel);
-                        (vector(lanes, tap), vector(lanes, place.add(channel)))
-                    };
-                    *sum = lanes.fma(weight, value, *sum);
-                }
+        for (t, place) in self.places.iter().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                let channel = channel + v * WIDTH;
+                // SAFETY: the caller's promise; taps have a value for each channel.
+                let (weight, value) = unsafe {
+                    let tap = self.taps.as_ptr().add(t * self.conv.groups + channel);
+                    (vector(lanes, tap), vector(lanes, place.add(channel)))
+                };
+                *sum = lanes.fma(weight, value, *sum);
             }
         }
         for (v, sum) in sums.into_iter().enumerate() {
@@ -301,26 +243,17 @@ impl Band<'_> {
         }
     }
 
-    /// The channels from `begin` on of an output on a line of the band, whose window begins at column `column` of
-    /// `columns`.
+    /// The channels from `begin` on of an output whose window begins at column `column` of `columns`.
     ///
     /// # Safety
-    /// Each line of what the windows see has a place for each column, with a value for each channel.
+    /// Each row of the window has a place for each column, with a value for each channel.
     #[inline(always)]
-    unsafe fn rest(
-        &mut self,
-        line: usize,
-        output: usize,
-        column: usize,
-        columns: usize,
-        begin: usize,
-    ) {
+    unsafe fn rest(&mut self, output: usize, column: usize, columns: usize, begin: usize) {
         let (channels, width) = (self.conv.groups, self.conv.window.axes[2].kernel);
         for channel in begin..channels {
             let mut sum = 0.0f32;
-            for (r, row) in self.rows(line).enumerate() {
-                let places = &self.places[row * columns + column..][..width];
-                for (k, place) in places.iter().enumerate() {
+            for (r, places) in self.places.chunks_exact(columns).enumerate() {
+                for (k, place) in places[column..column + width].iter().enumerate() {
                     // SAFETY: the caller's promise.
                     let value = unsafe { *place.add(channel) };
                     sum = self.taps[(r * width + k) * channels + channel].mul_add(value, sum);
@@ -333,25 +266,42 @@ impl Band<'_> {
         }
     }
 
-    /// Finds where the values of some columns of some lines of the padded input lie, on each plane that a window sees.
+    /// Fetches what the next line of outputs sees for the first time, in some columns: a line of the input is too far from
+    /// the next one for the processor to do so by itself.
     #[inline(always)]
-    fn find(
-        &mut self,
-        lines: impl ExactSizeIterator<Item = usize> + Clone,
-        column: impl Fn(usize) -> usize,
-        columns: usize,
-    ) {
+    fn fetch<L: Lanes>(&self, lanes: L, columns: Range<usize>) {
+        let [a, b, c] = &self.conv.window.axes;
+        if a.input * b.input * c.input * self.conv.groups < FAR {
+            return;
+        }
+        let (image, line) = (self.index / (a.output * b.output), self.index % b.output);
+        let plane = image * a.input + self.index / b.output % a.output * a.stride;
+        let columns = columns.start.min(c.input)..columns.end.min(c.input);
+        let seen = (line * b.stride + b.extent()).saturating_sub(b.begin);
+        for line in seen..(seen + b.stride).min(b.input) {
+            let line = (plane.min(a.input * (image + 1) - 1) * b.input + line) * c.input;
+            let values =
+                (line + columns.start) * self.conv.groups..(line + columns.end) * self.conv.groups;
+            for value in values.step_by(WIDTH) {
+                lanes.prefetch(self.x.as_ptr().wrapping_add(value));
+            }
+        }
+    }
+
+    /// Finds where the values of some columns of the padded line lie, for each row of the window.
+    #[inline(always)]
+    fn find(&mut self, column: impl Fn(usize) -> usize, columns: usize) {
         let channels = self.conv.groups;
         let [a, b, c] = &self.conv.window.axes;
+        let lines = a.output * b.output;
+        let (oa, ob) = (self.index % lines / b.output, self.index % b.output);
         let len = self.conv.window.input_len() * channels;
-        let image = &self.x[self.plane / a.output * len..][..len];
-        self.tall = lines.len();
+        let image = &self.x[self.index / lines * len..][..len];
         self.places.clear();
         for ka in 0..a.kernel {
-            let ia = self.plane % a.output * a.stride + ka * a.dilation;
-            let ia = ia.wrapping_sub(a.begin);
-            for ib in lines.clone() {
-                let ib = ib.wrapping_sub(b.begin);
+            let ia = (oa * a.stride + ka * a.dilation).wrapping_sub(a.begin);
+            for kb in 0..b.kernel {
+                let ib = (ob * b.stride + kb * b.dilation).wrapping_sub(b.begin);
                 let inside = ia < a.input && ib < b.input;
                 let line = ia.wrapping_mul(b.input).wrapping_add(ib);
                 let line = line.wrapping_mul(c.input);

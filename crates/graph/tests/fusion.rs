@@ -188,6 +188,53 @@ fn convolutions() {
     check(&graph, &[3, 17, 15]);
 }
 
+#[test]
+fn images_go_through_convolutions_one_by_one() {
+    let mut s = Source(8);
+    let mut graph = vec![];
+    let mut conv = |name: &str, from: &str, shape: &[i64; 4], groups: i64| {
+        let (w, b) = (format!("{name}.w"), format!("{name}.b"));
+        let pad = shape[2] / 2;
+        graph.push(s.weights(&w, shape));
+        graph.push(s.weights(&b, &shape[..1]));
+        let attributes: [(&str, &[i64]); 3] = [
+            ("kernel_shape", &shape[2..]),
+            ("pads", &[pad, pad, pad, pad]),
+            ("group", &[groups]),
+        ];
+        graph.push(node("Conv", &[from, &w, &b], name, &attributes));
+    };
+    conv("c0", "x", &[12, 3, 3, 3], 1);
+    conv("c1", "r0", &[24, 12, 1, 1], 1);
+    conv("c2", "c1", &[24, 1, 3, 3], 24);
+    conv("e0", "g0", &[6, 24, 1, 1], 1);
+    conv("e1", "f0", &[24, 6, 1, 1], 1);
+    conv("c3", "m", &[12, 24, 1, 1], 1);
+    graph.extend([
+        node("Relu", &["c0"], "r0", &[]),
+        // A gate of each channel, as in Squeeze-and-Excitation.
+        node("Sigmoid", &["c2"], "h", &[]),
+        node("Mul", &["c2", "h"], "r2", &[]),
+        node("GlobalAveragePool", &["r2"], "g0", &[]),
+        node("Relu", &["e0"], "f0", &[]),
+        node("Sigmoid", &["e1"], "f1", &[]),
+        node("Mul", &["r2", "f1"], "m", &[]),
+        node("Add", &["c3", "r0"], "j", &[]),
+        node("GlobalAveragePool", &["j"], "y", &[]),
+        value(11, "x", &[-1, 3, 40, 40]),
+        value(12, "y", &[-1, 12, 1, 1]),
+    ]);
+    check(&graph, &[3, 40, 40]);
+    // One image holds some values of 40 × 40 × 24; as many as there are images would exceed this bound several times.
+    let model = Model::load(model(&graph), &NoFiles, &Limits::small()).unwrap();
+    let x = Tensor::new(&[16, 3, 40, 40], vec![0.5f32; 16 * 3 * 40 * 40]).unwrap();
+    let options = RunOptions {
+        memory: 1 << 20,
+        ..RunOptions::default()
+    };
+    model.run(&[("x", x)], &options).unwrap();
+}
+
 fn s_weights(name: &str, k: i64) -> Field {
     Source(3).weights(name, &[k, 3])
 }

@@ -76,8 +76,8 @@ pub struct Chain<'a> {
 /// Most links of a chain.
 pub const MAX_LINKS: usize = 16;
 
-/// Values handled at a time: 2 KiB, so that a few pieces stay in the first-level cache.
-const PIECE: usize = 512;
+/// Values handled at a time: 4 KiB, so that a few pieces stay in the first-level cache.
+const PIECE: usize = 1024;
 
 thread_local! {
     /// Values that links give for later ones.

@@ -78,7 +78,7 @@ pub use memory::{FileMap, Room, trim};
 pub use norm::{layer_norm, log_softmax, rms_norm, softmax};
 pub use pool::{Pool, PoolSpec, Pooling, average_pool, max_pool, max_pool_last, pool_last};
 pub use quant::{Format, Input, PackError, PackedMatrix, QuantRows};
-pub use reduce::{LANES, Reduction, dot, reduce};
+pub use reduce::{LANES, Reduction, dot, reduce, reduce_with};
 pub use threads::Threads;
 pub use transpose::transpose;
 pub use window::ShapeError;

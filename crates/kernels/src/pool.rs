@@ -232,33 +232,78 @@ impl<T: Copy> Line<'_, T> {
         [self.index / b.output % a.output, self.index % b.output]
     }
 
-    /// Folds the values inside each window, all channels at a time; `finish` is told which window it was.
+    /// Folds the values inside each window; `finish` is told which window it was.
     #[inline(always)]
     fn fold(self, identity: T, step: impl Fn(T, T) -> T, finish: impl Fn(&mut [T], usize)) {
-        let [a, b, c] = &self.window.axes;
+        let [a, b, _] = &self.window.axes;
         let len = self.window.input_len() * self.channels;
         let image = &self.x[self.index / (a.output * b.output) * len..][..len];
         let [oa, ob] = self.outer();
-        let ((fa, la), (fb, lb)) = (a.inside(oa), b.inside(ob));
-        let place =
-            |axis: &Axis, o: usize, k: usize| o * axis.stride + k * axis.dilation - axis.begin;
         for (oc, out) in self.y.chunks_exact_mut(self.channels).enumerate() {
-            out.fill(identity);
-            let (fc, lc) = c.inside(oc);
-            for ka in fa..la {
-                for kb in fb..lb {
-                    let line = (place(a, oa, ka) * b.input + place(b, ob, kb)) * c.input;
-                    for kc in fc..lc {
-                        let at = (line + place(c, oc, kc)) * self.channels;
-                        let values = &image[at..at + self.channels];
-                        for (out, &v) in out.iter_mut().zip(values) {
-                            *out = step(*out, v);
-                        }
-                    }
-                }
+            let seen = Seen {
+                window: self.window,
+                channels: self.channels,
+                image,
+                at: [oa, ob, oc],
+            };
+            // Many channels at a time, in registers, then fewer.
+            let (many, rest) = out.as_chunks_mut::<64>();
+            let (some, one) = rest.as_chunks_mut::<16>();
+            let mut channel = 0;
+            for out in many {
+                *out = seen.fold(channel, identity, &step);
+                channel += out.len();
+            }
+            for out in some {
+                *out = seen.fold(channel, identity, &step);
+                channel += out.len();
+            }
+            for out in one {
+                [*out] = seen.fold(channel, identity, &step);
+                channel += 1;
             }
             finish(out, oc);
         }
+    }
+}
+
+/// What a window sees.
+struct Seen<'a, T> {
+    window: &'a Window,
+    channels: usize,
+    image: &'a [T],
+    /// Which window it is, along each axis.
+    at: [usize; AXES],
+}
+
+impl<T: Copy> Seen<'_, T> {
+    /// Folds some channels of it.
+    #[inline(always)]
+    fn fold<const W: usize>(
+        &self,
+        channel: usize,
+        identity: T,
+        step: impl Fn(T, T) -> T,
+    ) -> [T; W] {
+        let [a, b, c] = &self.window.axes;
+        let [oa, ob, oc] = self.at;
+        let ((fa, la), (fb, lb), (fc, lc)) = (a.inside(oa), b.inside(ob), c.inside(oc));
+        let place =
+            |axis: &Axis, o: usize, k: usize| o * axis.stride + k * axis.dilation - axis.begin;
+        let mut folded = [identity; W];
+        for ka in fa..la {
+            for kb in fb..lb {
+                let line = (place(a, oa, ka) * b.input + place(b, ob, kb)) * c.input;
+                for kc in fc..lc {
+                    let first = (line + place(c, oc, kc)) * self.channels + channel;
+                    let values = &self.image[first..first + W];
+                    for i in 0..W {
+                        folded[i] = step(folded[i], values[i]);
+                    }
+                }
+            }
+        }
+        folded
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::isa::{Isa, Kernel};
 use crate::math;
+use crate::threads::Threads;
 
 /// Number of strided lanes of a reduction: one AVX-512 register, two of AVX2, four of NEON.
 pub const LANES: usize = 16;
@@ -53,6 +54,47 @@ pub fn reduce(
         inner,
         x,
         y,
+    });
+}
+
+/// [`reduce`] on several threads.
+///
+/// # Panics
+/// As [`reduce`].
+pub fn reduce_with(
+    isa: Isa,
+    threads: &Threads,
+    op: Reduction,
+    [outer, len, inner]: [usize; 3],
+    x: &[f32],
+    y: &mut [f32],
+) {
+    assert_eq!(x.len(), outer * len * inner, "reduce: input length");
+    assert_eq!(y.len(), outer * inner, "reduce: output length");
+    if threads.count() == 1 || inner < 2 || len == 0 {
+        return reduce(isa, op, outer, len, inner, x, y);
+    }
+    if outer > 1 {
+        return threads.chunks(y, inner, |i, y| {
+            reduce(
+                isa,
+                op,
+                1,
+                len,
+                inner,
+                &x[i * len * inner..][..len * inner],
+                y,
+            );
+        });
+    }
+    let width = inner.div_ceil(threads.count()).next_multiple_of(LANES);
+    threads.chunks(y, width.min(COLUMNS), |i, out| {
+        let columns = Columns {
+            plane: x,
+            inner,
+            first: i * width.min(COLUMNS),
+        };
+        isa.run(Part { op, columns, out });
     });
 }
 
@@ -181,6 +223,22 @@ impl Kernel for Reduce<'_> {
                 columns.reduce(op, out);
             }
         }
+    }
+}
+
+/// A reduction of some columns.
+struct Part<'a> {
+    op: Reduction,
+    columns: Columns<'a>,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.columns.reduce(self.op, self.out);
     }
 }
 

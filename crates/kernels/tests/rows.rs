@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Source, assert_canonical, assert_same_bits};
+use common::{Source, assert_canonical, assert_same_bits, everywhere};
 use lemma_kernels::{
-    Isa, LANES, Reduction, canonical, dot, layer_norm, log_softmax, math, reduce, rms_norm, softmax,
+    Isa, LANES, Reduction, canonical, dot, layer_norm, log_softmax, math, reduce, reduce_with,
+    rms_norm, softmax,
 };
 
 const REDUCTIONS: [Reduction; 10] = [
@@ -90,6 +91,8 @@ fn columns_reduce_like_rows() {
         (3, 1, 33),
         (1, 0, 3),
         (2, 100, 16),
+        (1, 20, 600),
+        (2, 19, 270),
         (0, 4, 4),
         (2, 4, 0),
     ] {
@@ -101,15 +104,15 @@ fn columns_reduce_like_rows() {
                     defined(op, &(0..len).map(column).collect::<Vec<_>>())
                 })
                 .collect();
-            for isa in Isa::available() {
+            everywhere(|isa, threads| {
                 let mut y = vec![f32::NAN; outer * inner];
-                reduce(isa, op, outer, len, inner, &x, &mut y);
+                reduce_with(isa, threads, op, [outer, len, inner], &x, &mut y);
                 assert_same_bits(
                     &y,
                     &expected,
-                    format!("{isa} {op:?} of {outer}x{len}x{inner}"),
+                    format!("{isa} {threads:?} {op:?} of {outer}x{len}x{inner}"),
                 );
-            }
+            });
         }
     }
 }

@@ -22,6 +22,10 @@ const HELD_FILTERS: u64 = 256 << 10;
 /// Fewest convolutions that are worth the trouble.
 const FEWEST: usize = 2;
 
+/// Places of an image below which the images of a batch had better go through a convolution together, as rows of one
+/// product.
+const FEW_PLACES: usize = 16;
+
 /// Steps on one image after the other.
 #[derive(Debug)]
 pub(super) struct Images {
@@ -125,16 +129,20 @@ impl Images {
         let mut program = Vec::new();
         // Up to where all but the last step's value are read by these steps alone: steps, operands, values.
         let mut whole = (0, 0);
-        let mut convolutions = 0;
+        let (mut convolutions, mut many_places) = (0, false);
         for (i, step) in steps.iter().enumerate() {
             let Some(step) = one.step(step, values) else {
                 break;
             };
-            convolutions += usize::from(matches!(step.action, Action::Conv { .. }));
+            if let Action::Conv { geometry, .. } = &step.action {
+                many_places = geometry.output_len() >= FEW_PLACES * geometry.out_channels();
+                convolutions += usize::from(many_places);
+            }
             program.push(step);
             let end = first + i + 1;
             let outside = one.inner.keys().filter(|&&id| last_read[id] >= end);
             if convolutions >= FEWEST
+                && many_places
                 && outside.count() == 1
                 && last_read[steps[i].writes[0]] >= end
             {

@@ -20,7 +20,10 @@ pub(crate) struct Arena {
 impl Arena {
     /// Makes room for a program's slots, and keeps no more memory than it may hold.
     pub(super) fn fit(&mut self, program: &Program) {
-        let kept = self.slots.iter().chain(self.given.values().map(Arc::as_ref));
+        let kept = self
+            .slots
+            .iter()
+            .chain(self.given.values().map(Arc::as_ref));
         let kept: u64 = kept.map(|v| v.capacity() as u64 * 4).sum();
         if kept > program.memory {
             *self = Arena::default();

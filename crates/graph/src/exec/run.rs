@@ -234,12 +234,8 @@ impl<'a> Context<'a> {
                 kernels::pool_last(isa, threads, geometry, *pooling, *channels, slice(*x)?, y);
                 Ok(())
             }
-            Action::Places {
-                x,
-                op,
-                sizes: [outer, len, inner],
-            } => {
-                kernels::reduce(isa, *op, *outer, *len, *inner, slice(*x)?, y);
+            Action::Places { x, op, sizes } => {
+                kernels::reduce_with(isa, threads, *op, *sizes, slice(*x)?, y);
                 Ok(())
             }
             Action::Chain { x, n, chain } => {

@@ -20,6 +20,7 @@ mod integer;
 mod memory;
 mod pattern;
 mod run;
+mod turn;
 
 use lemma_kernels as kernels;
 use lemma_kernels::{Channels, Pooling, Reduction};
@@ -102,6 +103,12 @@ enum Action {
     Quantise { x: At, sink: Sink },
     /// A transposition of `batch` matrices of rows × columns.
     Transpose { x: At, sizes: [usize; 3] },
+    /// Integers of this shape with their dimensions in another order.
+    Turn {
+        x: At,
+        shape: Vec<usize>,
+        order: Vec<usize>,
+    },
 }
 
 /// Matrices of an operand: how far apart, for each dimension of the batch, and within.

@@ -21,12 +21,26 @@ interface ILemmaProofs {
         bytes32 outputs
     );
 
+    /// @notice A receipt of another mode was raised to `proved`: `worker` signed the receipt, and the evidence proves that
+    /// the model of the manifest gives the receipt's response on the receipt's request, rounded to the model's integers.
+    /// The hashes are those of `ProofAccepted`.
+    event ReceiptRaised(
+        bytes32 indexed receiptId,
+        bytes32 indexed manifest,
+        address indexed worker,
+        bytes32 evidence,
+        bytes32 inputs,
+        bytes32 outputs
+    );
+
     /// @notice The evidence is malformed, or its proof does not hold, or is of another model.
     error ProofRefused(string reason);
     /// @notice The manifest is not that of this version of the name, or not of a quantised model.
     error WrongManifest(string reason);
-    /// @notice The receipt is malformed, not signed by its worker, or of another model or evidence.
+    /// @notice The receipt is malformed, not signed by its worker, of another model or evidence, or for the other method.
     error WrongReceipt(string reason);
+    /// @notice The inputs or salts do not open the receipt's commitments, or the proof is of something else.
+    error WrongOpening(string reason);
     /// @notice The receipt's proof was accepted before, at `height`.
     error AlreadyAccepted(uint64 height);
 
@@ -55,6 +69,28 @@ interface ILemmaProofs {
         bytes calldata evidence
     ) external returns (bytes32 receiptId);
 
-    /// @notice The accepted proof of a receipt: the evidence's BLAKE3 and the height, zeros if there is none.
+    /// @notice Raises a receipt of another mode to `proved`, and says so in an event. The receipt names no evidence, so its
+    /// commitments are opened: everyone then sees the inputs and both salts.
+    /// @param name a registered name: see ILemmaModels
+    /// @param version the version whose manifest the receipt names
+    /// @param manifest the manifest itself, whose BLAKE3 is registered
+    /// @param receipt the signed receipt: `abi.encode` of its struct, and the signature of 65 bytes
+    /// @param inputs the request's tensors in their canonical encoding
+    /// @param requestSalt the salt of the receipt's request commitment
+    /// @param responseSalt the salt of the receipt's response commitment
+    /// @param evidence a proof of this request and response
+    /// @return receiptId the receipt's id, its EIP-712 struct hash
+    function raise(
+        string calldata name,
+        uint64 version,
+        bytes calldata manifest,
+        bytes calldata receipt,
+        bytes calldata inputs,
+        bytes32 requestSalt,
+        bytes32 responseSalt,
+        bytes calldata evidence
+    ) external returns (bytes32 receiptId);
+
+    /// @notice The accepted proof of a receipt, its own or one that raised it: the evidence's BLAKE3 and the height, zeros if there is none.
     function proofOf(bytes32 receiptId) external view returns (bytes32 evidence, uint64 height);
 }

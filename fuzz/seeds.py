@@ -1,8 +1,10 @@
 """Writes the seeds of the fuzz targets from the golden vectors. Run it after a vector was added: `python3 fuzz/seeds.py`."""
 
+import itertools
 import json
 import math
 import struct
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -328,14 +330,42 @@ class IntegerGraph:
 
     @classmethod
     def port(cls, name):
-        return cls.u32(len(name)) + name.encode() + bytes.fromhex("0000803f")
+        return cls.u32(len(name)) + name.encode() + b"\0" + bytes.fromhex("0000803f")
+
+    @staticmethod
+    def unsigned(value):
+        """LEB128, as short as it can be."""
+        out = b""
+        while value >= 0x80:
+            out += bytes([value & 0x7F | 0x80])
+            value >>= 7
+        return out + bytes([value])
+
+    @classmethod
+    def signed(cls, value):
+        return cls.unsigned(2 * value if value >= 0 else -2 * value - 1)
+
+    @classmethod
+    def pairs(cls, pairs):
+        """Each as its changes from the one before."""
+        changes = [(a - c, b - d) for (a, b), (c, d) in zip(pairs, [(0, 0), *pairs])]
+        return cls.many([cls.signed(a) + cls.signed(b) for a, b in changes])
+
+    @classmethod
+    def table(cls, bits, entries):
+        """Runs of equal entries."""
+        runs = [(value, len(list(run))) for value, run in itertools.groupby(entries)]
+        values = [0] + [value for value, _ in runs]
+        changes = [after - before for before, after in zip(values, values[1:])]
+        steps = [cls.signed(step) + cls.unsigned(length - 1) for step, (_, length) in zip(changes, runs)]
+        return bytes([bits]) + b"".join(steps)
 
     @classmethod
     def view(cls, kind, number, *factors):
         out = bytes([kind]) + cls.u32(number) + bytes([len(factors)])
         for axes, dims, pairs in factors:
             out += bytes([len(axes), *axes, len(dims), *dims])
-            out += b"\0" if pairs is None else b"\1" + cls.many([cls.u32(a) + cls.u32(b) for a, b in pairs])
+            out += b"\0" if pairs is None else b"\1" + cls.pairs(pairs)
         return out
 
     @classmethod
@@ -352,9 +382,9 @@ class IntegerGraph:
 
     @classmethod
     def graph(cls, inputs, constants, bits, entries, label, node, offset, shift, output):
-        table = bytes([bits]) + b"".join(e.to_bytes(2, "little", signed=True) for e in entries)
+        table = cls.table(bits, entries)
         node = cls.u32(len(label)) + label.encode() + node + cls.i32(offset) + bytes([shift]) + cls.u32(0)
-        return b"lemmaig\1" + b"".join(
+        return b"lemmaig\2" + b"".join(
             cls.many(part) for part in ([cls.port("x") + inputs], constants, [table], [node], [cls.port("y") + output])
         )
 
@@ -471,7 +501,14 @@ def seeds():
         yield "onnx", name.split("/")[1], (ONNX / name / "model.onnx").read_bytes()
 
 
-for target, name, content in seeds():
-    path = ROOT / "fuzz/seeds" / target / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+def main():
+    for target, name, content in seeds():
+        path = ROOT / "fuzz/seeds" / target / name
+        if "--check" not in sys.argv[1:]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        elif not path.exists() or path.read_bytes() != content:
+            sys.exit(f"{path} is not what fuzz/seeds.py writes: run it")
+
+
+main()

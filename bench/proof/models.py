@@ -1,12 +1,13 @@
 """Writes the ONNX models of the comparison: seeded random weights, standard operators.
 
-usage: models.py FOLDER
+usage: models.py FOLDER MODEL...
 
 mlp109k   784-128-64-10
 dense1m   4 layers of 512, and 10
 dense4m   4 layers of 1024, and 10
 cnn264k   two 5x5 convolutions and three dense layers on 3x32x32
 block50k  a pre-norm transformer block: 16 tokens, width 64, 4 heads, feed-forward 256
+gpt2      the shape of GPT-2 small on 16 embedded tokens: 12 blocks of width 768, and logits of 50,257
 """
 
 import pathlib
@@ -50,13 +51,13 @@ class Model:
         bias = self.constant(random.normal(0, 0.02, outputs))
         return self.op("Gemm", x, self.weight(outputs, inputs, fan=inputs), bias, transB=1, out=out)
 
-    def save(self, folder):
+    def save(self, folder, opset=17):
         value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         graph = helper.make_graph(
             self.nodes, self.name, [value("x", self.shape)], [value("y", self.out)], self.constants
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-        model.ir_version = 8
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        model.ir_version = 9 if opset > 18 else 8
         onnx.checker.check_model(model)
         path = pathlib.Path(folder) / self.name
         path.mkdir(parents=True, exist_ok=True)
@@ -114,12 +115,48 @@ def transformer_block(name, tokens=16, width=64, heads=4, inner=256):
     return model
 
 
+def gpt(name, tokens=16, width=768, heads=12, layers=12, vocabulary=50257):
+    """Embedded tokens to the logits of each: their lookup in a table is not part of it."""
+    model, each = Model(name, [tokens, width], [tokens, vocabulary]), width // heads
+    split = model.constant(np.array([tokens, heads, each], dtype=np.int64))
+    joined = model.constant(np.array([tokens, width], dtype=np.int64))
+    mask = model.constant(np.triu(np.full((tokens, tokens), -1e9), 1))
+
+    def norm(x):
+        ones = model.constant(random.normal(1, 0.02, width))
+        return model.op("LayerNormalization", x, ones, model.constant(random.normal(0, 0.02, width)))
+
+    def dense(x, inputs, outputs, fan):
+        bias = model.constant(random.normal(0, 0.02, outputs))
+        return model.op("Add", model.op("MatMul", x, model.weight(inputs, outputs, fan=fan)), bias)
+
+    x = "x"
+    for _ in range(layers):
+        normal, parts = norm(x), []
+        for perm in ([1, 0, 2], [1, 2, 0], [1, 0, 2]):
+            part = dense(normal, width, width, 2 * width)
+            parts.append(model.op("Transpose", model.op("Reshape", part, split), perm=perm))
+        scores = model.op("Mul", model.op("MatMul", parts[0], parts[1]), model.constant(each**-0.5))
+        weights = model.op("Softmax", model.op("Add", scores, mask), axis=2)
+        mixed = model.op("Transpose", model.op("MatMul", weights, parts[2]), perm=[1, 0, 2])
+        x = model.op("Add", x, dense(model.op("Reshape", mixed, joined), width, width, 2 * width))
+        inner = model.op("Gelu", dense(norm(x), width, 4 * width, width), approximate="tanh")
+        x = model.op("Add", x, dense(inner, 4 * width, width, 8 * width))
+    model.op("MatMul", norm(x), model.weight(width, vocabulary, fan=2 * width), out="y")
+    return model
+
+
+MODELS = {
+    "mlp109k": lambda name: perceptron(name, [784, 128, 64, 10]),
+    "dense1m": lambda name: perceptron(name, [512] * 5 + [10]),
+    "dense4m": lambda name: perceptron(name, [1024] * 5 + [10]),
+    "cnn264k": convolutional,
+    "block50k": transformer_block,
+    "gpt2": gpt,
+}
+
 if __name__ == "__main__":
-    for model in (
-        perceptron("mlp109k", [784, 128, 64, 10]),
-        perceptron("dense1m", [512] * 5 + [10]),
-        perceptron("dense4m", [1024] * 5 + [10]),
-        convolutional("cnn264k"),
-        transformer_block("block50k"),
-    ):
-        model.save(sys.argv[1])
+    for name in sys.argv[2:]:
+        # One by one from the same seed, so that each is the same whatever else is made.
+        random = np.random.default_rng(11)
+        MODELS[name](name).save(sys.argv[1], opset=20 if name == "gpt2" else 17)

@@ -453,6 +453,7 @@ impl Model {
             planned: &plan.steps,
             prepared: &self.prepared,
             inputs,
+            outside: &[],
             isa: options.isa,
             threads: &threads,
         };

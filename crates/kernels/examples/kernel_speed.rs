@@ -102,7 +102,6 @@ fn convolutions(isa: Isa) {
             lemma_kernels::conv(isa, &shape, &x, &filters, None, &mut y);
         });
         let last = FiltersLast::pack(&shape, &values(shape.filter_len())).unwrap();
-        let mut scratch = Vec::new();
         let single = Threads::single();
         let last = rate(flops, || {
             lemma_kernels::conv_last(
@@ -113,7 +112,6 @@ fn convolutions(isa: Isa) {
                 &x,
                 &last,
                 &Chain::NONE,
-                &mut scratch,
                 &mut y,
             );
         });

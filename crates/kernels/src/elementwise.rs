@@ -129,6 +129,13 @@ pub fn unary_in_place(isa: Isa, op: Unary, y: &mut [f32]) {
         ($f:expr) => {
             isa.run(Map { y, f: $f })
         };
+        ($first:expr, $second:expr) => {
+            isa.run(Staged {
+                y,
+                first: $first,
+                second: $second,
+            })
+        };
     }
     match op {
         Unary::Abs => map!(math::abs),
@@ -136,11 +143,11 @@ pub fn unary_in_place(isa: Isa, op: Unary, y: &mut [f32]) {
         Unary::Clip { min, max } => map!(move |x| math::clip(x, min, max)),
         Unary::Cos => map!(math::cos),
         Unary::Elu { alpha } => map!(move |x| math::elu(x, alpha)),
-        Unary::Erf => map!(math::erf),
+        Unary::Erf => map!(math::erf_stage, math::erf_by),
         Unary::Exp => map!(math::exp),
         Unary::Floor => map!(math::floor),
-        Unary::Gelu => map!(math::gelu),
-        Unary::GeluTanh => map!(math::gelu_tanh),
+        Unary::Gelu => map!(math::gelu_stage, math::gelu_by),
+        Unary::GeluTanh => map!(math::gelu_tanh_stage, math::gelu_tanh_by),
         Unary::HardSigmoid { alpha, beta } => map!(move |x| math::hard_sigmoid(x, alpha, beta)),
         Unary::HardSwish => map!(math::hard_swish),
         Unary::LeakyRelu { alpha } => map!(move |x| math::leaky_relu(x, alpha)),
@@ -150,23 +157,24 @@ pub fn unary_in_place(isa: Isa, op: Unary, y: &mut [f32]) {
         Unary::Relu => map!(math::relu),
         Unary::Round => map!(math::round),
         Unary::Rsqrt => map!(math::rsqrt),
-        Unary::Sigmoid => map!(math::sigmoid),
+        Unary::Sigmoid => map!(math::sigmoid_stage, math::sigmoid_by),
         Unary::Sign => map!(math::sign),
-        Unary::Silu => map!(math::silu),
+        Unary::Silu => map!(math::sigmoid_stage, math::silu_by),
         Unary::Sin => map!(math::sin),
         Unary::Softplus => map!(math::softplus),
         Unary::Softsign => map!(math::softsign),
         Unary::Sqrt => map!(math::sqrt),
-        Unary::Tanh => map!(math::tanh),
+        Unary::Tanh => map!(math::tanh_stage, math::tanh_by),
     }
 }
 
 /// `y[i] = y[i] × sigmoid(y[i])`, product and function rounded apart: not [`Unary::Silu`], which is −0 where the
 /// sigmoid is 0.
 pub(crate) fn gate_by_sigmoid(isa: Isa, y: &mut [f32]) {
-    isa.run(Map {
+    isa.run(Staged {
         y,
-        f: math::gated_by_sigmoid,
+        first: math::sigmoid_stage,
+        second: math::gated_by_sigmoid,
     });
 }
 
@@ -288,6 +296,36 @@ impl<F: Fn(f32) -> f32> Kernel for Map<'_, F> {
     fn run(self) {
         for v in self.y.iter_mut() {
             *v = (self.f)(*v);
+        }
+    }
+}
+
+/// A function of one value in two stages, each applied to many values before the next. Every step of a long computation
+/// waits for the one before, and a processor looks ahead so far as to overlap a few values only; of short ones it
+/// overlaps many.
+struct Staged<'a, F, G> {
+    y: &'a mut [f32],
+    first: F,
+    /// From the value and what the first stage made of it.
+    second: G,
+}
+
+impl<F: Fn(f32) -> f32, G: Fn(f32, f32) -> f32> Kernel for Staged<'_, F, G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        /// Values between the stages: 1 KiB.
+        const LEN: usize = 256;
+        let mut between = [0.0; LEN];
+        for y in self.y.chunks_mut(LEN) {
+            let between = &mut between[..y.len()];
+            for (z, &x) in between.iter_mut().zip(y.iter()) {
+                *z = (self.first)(x);
+            }
+            for (x, &z) in y.iter_mut().zip(between.iter()) {
+                *x = (self.second)(*x, z);
+            }
         }
     }
 }

@@ -31,6 +31,17 @@ pub(crate) trait Lanes: Copy {
     /// bfloat16, widened exactly.
     fn load_bf16(self, x: &[u16; WIDTH]) -> Self::V;
     fn store(self, v: Self::V, out: &mut [f32; WIDTH]);
+    /// Says that what lies there will be read, not at once; anything may lie there, or nothing.
+    #[inline(always)]
+    fn prefetch(self, from: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint, which reads nothing and cannot fault; every x86-64 has it.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(from.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = from;
+    }
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// a × b + c, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;

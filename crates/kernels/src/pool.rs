@@ -78,6 +78,16 @@ impl Pool {
         self.window.output_shape()
     }
 
+    /// The geometry of one of `count` equal shares of the planes.
+    #[must_use]
+    pub fn share(&self, count: usize) -> Option<Pool> {
+        let planes = self.planes.checked_div(count)?;
+        (planes * count == self.planes).then(|| Pool {
+            planes,
+            ..self.clone()
+        })
+    }
+
     /// Number of input values: planes × spatial sizes.
     #[must_use]
     pub fn input_len(&self) -> usize {

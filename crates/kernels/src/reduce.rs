@@ -171,31 +171,21 @@ impl Kernel for Reduce<'_> {
         }
         for (o, out) in y.chunks_exact_mut(inner).enumerate() {
             let plane = &x[o * len * inner..(o + 1) * len * inner];
-            let column = |first| Columns {
-                plane,
-                inner,
-                first,
-            };
-            // Many columns at a time, so that memory is read in order.
-            let (many, rest) = out.as_chunks_mut::<{ 4 * LANES }>();
-            let (some, one) = rest.as_chunks_mut::<LANES>();
-            let mut first = 0;
-            for out in many {
-                *out = column(first).reduce(op).map(math::canonical);
-                first += out.len();
-            }
-            for out in some {
-                *out = column(first).reduce(op).map(math::canonical);
-                first += out.len();
-            }
-            for out in one {
-                let [result] = column(first).reduce(op);
-                *out = math::canonical(result);
-                first += 1;
+            for (i, out) in out.chunks_mut(COLUMNS).enumerate() {
+                let first = i * COLUMNS;
+                let columns = Columns {
+                    plane,
+                    inner,
+                    first,
+                };
+                columns.reduce(op, out);
             }
         }
     }
 }
+
+/// Columns that are reduced together: so many that memory is read in order, so few that their lanes stay in the cache.
+const COLUMNS: usize = 256;
 
 /// Neighbouring columns of a matrix, which are reduced together, each in the order of a row.
 struct Columns<'a> {
@@ -207,60 +197,76 @@ struct Columns<'a> {
 }
 
 impl Columns<'_> {
-    /// [`fold`] of `W` columns; `step` is told which of them.
+    /// [`fold`] of as many columns as `out` has; `step` is told which of them.
     #[inline(always)]
-    fn fold<const W: usize>(
+    fn fold(
         &self,
         identity: f32,
         step: impl Fn(f32, f32, usize) -> f32,
         join: impl Fn(f32, f32) -> f32,
-    ) -> [f32; W] {
-        let mut lanes = [[identity; W]; LANES];
+        out: &mut [f32],
+    ) {
+        let n = out.len();
+        let mut lanes = [[0.0; COLUMNS]; LANES];
+        for lane in &mut lanes {
+            lane[..n].fill(identity);
+        }
         for (j, row) in self.plane.chunks_exact(self.inner).enumerate() {
-            let lane = &mut lanes[j % LANES];
-            let row = &row[self.first..][..W];
-            for c in 0..W {
-                lane[c] = step(lane[c], row[c], c);
+            let lane = &mut lanes[j % LANES][..n];
+            let row = &row[self.first..][..n];
+            for (c, (lane, &v)) in lane.iter_mut().zip(row).enumerate() {
+                *lane = step(*lane, v, c);
             }
         }
         let mut half = LANES / 2;
         while half > 0 {
             let (near, far) = lanes.split_at_mut(half);
             for (near, far) in near.iter_mut().zip(far) {
-                for c in 0..W {
-                    near[c] = join(near[c], far[c]);
+                for (near, &far) in near[..n].iter_mut().zip(&far[..n]) {
+                    *near = join(*near, far);
                 }
             }
             half /= 2;
         }
-        lanes[0]
+        out.copy_from_slice(&lanes[0][..n]);
     }
 
-    /// [`reduce_row`] of `W` columns.
+    /// [`reduce_row`] of as many columns as `out` has.
     #[inline(always)]
-    fn reduce<const W: usize>(&self, op: Reduction) -> [f32; W] {
+    fn reduce(&self, op: Reduction, out: &mut [f32]) {
         let add = |a: f32, b: f32| a + b;
-        let sum = || self.fold(0.0, |s, v, _| s + v, add);
-        let squares = || self.fold(0.0, |s, v, _| v.mul_add(v, s), add);
-        let max = || self.fold(f32::NEG_INFINITY, |m, v, _| math::max(m, v), math::max);
+        let sum = |out: &mut [f32]| self.fold(0.0, |s, v, _| s + v, add, out);
+        let squares = |out: &mut [f32]| self.fold(0.0, |s, v, _| v.mul_add(v, s), add, out);
+        let max = |out: &mut [f32]| {
+            self.fold(f32::NEG_INFINITY, |m, v, _| math::max(m, v), math::max, out);
+        };
         match op {
-            Reduction::Sum => sum(),
-            Reduction::Mean => {
-                let len = (self.plane.len() / self.inner) as f32;
-                sum().map(|s: f32| s / len)
-            }
-            Reduction::Prod => self.fold(1.0, |s, v, _| s * v, |a, b| a * b),
-            Reduction::Max => max(),
-            Reduction::Min => self.fold(f32::INFINITY, |m, v, _| math::min(m, v), math::min),
-            Reduction::L1 => self.fold(0.0, |s, v, _| s + v.abs(), add),
-            Reduction::L2 => squares().map(f32::sqrt),
-            Reduction::SumSquare => squares(),
-            Reduction::LogSum => sum().map(math::log),
+            Reduction::Sum | Reduction::Mean | Reduction::LogSum => sum(out),
+            Reduction::Prod => self.fold(1.0, |s, v, _| s * v, |a, b| a * b, out),
+            Reduction::Max => max(out),
+            Reduction::Min => self.fold(f32::INFINITY, |m, v, _| math::min(m, v), math::min, out),
+            Reduction::L1 => self.fold(0.0, |s, v, _| s + v.abs(), add, out),
+            Reduction::L2 | Reduction::SumSquare => squares(out),
             Reduction::LogSumExp => {
-                let shift: [f32; W] = max().map(shift);
-                let totals: [f32; W] = self.fold(0.0, |s, v, c| s + math::exp(v - shift[c]), add);
-                std::array::from_fn(|c| shift[c] + math::log(totals[c]))
+                max(out);
+                let mut shifts = [0.0; COLUMNS];
+                for (shift_of, &top) in shifts.iter_mut().zip(out.iter()) {
+                    *shift_of = shift(top);
+                }
+                self.fold(0.0, |s, v, c| s + math::exp(v - shifts[c]), add, out);
+                for (total, shift) in out.iter_mut().zip(shifts) {
+                    *total = shift + math::log(*total);
+                }
             }
+        }
+        let len = (self.plane.len() / self.inner) as f32;
+        for total in out {
+            *total = math::canonical(match op {
+                Reduction::Mean => *total / len,
+                Reduction::L2 => total.sqrt(),
+                Reduction::LogSum => math::log(*total),
+                _ => *total,
+            });
         }
     }
 }

@@ -11,14 +11,16 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::ptr::null_mut;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long an idle thread looks for more work before it sleeps: about the time between two
-/// operators of a model. Waking a sleeping thread takes as long.
-const PATIENCE: Duration = Duration::from_micros(50);
+/// How long a thread looks for what it waits for before it sleeps: about the time between two
+/// operators of a model, or the rest of a task. Waking a sleeping thread takes as long.
+const PATIENCE: Duration = Duration::from_micros(100);
 
 /// A pool of threads. Dropping it ends them.
 ///
@@ -31,39 +33,40 @@ pub struct Threads {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// What caller and workers share.
+/// What caller and workers share. Who waits looks at the atomic numbers for a while; only who sleeps, and who wakes
+/// sleepers, takes the lock.
+///
+/// The orders of all these are sequentially consistent, for everything here is of the form "I say that I am here, then
+/// look": a worker counts itself in and then takes the job, its caller takes the job down and then looks who is in; who
+/// wants to sleep says so and then looks once more, who has news tells it and then looks who sleeps.
 struct Shared {
     /// Held by the caller whose job the workers do.
     caller: Mutex<()>,
-    board: Mutex<Board>,
+    /// Number of the latest job; [`ENDED`] when the pool ends.
+    latest: AtomicU64,
+    /// The job, while it is up.
+    job: AtomicPtr<Job<'static>>,
+    /// The job's tasks, in one share for each thread.
+    shares: Box<[Share]>,
+    /// Workers inside the job.
+    inside: AtomicUsize,
+    /// Workers that sleep, or are about to.
+    sleepers: AtomicUsize,
+    /// Whether the caller sleeps, or is about to.
+    caller_sleeps: AtomicBool,
+    bed: Mutex<()>,
     /// A job was put up, or the pool ends.
     posted: Condvar,
     /// The last worker has left a job.
     left: Condvar,
-    /// Number of the latest job, for those who look without the lock.
-    latest: AtomicU64,
 }
 
-/// The one job at a time.
-struct Board {
-    number: u64,
-    job: Option<JobRef>,
-    /// Workers inside the job.
-    inside: usize,
-    ended: bool,
-}
-
-/// A pointer to the job on its caller's stack.
-#[derive(Clone, Copy)]
-struct JobRef(*const Job<'static>);
-
-// SAFETY: a `Job` is `Sync`, and its caller waits until every worker has left it.
-unsafe impl Send for JobRef {}
+/// The number of no job.
+const ENDED: u64 = u64::MAX;
 
 struct Job<'a> {
     task: &'a (dyn Fn(usize) + Sync),
     tasks: usize,
-    next: AtomicUsize,
     failed: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -77,24 +80,40 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The tasks of a job that one thread begins with: neighbours, so that it finds what it left in its cache when it did the
+/// same part of the job before.
+#[repr(align(128))]
+struct Share {
+    next: AtomicUsize,
+}
+
 impl Job<'_> {
-    /// Takes tasks until there are none.
-    fn work(&self) {
+    /// Does the tasks of a thread's own share, then those that are left of others'.
+    fn work(&self, shares: &[Share], own: usize) {
         let outer = BUSY.replace(true);
         let done = catch_unwind(AssertUnwindSafe(|| {
-            while !self.failed.load(Ordering::Relaxed) {
-                let index = self.next.fetch_add(1, Ordering::Relaxed);
-                if index >= self.tasks {
-                    break;
+            for share in (own..shares.len()).chain(0..own) {
+                let end = self.begin(share + 1, shares.len());
+                while !self.failed.load(Relaxed) {
+                    let index = shares[share].next.fetch_add(1, Relaxed);
+                    if index >= end {
+                        break;
+                    }
+                    (self.task)(index);
                 }
-                (self.task)(index);
             }
         }));
         BUSY.set(outer);
         if let Err(panic) = done {
-            self.failed.store(true, Ordering::Relaxed);
+            self.failed.store(true, Relaxed);
             lock(&self.panic).get_or_insert(panic);
         }
+    }
+
+    /// The first task of one of `shares` shares.
+    fn begin(&self, share: usize, shares: usize) -> usize {
+        let (each, rest) = (self.tasks / shares, self.tasks % shares);
+        share * each + share.min(rest)
     }
 }
 
@@ -108,21 +127,25 @@ impl Threads {
         }
         let shared = Arc::new(Shared {
             caller: Mutex::new(()),
-            board: Mutex::new(Board {
-                number: 0,
-                job: None,
-                inside: 0,
-                ended: false,
-            }),
+            latest: AtomicU64::new(0),
+            job: AtomicPtr::new(null_mut()),
+            shares: std::iter::repeat_with(|| Share {
+                next: AtomicUsize::new(0),
+            })
+            .take(threads)
+            .collect(),
+            inside: AtomicUsize::new(0),
+            sleepers: AtomicUsize::new(0),
+            caller_sleeps: AtomicBool::new(false),
+            bed: Mutex::new(()),
             posted: Condvar::new(),
             left: Condvar::new(),
-            latest: AtomicU64::new(0),
         });
         let start = |index: usize| {
             let shared = shared.clone();
             std::thread::Builder::new()
                 .name(format!("kernels-{index}"))
-                .spawn(move || shared.serve())
+                .spawn(move || shared.serve(index))
                 .ok()
         };
         let workers = (1..threads).map_while(start).collect();
@@ -162,12 +185,11 @@ impl Threads {
         let job = Job {
             task: &task,
             tasks,
-            next: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             panic: Mutex::new(None),
         };
         shared.post(&job);
-        job.work();
+        job.work(&shared.shares, 0);
         shared.withdraw();
         drop(turn);
         if let Some(panic) = lock(&job.panic).take() {
@@ -202,9 +224,7 @@ impl Drop for Threads {
         let Some(shared) = &self.shared else {
             return;
         };
-        lock(&shared.board).ended = true;
-        shared.latest.store(u64::MAX, Ordering::Release);
-        shared.posted.notify_all();
+        shared.tell(ENDED);
         for worker in self.workers.drain(..) {
             // A worker catches the panics of tasks and has none of its own.
             let _ = worker.join();
@@ -219,75 +239,97 @@ impl fmt::Debug for Threads {
 }
 
 impl Shared {
+    /// Puts a job up, which stays where it is until it was withdrawn.
     fn post(&self, job: &Job<'_>) {
+        // Nobody takes tasks while no job is up.
+        for (i, share) in self.shares.iter().enumerate() {
+            share.next.store(job.begin(i, self.shares.len()), Relaxed);
+        }
         let job = std::ptr::from_ref(job).cast::<Job<'static>>();
-        let mut board = lock(&self.board);
-        board.number += 1;
-        board.job = Some(JobRef(job));
-        self.latest.store(board.number, Ordering::Release);
-        drop(board);
-        self.posted.notify_all();
+        self.job.store(job.cast_mut(), SeqCst);
+        self.tell(self.latest.load(SeqCst) + 1);
+    }
+
+    /// Makes a number the latest, and wakes who sleeps.
+    fn tell(&self, number: u64) {
+        self.latest.store(number, SeqCst);
+        if self.sleepers.load(SeqCst) > 0 {
+            drop(lock(&self.bed));
+            self.posted.notify_all();
+        }
     }
 
     /// Takes the job down and waits until no worker is inside it.
     fn withdraw(&self) {
-        let mut board = lock(&self.board);
-        board.job = None;
-        while board.inside > 0 {
-            board = self
-                .left
-                .wait(board)
-                .unwrap_or_else(PoisonError::into_inner);
+        self.job.store(null_mut(), SeqCst);
+        let empty = || self.inside.load(SeqCst) == 0;
+        if comes(empty) {
+            return;
         }
+        self.caller_sleeps.store(true, SeqCst);
+        let mut bed = lock(&self.bed);
+        while !empty() {
+            bed = self.left.wait(bed).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(bed);
+        self.caller_sleeps.store(false, SeqCst);
     }
 
-    /// A worker's life.
-    fn serve(&self) {
+    /// The life of a worker, whose share of every job is number `own`.
+    fn serve(&self, own: usize) {
         let mut seen = 0;
-        while let Some((number, job)) = self.wait(seen) {
-            seen = number;
-            if let Some(JobRef(job)) = job {
-                // SAFETY: `wait` counted this worker in while the job was up, and the job's caller
-                // keeps it until the count is 0 again.
-                unsafe { &*job }.work();
-                let mut board = lock(&self.board);
-                board.inside -= 1;
-                if board.inside == 0 {
-                    self.left.notify_one();
-                }
+        loop {
+            seen = self.wait(seen);
+            if seen == ENDED {
+                return;
+            }
+            self.inside.fetch_add(1, SeqCst);
+            // A later job than the one that was seen will do as well.
+            let job = self.job.load(SeqCst);
+            if !job.is_null() {
+                // SAFETY: this worker counted itself in before it found the job up, and the job's caller keeps it
+                // until, having taken it down, it finds nobody in.
+                unsafe { &*job }.work(&self.shares, own);
+            }
+            if self.inside.fetch_sub(1, SeqCst) == 1 && self.caller_sleeps.load(SeqCst) {
+                drop(lock(&self.bed));
+                self.left.notify_one();
             }
         }
     }
 
-    /// Waits for a job later than `seen`, looking for a while before sleeping, and enters it;
-    /// `None` when the pool ends.
-    fn wait(&self, seen: u64) -> Option<(u64, Option<JobRef>)> {
-        let start = Instant::now();
-        'patient: while self.latest.load(Ordering::Acquire) == seen {
-            for _ in 0..64 {
-                std::hint::spin_loop();
-                if self.latest.load(Ordering::Acquire) != seen {
-                    break 'patient;
-                }
+    /// Waits for a later number than `seen`.
+    fn wait(&self, seen: u64) -> u64 {
+        let news = || self.latest.load(SeqCst) != seen;
+        if !comes(news) {
+            self.sleepers.fetch_add(1, SeqCst);
+            let mut bed = lock(&self.bed);
+            while !news() {
+                bed = self
+                    .posted
+                    .wait(bed)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
-            if start.elapsed() > PATIENCE {
-                break;
+            drop(bed);
+            self.sleepers.fetch_sub(1, SeqCst);
+        }
+        self.latest.load(SeqCst)
+    }
+}
+
+/// Looks for a while whether something has come.
+fn comes(come: impl Fn() -> bool) -> bool {
+    let mut start = None;
+    loop {
+        for _ in 0..64 {
+            if come() {
+                return true;
             }
+            std::hint::spin_loop();
         }
-        let mut board = lock(&self.board);
-        while !board.ended && board.number == seen {
-            board = self
-                .posted
-                .wait(board)
-                .unwrap_or_else(PoisonError::into_inner);
+        if start.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            return false;
         }
-        if board.ended {
-            return None;
-        }
-        if board.job.is_some() {
-            board.inside += 1;
-        }
-        Some((board.number, board.job))
     }
 }
 
@@ -347,9 +389,9 @@ mod tests {
             for tasks in [0, 1, 2, 7, 1000] {
                 let counts: Vec<AtomicU32> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
                 pool.run(tasks, |i| {
-                    counts[i].fetch_add(1, Ordering::Relaxed);
+                    counts[i].fetch_add(1, Relaxed);
                 });
-                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+                assert!(counts.iter().all(|c| c.load(Relaxed) == 1));
             }
         }
     }
@@ -385,7 +427,7 @@ mod tests {
             let here = std::thread::current().id();
             pool.run(8, |j| {
                 assert_eq!(std::thread::current().id(), here);
-                sum.fetch_add(i * j, Ordering::Relaxed);
+                sum.fetch_add(i * j, Relaxed);
             });
         });
         assert_eq!(sum.into_inner(), 28 * 28);
@@ -400,7 +442,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..100 {
                         pool.run(10, |i| {
-                            sum.fetch_add(i, Ordering::Relaxed);
+                            sum.fetch_add(i, Relaxed);
                         });
                     }
                 });
@@ -422,7 +464,7 @@ mod tests {
         }
         let count = AtomicUsize::new(0);
         pool.run(100, |_| {
-            count.fetch_add(1, Ordering::Relaxed);
+            count.fetch_add(1, Relaxed);
         });
         assert_eq!(count.into_inner(), 100);
     }

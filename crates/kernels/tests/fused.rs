@@ -7,8 +7,8 @@ use common::{Source, assert_same_bits, everywhere};
 use lemma_kernels::{
     Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, PackedB, PackedFilters, Pool,
     PoolSpec, Pooling, Source as Operand, Strided, Threads, Unary, average_pool, binary, conv,
-    conv_last, gemm, gemm_with, matmul, matmul_strided, max_pool, pool_last, product, softmax,
-    transpose, unary_in_place,
+    conv_last, gemm, gemm_with, matmul, matmul_strided, max_pool, max_pool_last, pool_last,
+    product, softmax, transpose, unary_in_place,
 };
 
 #[test]
@@ -220,7 +220,6 @@ fn windows_of_each_channel() {
                     &last,
                     &packed,
                     &Chain::new(links),
-                    &mut Vec::new(),
                     &mut y,
                 );
                 assert_same_bits(&y, &expected, format!("{isa} {threads:?} {i} {kernel:?}"));
@@ -376,27 +375,39 @@ fn channels_last(x: &[f32], batch: usize, channels: usize) -> Vec<f32> {
 #[test]
 fn convolutions_with_channels_last() {
     let mut source = Source::new(204);
-    for (channels, out, groups, size, kernel, stride, pad, dilation) in [
-        (3, 17, 1, [13, 11], [7, 7], 2, 3, 1),
-        (20, 70, 1, [9, 8], [3, 3], 1, 1, 1),
-        (40, 24, 1, [7, 7], [1, 1], 1, 0, 1),
-        (16, 33, 1, [8, 9], [1, 1], 2, 0, 1),
-        (36, 36, 36, [10, 9], [3, 3], 1, 1, 1),
-        (19, 19, 19, [11, 12], [5, 5], 2, 2, 1),
-        (5, 5, 5, [12, 12], [2, 3], 1, 2, 2),
-        (30, 8, 1, [12, 10], [3, 2], 1, 1, 3),
+    let two = |size: [usize; 2], kernel: [usize; 2]| (size.to_vec(), kernel.to_vec());
+    for (batch, channels, out, groups, (size, kernel), stride, pad, dilation) in [
+        (2, 3, 17, 1, two([13, 11], [7, 7]), 2, 3, 1),
+        (2, 20, 70, 1, two([9, 8], [3, 3]), 1, 1, 1),
+        (2, 40, 24, 1, two([7, 7], [1, 1]), 1, 0, 1),
+        (2, 16, 33, 1, two([8, 9], [1, 1]), 2, 0, 1),
+        (2, 36, 36, 36, two([10, 9], [3, 3]), 1, 1, 1),
+        (2, 19, 19, 19, two([11, 12], [5, 5]), 2, 2, 1),
+        (2, 5, 5, 5, two([12, 12], [2, 3]), 1, 2, 2),
+        (2, 30, 8, 1, two([12, 10], [3, 2]), 1, 1, 3),
+        // Tasks that begin and end within lines, of one image, of two, and of many.
+        (3, 4, 9, 1, two([31, 37], [3, 3]), 1, 1, 1),
+        (3, 5, 70, 1, two([40, 29], [5, 4]), 2, 2, 1),
+        (90, 3, 5, 1, two([3, 2], [3, 3]), 1, 1, 1),
+        // A line that is longer than a task, and columns in the padding alone.
+        (2, 6, 10, 1, (vec![700], vec![3]), 1, 1, 1),
+        (2, 3, 4, 1, (vec![6, 300], vec![2, 5]), 3, 4, 1),
+        // Planes: tasks that lie on part of one, and on several.
+        (2, 3, 5, 1, (vec![5, 17, 19], vec![2, 3, 3]), 1, 1, 1),
+        (2, 4, 7, 1, (vec![9, 5, 6], vec![3, 3, 2]), 2, 1, 1),
     ] {
+        let each = |n: usize| vec![n; size.len()];
         let shape = Conv::new(&ConvSpec {
-            batch: 2,
+            batch,
             in_channels: channels,
             out_channels: out,
             groups,
             input: &size,
             kernel: &kernel,
-            strides: &[stride, stride],
-            dilations: &[dilation, dilation],
-            pads_begin: &[pad, pad],
-            pads_end: &[pad, pad],
+            strides: &each(stride),
+            dilations: &each(dilation),
+            pads_begin: &each(pad),
+            pads_end: &each(pad),
         })
         .expect("a valid geometry");
         let x = source.wild(shape.input_len());
@@ -406,8 +417,8 @@ fn convolutions_with_channels_last() {
         let packed = PackedFilters::pack(&shape, &filters);
         conv(Isa::PORTABLE, &shape, &x, &packed, Some(&bias), &mut first);
         unary_in_place(Isa::PORTABLE, Unary::Silu, &mut first);
-        let expected = channels_last(&first, 2, out);
-        let last = channels_last(&x, 2, channels);
+        let expected = channels_last(&first, batch, out);
+        let last = channels_last(&x, batch, channels);
         let packed = FiltersLast::pack(&shape, &filters).expect("known groups");
         let links = [
             Link::Binary(Binary::Add, Operand::Value(0), Operand::columns(&bias)),
@@ -415,23 +426,12 @@ fn convolutions_with_channels_last() {
         ];
         let chain = Chain::new(&links);
         everywhere(|isa, threads| {
-            let mut scratch = vec![f32::NAN; 10];
             for (input, x) in [(Channels::Last, &last), (Channels::First, &x)] {
                 if input == Channels::First && groups > 1 {
                     continue;
                 }
                 let mut y = vec![f32::NAN; expected.len()];
-                conv_last(
-                    isa,
-                    threads,
-                    &shape,
-                    input,
-                    x,
-                    &packed,
-                    &chain,
-                    &mut scratch,
-                    &mut y,
-                );
+                conv_last(isa, threads, &shape, input, x, &packed, &chain, &mut y);
                 assert_same_bits(
                     &y,
                     &expected,
@@ -480,6 +480,87 @@ fn pools_with_channels_last() {
             });
         }
     }
+}
+
+/// A type of 8-bit integers, its least and its number of a byte and of an f32.
+trait Byte: Copy + Ord + Default + Send + Sync + std::fmt::Debug {
+    const LEAST: Self;
+    fn of(byte: u8) -> Self;
+    fn number(self) -> f32;
+}
+
+impl Byte for u8 {
+    const LEAST: u8 = 0;
+    fn of(byte: u8) -> u8 {
+        byte
+    }
+    fn number(self) -> f32 {
+        self.into()
+    }
+}
+
+impl Byte for i8 {
+    const LEAST: i8 = -128;
+    fn of(byte: u8) -> i8 {
+        byte.cast_signed()
+    }
+    fn number(self) -> f32 {
+        self.into()
+    }
+}
+
+/// The largest integers under a window are those of the same numbers in f32, which holds every one of them; a window
+/// that sees none gives the least.
+fn largest_integers<T: Byte>(source: &mut Source) {
+    let (batch, channels) = (3, 37);
+    for (size, kernel, stride, pad, dilation, ceil_mode) in [
+        (vec![11, 10], vec![3, 2], 2, 1, 1, false),
+        (vec![9, 12], vec![3, 3], 1, 0, 2, true),
+        (vec![10, 7], vec![2, 3], 3, 1, 1, true),
+        (vec![23], vec![4], 3, 3, 1, false),
+        (vec![5, 4, 6], vec![2, 2, 3], 1, 1, 1, false),
+        // Windows of two that are 5 apart: some see padding alone.
+        (vec![3, 3], vec![2, 2], 1, 4, 5, false),
+    ] {
+        let each = |n: usize| vec![n; size.len()];
+        let pool = Pool::new(&PoolSpec {
+            planes: batch * channels,
+            input: &size,
+            kernel: &kernel,
+            strides: &each(stride),
+            dilations: &each(dilation),
+            pads_begin: &each(pad),
+            pads_end: &each(pad),
+            ceil_mode,
+        })
+        .expect("a valid geometry");
+        let x: Vec<T> = (0..pool.input_len())
+            .map(|_| T::of((source.bits() >> 40) as u8))
+            .collect();
+        // Channels last to channels first and back: `channels_last` with places and channels in each other's role.
+        let places = x.len() / batch / channels;
+        let numbers: Vec<f32> = x.iter().map(|v| v.number()).collect();
+        let first = channels_last(&numbers, batch, places);
+        let mut largest = vec![0.0; pool.output_len()];
+        max_pool(Isa::PORTABLE, &pool, &first, &mut largest);
+        let expected: Vec<f32> = channels_last(&largest, batch, channels)
+            .into_iter()
+            .map(|v| v.max(T::LEAST.number()))
+            .collect();
+        everywhere(|isa, threads| {
+            let mut y = vec![T::of(77); expected.len()];
+            max_pool_last(isa, threads, &pool, channels, T::LEAST, &x, &mut y);
+            let y: Vec<f32> = y.into_iter().map(T::number).collect();
+            assert_same_bits(&y, &expected, format!("{isa} {threads:?} {size:?}"));
+        });
+    }
+}
+
+#[test]
+fn pools_of_integers_with_channels_last() {
+    let mut source = Source::new(210);
+    largest_integers::<u8>(&mut source);
+    largest_integers::<i8>(&mut source);
 }
 
 #[test]

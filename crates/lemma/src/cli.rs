@@ -305,16 +305,20 @@ Examples:
     },
     /// Have the ledger check the proof of a receipt, and say so in an event
     #[command(after_help = "\
-Example:
-  lemma proof submit receipt.json --name lemma/digits-int8")]
+Examples:
+  lemma proof submit receipt.json --name lemma/digits-int8
+  lemma proof submit raised.json --name lemma/digits-int8 --input x.npy")]
     Submit(SubmitProof),
 }
 
 /// `lemma proof submit`
 #[derive(Args, Clone, Debug)]
 pub struct SubmitProof {
-    /// The bundle of a receipt of mode `proved`, with its proof
+    /// The bundle of a receipt, with its proof
     pub path: PathBuf,
+    /// Input of a receipt that was raised, as FILE or NAME=FILE; everyone then sees it
+    #[arg(long, short, value_name = "[NAME=]FILE")]
+    pub input: Vec<String>,
     /// The name that the receipt's model is registered under
     #[arg(long)]
     pub name: ModelName,

@@ -4,32 +4,35 @@
 //! combination of their weights, each inside its block of the stack. One sumcheck over the stack
 //! leaves a value of the cells, which is opened, and one of Ω, which the verifier computes.
 
+use std::borrow::Cow;
+
 use p3_field::PackedValue;
 use rayon::prelude::*;
 
 use crate::claims::{Claim, Target};
 use crate::error::{Check, VerifyError, require};
 use crate::field::{Base, Ext, LANES, PackedBase, PackedExt, PrimeCharacteristicRing, lane_sum};
-use crate::plan::Block;
+use crate::layout::Piece;
 use crate::poly::eq_index;
 use crate::sumcheck::{Multiply, Values, prove, verify};
 use crate::transcript::{ProverTranscript, VerifierTranscript};
 
-/// The claims on one stack, in order, with their blocks.
+/// The claims on one stack, in order, with the pieces of it that they are about.
 fn claims_on<'c>(
     claims: &'c [Claim],
-    member: impl Fn(Target) -> Option<Block> + 'c,
-) -> impl Iterator<Item = (&'c Claim, Block)> + 'c {
+    member: impl Fn(Target) -> Cow<'c, [Piece]> + 'c,
+) -> impl Iterator<Item = (&'c Claim, Cow<'c, [Piece]>)> + 'c {
     claims
         .iter()
-        .filter_map(move |claim| Some((claim, member(claim.target)?)))
+        .map(move |claim| (claim, member(claim.target)))
+        .filter(|(_, pieces)| !pieces.is_empty())
 }
 
 /// Proves the claims; gives the point at which the commitment is to be opened.
-pub(crate) fn prove_batch(
-    claims: &[Claim],
+pub(crate) fn prove_batch<'c>(
+    claims: &'c [Claim],
     bits: usize,
-    member: impl Fn(Target) -> Option<Block>,
+    member: impl Fn(Target) -> Cow<'c, [Piece]> + 'c,
     cells: &[Base],
     transcript: &mut ProverTranscript<'_>,
 ) -> Vec<Ext> {
@@ -41,8 +44,10 @@ pub(crate) fn prove_batch(
         .map(|_| PackedExt::ZERO)
         .collect();
     let mut scale = Ext::ONE;
-    for (claim, block) in claims_on(claims, member) {
-        claim.weight.add_to(scale, block, &mut weights);
+    for (claim, pieces) in claims_on(claims, member) {
+        for piece in pieces.iter() {
+            claim.weight.add_to(scale, piece, &mut weights);
+        }
         scale *= gamma;
     }
     let cells = PackedBase::pack_slice(cells);
@@ -81,14 +86,14 @@ pub(crate) fn prove_batch(
 }
 
 /// Checks the claims; gives the point and the value to which the commitment must open.
-pub(crate) fn verify_batch(
-    claims: &[Claim],
+pub(crate) fn verify_batch<'c>(
+    claims: &'c [Claim],
     bits: usize,
-    member: impl Fn(Target) -> Option<Block>,
+    member: impl Fn(Target) -> Cow<'c, [Piece]> + 'c,
     transcript: &mut VerifierTranscript<'_>,
 ) -> Result<(Vec<Ext>, Ext), VerifyError> {
     let gamma = transcript.draw("claim batching")?;
-    let own: Vec<(&Claim, Block)> = claims_on(claims, member).collect();
+    let own: Vec<(&Claim, Cow<'_, [Piece]>)> = claims_on(claims, member).collect();
     let (mut total, mut scale) = (Ext::ZERO, Ext::ONE);
     for (claim, _) in &own {
         total += scale * claim.value;
@@ -97,10 +102,13 @@ pub(crate) fn verify_batch(
     let (point, end) = verify(total, bits, &[], transcript)?;
     let [value] = transcript.receive("committed value")?;
     let (mut weights, mut scale) = (Ext::ZERO, Ext::ONE);
-    for (claim, block) in &own {
-        let (high, low) = point.split_at(bits - block.bits);
-        let place = eq_index(high, block.start >> block.bits);
-        weights += scale * place * claim.weight.evaluate(low);
+    for (claim, pieces) in &own {
+        for piece in pieces.iter() {
+            let block = piece.block;
+            let (high, low) = point.split_at(bits - block.bits);
+            let place = eq_index(high, block.start >> block.bits);
+            weights += scale * place * claim.weight.evaluate(piece, low);
+        }
         scale *= gamma;
     }
     require(Check::Batch, end == value * weights)?;

@@ -12,7 +12,8 @@ use crate::field::{
     Base, Ext, LANES, PackedBase, PackedExt, PackedFieldExtension, PrimeCharacteristicRing,
     lane_sum, pack,
 };
-use crate::plan::{Block, Column, Plan, log_shape, log2};
+use crate::layout::{Block, Piece};
+use crate::plan::{Column, Plan, log_shape, log2};
 use crate::poly::{below, eq_eval, eq_table};
 use p3_field::PackedValue;
 
@@ -148,15 +149,9 @@ impl Weight {
         }
     }
 
-    fn bits(&self) -> usize {
-        match self {
-            Weight::Point(point) => point.len(),
-            Weight::View { dims, .. } => dims.iter().sum(),
-        }
-    }
-
-    /// The multilinear extension of the weights at a point.
-    pub(crate) fn evaluate(&self, at: &[Ext]) -> Ext {
+    /// The multilinear extension of the weights in a piece of the tensor, at a point of the piece.
+    pub(crate) fn evaluate(&self, piece: &Piece, at: &[Ext]) -> Ext {
+        let at = &piece.extend(at)[..];
         match self {
             Weight::Point(point) => eq_eval(point, at),
             Weight::View { parts, dims } => {
@@ -174,24 +169,29 @@ impl Weight {
         }
     }
 
-    fn split(&self) -> Split {
-        let (tables, bits): (Vec<Vec<Ext>>, usize) = match self {
+    /// The weights in a piece of the tensor.
+    fn split(&self, piece: &Piece) -> Split {
+        let tables: Vec<Vec<Ext>> = match self {
+            Weight::Point(point) if piece.ranges.is_empty() => {
+                let (high, low) = point.split_at(point.len() / 2);
+                vec![eq_table(high), eq_table(low)]
+            }
             Weight::Point(point) => {
-                let at = point.len() / 2;
-                (
-                    vec![eq_table(&point[..at]), eq_table(&point[at..])],
-                    point.len(),
-                )
+                let all: Vec<usize> = (0..piece.ranges.len()).collect();
+                vec![piece.restrict(eq_table(point), &all)]
             }
             Weight::View { parts, dims } => {
                 let order: Vec<usize> = parts.iter().flat_map(|p| p.dims.iter().copied()).collect();
                 if order.windows(2).all(|w| w[0] < w[1]) {
-                    (parts.iter().map(Part::table).collect(), self.bits())
+                    let own = |part: &Part| piece.restrict(part.table(), &part.dims);
+                    parts.iter().map(own).collect()
                 } else {
-                    (vec![scattered(parts, dims)], self.bits())
+                    let all: Vec<usize> = (0..dims.len()).collect();
+                    vec![piece.restrict(scattered(parts, dims), &all)]
                 }
             }
         };
+        let bits = piece.block.bits;
         // The trailing table fills registers, and has about half of the variables.
         let least = (bits / 2).max(LANES.trailing_zeros() as usize).min(bits);
         let mut low = vec![Ext::ONE];
@@ -208,9 +208,10 @@ impl Weight {
         Split { high, low }
     }
 
-    /// Adds the weights, scaled, to those of a stack.
-    pub(crate) fn add_to(&self, scale: Ext, block: Block, stack: &mut [PackedExt]) {
-        let Split { high, low } = self.split();
+    /// Adds the weights in a piece of the tensor, scaled, to those of a stack.
+    pub(crate) fn add_to(&self, scale: Ext, piece: &Piece, stack: &mut [PackedExt]) {
+        let Split { high, low } = self.split(piece);
+        let block = piece.block;
         if low.len() < LANES {
             for (i, (&h, &l)) in high
                 .iter()
@@ -239,7 +240,14 @@ impl Weight {
 
     /// The weighted sum of the elements of a tensor, padded to its cube.
     pub(crate) fn sum(&self, values: &[Base]) -> Ext {
-        let Split { high, low } = self.split();
+        let bits = values.len().trailing_zeros() as usize;
+        self.sum_in(&Piece::whole(Block { bits, start: 0 }), values)
+    }
+
+    /// The weighted sum of the elements in a piece of a stack.
+    pub(crate) fn sum_in(&self, piece: &Piece, stack: &[Base]) -> Ext {
+        let values = &stack[piece.block.start..][..1 << piece.block.bits];
+        let Split { high, low } = self.split(piece);
         if low.len() < LANES {
             let weights = high.iter().flat_map(|&h| low.iter().map(move |&l| h * l));
             return weights.zip(values).map(|(w, &v)| w * v).sum();
@@ -380,7 +388,7 @@ mod tests {
     fn agree(view: &View, axes: &[usize], shape: &[usize]) {
         let at = coordinates(axes, 7);
         let weight = Weight::view(view, axes, &at, shape);
-        let bits = weight.bits();
+        let bits: usize = log_shape(shape).iter().sum();
         let total: usize = shape.iter().product();
         let mut values = vec![Base::ZERO; 1 << bits];
         let mut plain = Vec::new();
@@ -406,7 +414,7 @@ mod tests {
         };
         let size = (2usize << bits).max(LANES);
         let mut stack = vec![PackedExt::ZERO; size / LANES];
-        weight.add_to(Ext::TWO, block, &mut stack);
+        weight.add_to(Ext::TWO, &Piece::whole(block), &mut stack);
         let stack = crate::field::unpack(&stack);
         let z: Vec<Ext> = (0..bits).map(|i| challenge(900 + i as u32)).collect();
         let direct: Ext = eq_table(&z)
@@ -414,7 +422,34 @@ mod tests {
             .zip(&stack[block.start..])
             .map(|(e, &w)| e * w)
             .sum();
-        assert_eq!(direct, weight.evaluate(&z).double(), "{view:?}");
+        let closed = weight.evaluate(&Piece::whole(block), &z);
+        assert_eq!(direct, closed.double(), "{view:?}");
+        agree_in_pieces(&weight, shape, &plain, expected);
+    }
+
+    /// The same of the pieces that a tensor is cut into.
+    fn agree_in_pieces(weight: &Weight, shape: &[usize], plain: &[i32], expected: Ext) {
+        let (pieces, bits) = crate::layout::pieces(shape);
+        let mut cells = vec![Base::ZERO; 1 << bits];
+        let mut weights = vec![PackedExt::ZERO; (1 << bits).max(LANES) / LANES];
+        for piece in &pieces {
+            let cells = &mut cells[piece.block.start..][..1 << piece.block.bits];
+            crate::layout::scatter(shape, &piece.ranges, |i, place| {
+                cells[place] = Base::from_i32(plain[i]);
+            });
+            weight.add_to(Ext::ONE, piece, &mut weights);
+        }
+        let weights = crate::field::unpack(&weights);
+        let by_table = weights.iter().zip(&cells).map(|(&w, &c)| w * c).sum();
+        let by_piece = pieces.iter().map(|p| weight.sum_in(p, &cells)).sum();
+        assert_eq!([expected; 2], [by_table, by_piece]);
+        for piece in &pieces {
+            let Block { bits, start } = piece.block;
+            let z: Vec<Ext> = (0..bits).map(|i| challenge(700 + i as u32)).collect();
+            let own = eq_table(&z).into_iter().zip(&weights[start..]);
+            let direct: Ext = own.map(|(e, &w)| e * w).sum();
+            assert_eq!(direct, weight.evaluate(piece, &z), "{piece:?}");
+        }
     }
 
     fn factor(axes: &[usize], dims: &[usize], relation: Relation) -> Factor {

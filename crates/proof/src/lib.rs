@@ -33,6 +33,7 @@ mod field;
 #[cfg(test)]
 mod forgery;
 mod fractions;
+mod layout;
 mod model;
 mod operands;
 mod pcs;

@@ -1,13 +1,15 @@
 //! Models: what is registered once, and reused by every proof.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use lemma_graph::integer::{IntegerError, IntegerGraph, Skeleton};
 
 use crate::error::ProveError;
 use crate::field::Base;
+use crate::layout::ConstantLayout;
 use crate::pcs::{Committed, Pcs};
-use crate::plan::{ConstantLayout, Plan};
+use crate::plan::Plan;
 use crate::profile::Security;
 use crate::schemes::Role;
 use crate::witness::{constant_cells, padded};
@@ -102,9 +104,9 @@ impl VerifyingKey {
         let (skeleton, mut rest) = rest.split_at_checked(length).ok_or_else(short)?;
         let skeleton = Skeleton::from_bytes(skeleton)?;
         let layout = ConstantLayout::new(&skeleton);
-        let mut keyed = Vec::with_capacity(layout.blocks.len());
-        for (block, range) in layout.blocks.iter().zip(&skeleton.constants) {
-            if block.is_some() {
+        let mut keyed = Vec::with_capacity(layout.pieces.len());
+        for (constant, range) in skeleton.constants.iter().enumerate() {
+            if !layout.is_keyed(constant) {
                 keyed.push(None);
                 continue;
             }
@@ -154,11 +156,9 @@ impl Model {
         let pcs = shared_pcs(layout.stack.bits, Role::Model, Security::default())?;
         let committed =
             rayon::scope(|_| pcs.commit(cells.clone())).map_err(ProveError::Parameters)?;
-        let keyed = layout
-            .blocks
-            .iter()
-            .zip(graph.constants())
-            .map(|(block, values)| block.is_none().then(|| values.clone()))
+        let constants = graph.constants().iter().enumerate();
+        let keyed = constants
+            .map(|(constant, values)| layout.is_keyed(constant).then(|| values.clone()))
             .collect();
         let key = VerifyingKey::new(graph.skeleton().clone(), committed.root, keyed);
         Ok(Model {
@@ -202,10 +202,17 @@ impl Model {
     }
 
     /// A constant in its cube.
-    pub(crate) fn constant(&self, index: usize) -> &[Base] {
-        match self.layout.blocks[index] {
-            Some(block) => &self.cells[block.start..][..1 << block.bits],
-            None => self.key.cells[index].as_deref().unwrap_or(&[]),
+    pub(crate) fn constant(&self, index: usize) -> Cow<'_, [Base]> {
+        match &self.layout.pieces[index][..] {
+            [] => Cow::Borrowed(self.key.cells[index].as_deref().unwrap_or(&[])),
+            [piece] if piece.ranges.is_empty() => {
+                let block = piece.block;
+                Cow::Borrowed(&self.cells[block.start..][..1 << block.bits])
+            }
+            _ => {
+                let shape = &self.graph.skeleton().constants[index].shape;
+                Cow::Owned(padded(&self.graph.constants()[index], shape))
+            }
         }
     }
 

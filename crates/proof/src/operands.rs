@@ -1,22 +1,23 @@
 //! The operands of a product, seen from a point: bound along the axes that are theirs alone.
 
+use std::borrow::Cow;
+
 use lemma_graph::integer::View;
 use p3_field::PackedValue;
 use rayon::prelude::*;
 
 use crate::field::{Base, Ext, LANES, PackedBase, PackedExt, PrimeCharacteristicRing, small};
+use crate::layout::scatter;
 use crate::plan::{Product, log2};
 use crate::poly::eq_table;
 use crate::sumcheck::Values;
-use crate::witness::scatter;
 
 /// A tensor as the prover holds it.
-#[derive(Clone, Copy)]
 pub(crate) struct Tensor<'a> {
     /// Elements, row-major.
     pub(crate) values: &'a [i32],
     /// Elements in their cube.
-    pub(crate) cells: &'a [Base],
+    pub(crate) cells: Cow<'a, [Base]>,
     pub(crate) shape: &'a [usize],
 }
 
@@ -40,11 +41,11 @@ pub(crate) fn bind(
     let own = 1usize << point.len();
     let gathered;
     let cells: &[Base] = if view.is_straight(&over, tensor.shape.len()) {
-        tensor.cells
+        &tensor.cells
     } else {
         let shown = view.gather(tensor.values, tensor.shape, &product.axes, &over);
         let mut cells = vec![Base::ZERO; batch * own * contracted];
-        scatter(&sizes, |i, place| cells[place] = small(shown[i]));
+        scatter(&sizes, &[], |i, place| cells[place] = small(shown[i]));
         gathered = cells;
         &gathered
     };

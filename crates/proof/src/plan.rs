@@ -5,13 +5,11 @@ use lemma_graph::integer::{
     Expression, IntegerError, Node, Skeleton, Source, Term, View, split_axes,
 };
 
+use crate::layout::{ConstantLayout, MIN_VARIABLES, Stack};
 use crate::transcript::{Schedule, Step};
 
 /// Widths of limbs that are tried.
 const LIMB_BITS: std::ops::RangeInclusive<u32> = 4..=13;
-
-/// Fewest variables of a committed polynomial.
-pub(crate) const MIN_VARIABLES: usize = 10;
 
 /// log₂ of a dimension, rounded up.
 pub(crate) fn log2(size: usize) -> usize {
@@ -36,40 +34,6 @@ pub(crate) enum Column {
     TableCount(usize),
     /// How often each value of this many bits is looked up.
     RangeCount(u32),
-}
-
-/// A cube inside a larger one: `bits` variables at an aligned place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Block {
-    pub(crate) bits: usize,
-    pub(crate) start: usize,
-}
-
-/// Cubes packed into the smallest cube, larger ones first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stack {
-    pub(crate) blocks: Vec<Block>,
-    pub(crate) bits: usize,
-}
-
-impl Stack {
-    pub(crate) fn new(sizes: &[usize], least: usize) -> Stack {
-        let mut order: Vec<usize> = (0..sizes.len()).collect();
-        order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i]), i));
-        let mut blocks = vec![Block { bits: 0, start: 0 }; sizes.len()];
-        let mut end = 0usize;
-        for i in order {
-            blocks[i] = Block {
-                bits: sizes[i],
-                start: end,
-            };
-            end += 1 << sizes[i];
-        }
-        Stack {
-            blocks,
-            bits: log2(end.max(1)).max(least),
-        }
-    }
 }
 
 /// A group of lookups into one table.
@@ -99,59 +63,6 @@ pub(crate) struct Plan {
     pub(crate) leaves: Stack,
     /// Constants of the model, stacked.
     pub(crate) constants: ConstantLayout,
-}
-
-/// Where the constants of a model are: most in a committed stack; small ones that would double the
-/// stack, if they are an eighth of it at most, in the verifying key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ConstantLayout {
-    pub(crate) stack: Stack,
-    /// For each constant its block of the stack; `None` for those in the key.
-    pub(crate) blocks: Vec<Option<Block>>,
-}
-
-impl ConstantLayout {
-    pub(crate) fn new(skeleton: &Skeleton) -> ConstantLayout {
-        let sizes: Vec<usize> = skeleton
-            .constants
-            .iter()
-            .map(|c| variables(&c.shape))
-            .collect();
-        let whole = Stack::new(&sizes, MIN_VARIABLES);
-        let total: u64 = sizes.iter().map(|&s| 1u64 << s).sum();
-        let mut ascending: Vec<usize> = (0..sizes.len()).collect();
-        ascending.sort_by_key(|&i| (sizes[i], i));
-        let mut keyed = vec![false; sizes.len()];
-        let mut removed = 0u64;
-        for i in ascending {
-            removed += 1 << sizes[i];
-            if removed > total / 8 {
-                break;
-            }
-            keyed[i] = true;
-            // A stack has no gaps: its size is the sum of its blocks', rounded up.
-            let rest = log2((total - removed).max(1) as usize).max(MIN_VARIABLES);
-            if rest < whole.bits {
-                let rest: Vec<usize> = (0..sizes.len())
-                    .filter(|&j| !keyed[j])
-                    .map(|j| sizes[j])
-                    .collect();
-                let stack = Stack::new(&rest, MIN_VARIABLES);
-                let mut next = stack.blocks.iter();
-                let blocks = keyed
-                    .iter()
-                    .map(|&k| if k { None } else { next.next().copied() });
-                return ConstantLayout {
-                    blocks: blocks.collect(),
-                    stack,
-                };
-            }
-        }
-        ConstantLayout {
-            blocks: whole.blocks.iter().copied().map(Some).collect(),
-            stack: whole,
-        }
-    }
 }
 
 /// The variables of a tensor.
@@ -328,7 +239,7 @@ impl Plan {
         self.expressions()
             .flat_map(|e| &e.terms)
             .flat_map(|t| t.views())
-            .any(|v| matches!(v.source, Source::Constant(i) if self.constants.blocks[i].is_some()))
+            .any(|v| matches!(v.source, Source::Constant(i) if !self.constants.is_keyed(i)))
     }
 
     /// Evaluations of columns that the lookups leave.

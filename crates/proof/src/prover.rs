@@ -1,5 +1,7 @@
 //! The prover.
 
+use std::borrow::Cow;
+
 use lemma_graph::integer::{Expression, Source, Term, View};
 
 use crate::batch::prove_batch;
@@ -7,9 +9,10 @@ use crate::claims::{Accumulator, Claim, Target, Weight, by_axis};
 use crate::error::ProveError;
 use crate::field::{Base, Ext};
 use crate::fractions::prove_sum;
+use crate::layout::{Block, Piece};
 use crate::model::{Model, shared_pcs};
 use crate::operands::{Tensor, bind};
-use crate::plan::{Block, Column, Lookup, Plan, Product, variables};
+use crate::plan::{Column, Lookup, Plan, Product, variables};
 use crate::poly::eq_table;
 use crate::profile::Profile;
 use crate::proof::{Proof, Statement, value_bytes};
@@ -143,7 +146,7 @@ pub(crate) fn prove_witness(
     let at = prove_batch(
         &claims,
         plan.stack.bits,
-        |t| plan.column_block(t),
+        |t| plan.column_pieces(t),
         &witness.cells,
         &mut transcript,
     );
@@ -152,7 +155,7 @@ pub(crate) fn prove_witness(
         prove_batch(
             &claims,
             plan.constants.stack.bits,
-            |t| plan.constant_block(t),
+            |t| plan.constant_pieces(t),
             &model.cells,
             &mut transcript,
         )
@@ -190,20 +193,22 @@ impl Plan {
         Progress { step, done, of }
     }
 
-    /// The block of the witness that a claim is about.
-    pub(crate) fn column_block(&self, target: Target) -> Option<Block> {
-        match target {
+    /// What a claim is about in the witness.
+    pub(crate) fn column_pieces(&self, target: Target) -> Cow<'_, [Piece]> {
+        let block = match target {
             Target::Column(i) => self.stack.blocks.get(i).copied(),
             _ => None,
-        }
+        };
+        Cow::Owned(block.map(Piece::whole).into_iter().collect())
     }
 
-    /// The block of the committed constants that a claim is about.
-    pub(crate) fn constant_block(&self, target: Target) -> Option<Block> {
-        match target {
-            Target::Constant(i) => self.constants.blocks.get(i).copied().flatten(),
+    /// What a claim is about in the committed constants.
+    pub(crate) fn constant_pieces(&self, target: Target) -> Cow<'_, [Piece]> {
+        let pieces = match target {
+            Target::Constant(i) => self.constants.pieces.get(i),
             _ => None,
-        }
+        };
+        Cow::Borrowed(pieces.map_or(&[], Vec::as_slice))
     }
 }
 
@@ -255,7 +260,7 @@ impl Prover<'_> {
         match source {
             Source::Input(i) => Tensor {
                 values: &self.values[i],
-                cells: &self.inputs[i],
+                cells: Cow::Borrowed(&self.inputs[i]),
                 shape: &plan.skeleton.inputs[i].1.shape,
             },
             Source::Constant(i) => Tensor {
@@ -265,9 +270,10 @@ impl Prover<'_> {
             },
             Source::Node(i) => Tensor {
                 values: &self.witness.trace.values[i],
-                cells: self
-                    .witness
-                    .column(plan, plan.column(Column::Value(i)).unwrap_or(0)),
+                cells: Cow::Borrowed(
+                    self.witness
+                        .column(plan, plan.column(Column::Value(i)).unwrap_or(0)),
+                ),
                 shape: &plan.skeleton.nodes[i].expression.shape,
             },
         }
@@ -303,7 +309,7 @@ impl Prover<'_> {
                 Term::Linear { view, .. } => {
                     let tensor = self.tensor(view.source);
                     let weight = Weight::view(view, &expression.shape, &coordinates, tensor.shape);
-                    values.push(weight.sum(tensor.cells));
+                    values.push(weight.sum(&tensor.cells));
                     weights.push(Some(weight));
                 }
                 Term::Product {
@@ -358,7 +364,7 @@ impl Prover<'_> {
                     let ends = transcript.send("operands", ends);
                     let coordinates = product.coordinates(&coordinates, &at);
                     for (view, value) in [left, right].into_iter().zip(ends) {
-                        let shape = self.tensor(view.source).shape;
+                        let shape = self.plan.skeleton.shape(view.source);
                         let weight = Weight::view(view, &product.axes, &coordinates, shape);
                         self.deliver(view, weight, value);
                     }

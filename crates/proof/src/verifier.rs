@@ -7,8 +7,9 @@ use crate::claims::{Accumulator, Claim, Target, Weight, by_axis, uncovered};
 use crate::error::{Check, VerifyError, require};
 use crate::field::{Base, Ext, MODULUS, PrimeCharacteristicRing, power_of_two, small};
 use crate::fractions::{LeafClaim, verify_sum};
+use crate::layout::Block;
 use crate::model::{ModelRoot, VerifyingKey, shared_pcs};
-use crate::plan::{Block, Lookup, Plan, Product, variables};
+use crate::plan::{Lookup, Plan, Product, variables};
 use crate::poly::{below, eq_index, evaluate, index_eval};
 use crate::profile::Profile;
 use crate::proof::{Proof, Statement, value_bytes};
@@ -399,12 +400,14 @@ impl<'a> Session<'a> {
                 )?;
             }
             if let Target::Constant(i) = claim.target {
-                let value = match plan.constants.blocks[i] {
-                    None => self.keyed[i].as_ref().map(|cells| claim.weight.sum(cells)),
-                    Some(_) if profile.succinct() => continue,
-                    Some(block) => self
-                        .weights
-                        .map(|cells| claim.weight.sum(&cells[block.start..][..1 << block.bits])),
+                let weight = &claim.weight;
+                let value = match &plan.constants.pieces[i][..] {
+                    [] => self.keyed[i].as_ref().map(|cells| weight.sum(cells)),
+                    _ if profile.succinct() => continue,
+                    pieces => self.weights.map(|cells| {
+                        let each = pieces.iter().map(|piece| weight.sum_in(piece, cells));
+                        each.sum()
+                    }),
                 };
                 require(Check::ConstantClaim, value == Some(claim.value))?;
             }
@@ -412,7 +415,7 @@ impl<'a> Session<'a> {
         let (at, value) = verify_batch(
             &claims,
             plan.stack.bits,
-            |t| plan.column_block(t),
+            |t| plan.column_pieces(t),
             transcript,
         )?;
         let opens_model = profile.succinct() && plan.reads_constants();
@@ -421,7 +424,7 @@ impl<'a> Session<'a> {
                 verify_batch(
                     &claims,
                     plan.constants.stack.bits,
-                    |t| plan.constant_block(t),
+                    |t| plan.constant_pieces(t),
                     transcript,
                 )
             })

@@ -7,35 +7,13 @@ use rayon::prelude::*;
 use crate::field::{
     Base, Ext, LANES, PackedBase, PackedExt, PackedFieldExtension, PrimeCharacteristicRing, small,
 };
-use crate::plan::{Block, Column, Lookup, Plan, log_shape, variables};
-
-/// Writes elements of a tensor into its cube: `place` of each, row-major.
-pub(crate) fn scatter(shape: &[usize], mut each: impl FnMut(usize, usize)) {
-    let bits = log_shape(shape);
-    let total: usize = shape.iter().product();
-    let mut index = vec![0usize; shape.len()];
-    let mut place = 0usize;
-    let strides: Vec<usize> = (0..shape.len())
-        .map(|a| 1usize << bits[a + 1..].iter().sum::<usize>())
-        .collect();
-    for i in 0..total {
-        each(i, place);
-        for axis in (0..shape.len()).rev() {
-            index[axis] += 1;
-            place += strides[axis];
-            if index[axis] < shape[axis] {
-                break;
-            }
-            place -= shape[axis] * strides[axis];
-            index[axis] = 0;
-        }
-    }
-}
+use crate::layout::{Block, ConstantLayout, Piece, scatter};
+use crate::plan::{Column, Lookup, Plan, variables};
 
 /// Elements of a tensor in their cube.
 pub(crate) fn padded(values: &[i32], shape: &[usize]) -> Vec<Base> {
     let mut cells = vec![Base::ZERO; 1 << variables(shape)];
-    scatter(shape, |i, place| cells[place] = small(values[i]));
+    scatter(shape, &[], |i, place| cells[place] = small(values[i]));
     cells
 }
 
@@ -68,7 +46,7 @@ fn fill(plan: &Plan, column: Column, trace: &Trace, cells: &mut [Base]) {
     match column {
         Column::Index(i) => {
             let (sums, shift) = (&trace.sums[i], nodes[i].shift);
-            scatter(&nodes[i].expression.shape, |j, place| {
+            scatter(&nodes[i].expression.shape, &[], |j, place| {
                 cells[place] = Base::from_u32(sums[j] >> shift);
             });
         }
@@ -77,13 +55,13 @@ fn fill(plan: &Plan, column: Column, trace: &Trace, cells: &mut [Base]) {
             let below: u32 = widths[..limb].iter().sum();
             let mask = (1u32 << widths[limb]) - 1;
             let sums = &trace.sums[i];
-            scatter(&nodes[i].expression.shape, |j, place| {
+            scatter(&nodes[i].expression.shape, &[], |j, place| {
                 cells[place] = Base::from_u32(sums[j] >> below & mask);
             });
         }
         Column::Value(i) => {
             let values = &trace.values[i];
-            scatter(&nodes[i].expression.shape, |j, place| {
+            scatter(&nodes[i].expression.shape, &[], |j, place| {
                 cells[place] = small(values[j])
             });
         }
@@ -136,7 +114,7 @@ fn selector(shape: &[usize]) -> Option<Vec<Base>> {
     let bits = variables(shape);
     (shape.iter().product::<usize>() < 1 << bits).then(|| {
         let mut cells = vec![Base::ZERO; 1 << bits];
-        scatter(shape, |_, place| cells[place] = Base::ONE);
+        scatter(shape, &[], |_, place| cells[place] = Base::ONE);
         cells
     })
 }
@@ -272,13 +250,15 @@ fn fill_packed(
 
 /// The committed constants of a graph in their stack.
 pub(crate) fn constant_cells(graph: &IntegerGraph) -> Vec<Base> {
-    let layout = crate::plan::ConstantLayout::new(graph.skeleton());
+    let layout = ConstantLayout::new(graph.skeleton());
     let mut cells = vec![Base::ZERO; 1 << layout.stack.bits];
     let constants = graph.constants().iter().zip(&graph.skeleton().constants);
-    for ((values, range), block) in constants.zip(&layout.blocks) {
-        if let Some(block) = block {
+    for ((values, range), pieces) in constants.zip(&layout.pieces) {
+        for Piece { block, ranges } in pieces {
             let cells = &mut cells[block.start..][..1 << block.bits];
-            scatter(&range.shape, |i, place| cells[place] = small(values[i]));
+            scatter(&range.shape, ranges, |i, place| {
+                cells[place] = small(values[i]);
+            });
         }
     }
     cells

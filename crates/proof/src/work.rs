@@ -19,6 +19,10 @@ fn cells(sizes: impl IntoIterator<Item = usize>) -> u64 {
 /// Work to evaluate the weights of a view, and to sum over what it reads where the verifier does.
 fn view(view: &View, axes: &[usize], plan: &Plan) -> u64 {
     let shape = plan.skeleton.shape(view.source);
+    let pieces = match view.source {
+        Source::Constant(i) => plan.constants.pieces[i].len().max(1) as u64,
+        _ => 1,
+    };
     let mut work = 8 * variables(shape) as u64;
     for factor in &view.factors {
         if let Relation::Pairs(pairs) = &factor.relation {
@@ -30,9 +34,10 @@ fn view(view: &View, axes: &[usize], plan: &Plan) -> u64 {
             work = work.saturating_add(each.saturating_mul(2));
         }
     }
+    work = work.saturating_mul(pieces);
     let summed = match view.source {
         Source::Input(_) => true,
-        Source::Constant(i) => plan.constants.blocks[i].is_none(),
+        Source::Constant(i) => plan.constants.is_keyed(i),
         Source::Node(_) => false,
     };
     if summed {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lemma_types::tensor::DType;
 
+use super::images::gather;
 use super::memory::{Value, lay_out, reads};
 use super::pattern::{is_alias, permutation};
 use super::turn::Turned;
@@ -43,20 +44,21 @@ pub(crate) fn build(graph: &Graph, planned: &[Planned], prepared: &[Option<Prepa
     for index in 0..count {
         builder.visit(index);
     }
-    let outputs = graph
+    let outputs: Vec<At> = graph
         .output_refs
         .iter()
         .map(|&r| builder.first(r))
         .collect();
+    gather(
+        &mut builder.steps,
+        &mut builder.scratch,
+        &builder.values,
+        &outputs,
+    );
     let mut program = Program {
-        steps: builder.steps,
         values: builder.values.len(),
-        slot_of: Vec::new(),
-        slots: Vec::new(),
         outputs,
-        memory: 0,
-        memory_per_thread: 0,
-        peak: 0,
+        ..Program::of(builder.steps)
     };
     lay_out(&mut program, &builder.values, &builder.scratch);
     program

@@ -58,13 +58,7 @@ impl Builder<'_> {
             geometry,
             chain: chain.spec(),
         };
-        let at = self.emit(
-            end,
-            index,
-            action,
-            channels_last(&out),
-            (padded + offsets, 0),
-        );
+        let at = self.emit(end, index, action, channels_last(&out), (offsets, padded));
         self.finish(end, at, true);
         Some(())
     }

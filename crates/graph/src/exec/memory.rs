@@ -1,6 +1,7 @@
 //! Slots: which values of a program share memory, and the memory itself.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use super::integer::{Sink, Sums};
 use super::{Action, At, Id, Program, Step};
@@ -10,13 +11,16 @@ use crate::tensor::{Storage, Tensor};
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     pub(super) slots: Vec<Vec<f32>>,
-    pub(super) scratch: Vec<f32>,
+    /// Results of the last run, by slot: their memory is used again where the caller has let go of them.
+    given: BTreeMap<usize, Arc<Vec<f32>>>,
+    /// That of steps which are carried out image by image, one for each thread.
+    pub(super) inner: Arc<Mutex<Vec<Arena>>>,
 }
 
 impl Arena {
     /// Makes room for a program's slots, and keeps no more memory than it may hold.
     pub(super) fn fit(&mut self, program: &Program) {
-        let kept = self.slots.iter().chain([&self.scratch]);
+        let kept = self.slots.iter().chain(self.given.values().map(Arc::as_ref));
         let kept: u64 = kept.map(|v| v.capacity() as u64 * 4).sum();
         if kept > program.memory {
             *self = Arena::default();
@@ -24,13 +28,22 @@ impl Arena {
         self.slots.resize_with(program.slots.len(), Vec::new);
     }
 
+    /// Takes over the memory of the values that nobody reads after a step.
+    pub(super) fn release(&mut self, program: &Program, step: &Step, values: &mut [Option<Held>]) {
+        for &id in &step.free {
+            if let (Some(value), Some(slot)) = (values[id].take(), program.slot_of[id]) {
+                self.reclaim(slot, value);
+            }
+        }
+    }
+
     /// Takes over the memory of a value that nobody else holds.
-    pub(super) fn reclaim(&mut self, slot: usize, value: Held) {
+    fn reclaim(&mut self, slot: usize, value: Held) {
         match value {
             Held::Slab(values, _) => self.slots[slot] = values,
             Held::Tensor(tensor) => {
                 if let Storage::F32(shared) = tensor.into_storage()
-                    && let Some(values) = std::sync::Arc::into_inner(shared)
+                    && let Some(values) = Arc::into_inner(shared)
                 {
                     self.slots[slot] = values;
                 }
@@ -38,10 +51,22 @@ impl Arena {
         }
     }
 
+    /// Notes a value that the caller gets.
+    pub(super) fn note(&mut self, slot: usize, value: &Tensor) {
+        if let Storage::F32(shared) = value.storage() {
+            self.given.insert(slot, shared.clone());
+        }
+    }
+
     /// The elements of a slot, at least `len` of them, whatever they are: more where memory that was in use before would
     /// have to be cleared otherwise.
     pub(super) fn take(&mut self, slot: usize, size: usize, len: usize) -> Vec<f32> {
         let mut values = std::mem::take(&mut self.slots[slot]);
+        if values.capacity() < len
+            && let Some(given) = self.given.remove(&slot).and_then(Arc::into_inner)
+        {
+            values = given;
+        }
         if values.len() < len {
             if values.capacity() < len {
                 // What was there is given back first.
@@ -157,6 +182,7 @@ pub(super) fn reads(action: &Action, plain: &[At]) -> Vec<At> {
             own.chain(d.chain.reads()).chain(sink).collect()
         }
         Action::Quantise { x, sink } => [*x].into_iter().chain(sink.reads()).collect(),
+        Action::Images(images) => images.operands.iter().map(|o| o.at).collect(),
         Action::Batched(b) => with(&[b.a.at, b.b.at], &b.chain),
         Action::Conv { x, chain, .. } | Action::Chain { x, chain, .. } => with(&[*x], chain),
         Action::Pool { x, .. }

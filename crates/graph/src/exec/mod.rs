@@ -1,7 +1,7 @@
 //! How a plan is carried out: operators fused, values laid out for the kernels, memory reused.
 //!
 //! A [`Program`] is derived from a graph and the shapes of one plan. It computes the same bits as
-//! the operators one by one, as tests compare; nothing of it is committed to. Four things make it
+//! the operators one by one, as tests compare; nothing of it is committed to. Five things make it
 //! faster:
 //!
 //! * **Chains**: elementwise operators that follow a product, a convolution or each other are
@@ -10,12 +10,14 @@
 //!   transposition around a product is a matter of strides.
 //! * **Integers**: sums of products of 8-bit integers go on as f32 while they are in the cache, up to
 //!   quantisation.
+//! * **Images**: of a batch that exceeds the caches, each image goes through as many steps as it can before the next.
 //! * **Memory**: values of f32 live in slots that later values take over.
 
 mod build;
 mod chain;
 mod fuse;
 mod grow;
+mod images;
 mod integer;
 mod memory;
 mod pattern;
@@ -27,6 +29,7 @@ use lemma_kernels::{Channels, Pooling, Reduction};
 
 pub(crate) use build::build;
 use chain::ChainSpec;
+use images::Images;
 use integer::{Dequantised, Integer, Sink};
 pub(crate) use memory::Arena;
 pub(crate) use run::{Context, run};
@@ -42,6 +45,8 @@ enum At {
     /// An output that follows from shapes and constants.
     Known(usize, usize),
     Value(Id),
+    /// An operand of [`Images`] from the rest of the program.
+    Outside(usize),
 }
 
 /// What one step does.
@@ -109,6 +114,8 @@ enum Action {
         shape: Vec<usize>,
         order: Vec<usize>,
     },
+    /// Several of these, image by image.
+    Images(Box<Images>),
 }
 
 /// Matrices of an operand: how far apart, for each dimension of the batch, and within.
@@ -175,6 +182,20 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// One of these steps, nothing of whose values is known.
+    fn of(steps: Vec<Step>) -> Program {
+        Program {
+            steps,
+            values: 0,
+            slot_of: Vec::new(),
+            slots: Vec::new(),
+            outputs: Vec::new(),
+            memory: 0,
+            memory_per_thread: 0,
+            peak: 0,
+        }
+    }
+
     /// Bytes held at the peak of a run on so many threads, and the operator at which.
     pub(crate) fn memory(&self, threads: usize) -> (u64, usize) {
         let more = self.memory_per_thread.saturating_mul(threads.max(1) as u64);

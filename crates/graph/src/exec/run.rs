@@ -24,11 +24,14 @@ use crate::tensor::{Storage, Tensor};
 const TASK: usize = 1 << 13;
 
 /// What a run works on.
+#[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) planned: &'a [Planned],
     pub(crate) prepared: &'a [Option<Prepared>],
     pub(crate) inputs: &'a [&'a Tensor],
+    /// What steps that are carried out image by image read of the rest.
+    pub(crate) outside: &'a [&'a [f32]],
     pub(crate) isa: Isa,
     pub(crate) threads: &'a Threads,
 }
@@ -45,10 +48,13 @@ pub(crate) fn run(
     for step in &program.steps {
         cx.step(program, step, &mut values, arena)
             .map_err(|source| failed(&cx.graph.nodes[step.node], source))?;
-        for &id in &step.free {
-            if let (Some(value), Some(slot)) = (values[id].take(), program.slot_of[id]) {
-                arena.reclaim(slot, value);
-            }
+        arena.release(program, step, &mut values);
+    }
+    for &at in &program.outputs {
+        if let At::Value(id) = at
+            && let (Some(Held::Tensor(tensor)), Some(slot)) = (&values[id], program.slot_of[id])
+        {
+            arena.note(slot, tensor);
         }
     }
     let outputs = program.outputs.iter();
@@ -82,6 +88,7 @@ impl<'a> Context<'a> {
                 .as_ref()
                 .and_then(Held::floats)
                 .ok_or_else(|| OpError::shape("an operand is not of f32")),
+            At::Outside(i) => Ok(self.outside[i]),
             _ => typed(self.find(at, values)),
         }
     }
@@ -101,6 +108,7 @@ impl<'a> Context<'a> {
                 Some(Held::Tensor(tensor)) => tensor,
                 _ => unreachable!("values are made before they are read, as what is read"),
             },
+            At::Outside(_) => unreachable!("steps on images read elements of f32"),
         }
     }
 
@@ -122,7 +130,7 @@ impl<'a> Context<'a> {
             .ok_or_else(|| OpError::shape("an operand was not packed"))
     }
 
-    fn step(
+    pub(super) fn step(
         &self,
         program: &Program,
         step: &Step,
@@ -160,7 +168,7 @@ impl<'a> Context<'a> {
         };
         let in_place = taken.is_some();
         let mut y = taken.unwrap_or_else(|| arena.take(slot, program.slots[slot], len));
-        self.compute(step, values, in_place, &mut arena.scratch, &mut y[..len])?;
+        self.compute(step, values, in_place, arena, &mut y[..len])?;
         values[step.writes[0]] = Some(if step.slab {
             Held::Slab(y, len)
         } else {
@@ -189,12 +197,12 @@ impl<'a> Context<'a> {
         })
     }
 
-    fn compute(
+    pub(super) fn compute(
         &self,
         step: &Step,
         values: &[Option<Held>],
         in_place: bool,
-        scratch: &mut Vec<f32>,
+        arena: &Arena,
         y: &mut [f32],
     ) -> Result<(), OpError> {
         let (isa, threads) = (self.isa, self.threads);
@@ -215,9 +223,7 @@ impl<'a> Context<'a> {
             } => {
                 let (x, filters) = (slice(*x)?, self.packed::<FiltersLast>(step)?);
                 chain.resolve(&Reader { cx: self, values }, |chain| {
-                    kernels::conv_last(
-                        isa, threads, geometry, *input, x, filters, chain, scratch, y,
-                    );
+                    kernels::conv_last(isa, threads, geometry, *input, x, filters, chain, y);
                 })
             }
             Action::Pool {
@@ -270,6 +276,7 @@ impl<'a> Context<'a> {
                 kernels::transpose(threads, *batch, *rows, *columns, slice(*x)?, y);
                 Ok(())
             }
+            Action::Images(images) => images.run(self, slice, &arena.inner, y),
             Action::Integer(integer) => self.integer(step, integer, values, Output::Float(y)),
             Action::Dequantise(d) => self.dequantise(d, values, Output::Float(y)),
             Action::Plain

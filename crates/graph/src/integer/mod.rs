@@ -47,6 +47,9 @@ pub const MAX_RANK: usize = 6;
 /// Largest number of elements of a tensor, dimensions rounded up to powers of two.
 pub const MAX_ELEMENTS: usize = 1 << 24;
 
+/// The same of a constant.
+pub const MAX_CONSTANT: usize = 1 << 27;
+
 /// Largest number of multiplications of one term, dimensions rounded up likewise.
 pub const MAX_PRODUCTS: u64 = 1 << 36;
 
@@ -302,10 +305,16 @@ impl Skeleton {
                 "needs an input and an output".into(),
             ));
         }
-        for (what, range) in (self.inputs.iter().map(|(p, r)| (p.name.as_str(), r)))
-            .chain(self.constants.iter().map(|r| ("a constant", r)))
+        let inputs = self.inputs.iter();
+        for (what, range, most) in inputs
+            .map(|(p, r)| (p.name.as_str(), r, MAX_ELEMENTS))
+            .chain(
+                self.constants
+                    .iter()
+                    .map(|r| ("a constant", r, MAX_CONSTANT)),
+            )
         {
-            check_shape(&range.shape, rank).map_err(|reason| malformed(what, reason))?;
+            check_shape(&range.shape, rank, most).map_err(|reason| malformed(what, reason))?;
             let bound = 1 << VALUE_BITS;
             if range.low > range.high || range.low <= -bound || range.high >= bound {
                 return Err(malformed(what, "its range is empty or too wide".into()));
@@ -346,14 +355,14 @@ impl Skeleton {
         before: usize,
         rank: usize,
     ) -> Result<(), String> {
-        check_shape(&expression.shape, rank)?;
+        check_shape(&expression.shape, rank, MAX_ELEMENTS)?;
         if expression.terms.is_empty() {
             return Err("has no terms".into());
         }
         for term in &expression.terms {
             let mut axes = expression.shape.clone();
             if let Term::Product { contracted, .. } = term {
-                check_shape(contracted, rank)?;
+                check_shape(contracted, rank, MAX_ELEMENTS)?;
                 axes.extend(contracted);
             }
             for view in term.views() {
@@ -378,7 +387,11 @@ impl Skeleton {
                         .filter(|&a| view.covers(a))
                         .map(|a| axes[a])
                         .collect();
-                    check_size(&own, MAX_ELEMENTS as u64)?;
+                    let most = match view.source {
+                        Source::Constant(_) => MAX_CONSTANT,
+                        _ => MAX_ELEMENTS,
+                    };
+                    check_size(&own, most as u64)?;
                 }
             }
         }
@@ -386,14 +399,14 @@ impl Skeleton {
     }
 }
 
-fn check_shape(shape: &[usize], rank: usize) -> Result<(), String> {
+fn check_shape(shape: &[usize], rank: usize, most: usize) -> Result<(), String> {
     if shape.len() > rank {
         return Err(format!(
             "has rank {}, at most {rank} is supported",
             shape.len()
         ));
     }
-    check_size(shape, MAX_ELEMENTS as u64)
+    check_size(shape, most as u64)
 }
 
 fn check_size(shape: &[usize], most: u64) -> Result<(), String> {

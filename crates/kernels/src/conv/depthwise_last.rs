@@ -4,6 +4,8 @@
 //! together, each value and each weight loaded once for a row of the window.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use super::Conv;
 use crate::chain::Chain;
 use crate::epilogue::Epilogue;
@@ -12,6 +14,9 @@ use crate::isa::Isa;
 use crate::lanes::{self, LaneKernel, Lanes, WIDTH};
 use crate::math;
 use crate::threads::{Slots, Threads};
+
+/// Values of an image that does not stay in the second-level cache between the layer that made it and this one.
+const FAR: usize = 1 << 17;
 
 /// Each channel by its own filter.
 pub(super) fn depthwise(
@@ -119,6 +124,7 @@ impl Line<'_> {
             // The last outputs are taken together too: some of them are computed twice.
             let first = part.min(width - P);
             self.find(|column| first * S + column, C);
+            self.fetch(lanes, part * S..(part + P) * S);
             // SAFETY: each row of the window has a place for each column, with a value for each channel.
             unsafe {
                 for channel in (0..whole).step_by(WIDTH) {
@@ -257,6 +263,28 @@ impl Line<'_> {
             sum = e.bias.map_or(sum, |bias| sum + bias[channel]);
             sum = e.addend.map_or(sum, |addend| sum + addend[at]);
             self.y[at] = math::clip(sum, e.low, e.high);
+        }
+    }
+
+    /// Fetches what the next line of outputs sees for the first time, in some columns: a line of the input is too far from
+    /// the next one for the processor to do so by itself.
+    #[inline(always)]
+    fn fetch<L: Lanes>(&self, lanes: L, columns: Range<usize>) {
+        let [a, b, c] = &self.conv.window.axes;
+        if a.input * b.input * c.input * self.conv.groups < FAR {
+            return;
+        }
+        let (image, line) = (self.index / (a.output * b.output), self.index % b.output);
+        let plane = image * a.input + self.index / b.output % a.output * a.stride;
+        let columns = columns.start.min(c.input)..columns.end.min(c.input);
+        let seen = (line * b.stride + b.extent()).saturating_sub(b.begin);
+        for line in seen..(seen + b.stride).min(b.input) {
+            let line = (plane.min(a.input * (image + 1) - 1) * b.input + line) * c.input;
+            let values =
+                (line + columns.start) * self.conv.groups..(line + columns.end) * self.conv.groups;
+            for value in values.step_by(WIDTH) {
+                lanes.prefetch(self.x.as_ptr().wrapping_add(value));
+            }
         }
     }
 

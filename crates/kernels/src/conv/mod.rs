@@ -6,6 +6,7 @@ mod depthwise;
 mod depthwise_last;
 mod last;
 mod unfold;
+mod windows;
 
 use crate::gemm::BLOCK_K;
 use crate::isa::{Isa, Kernel};
@@ -135,6 +136,16 @@ impl Conv {
     #[must_use]
     pub fn padded_len(&self) -> usize {
         self.padded_len
+    }
+
+    /// The geometry of one of `count` equal shares of the batch.
+    #[must_use]
+    pub fn share(&self, count: usize) -> Option<Conv> {
+        let batch = self.batch.checked_div(count)?;
+        (batch * count == self.batch).then(|| Conv {
+            batch,
+            ..self.clone()
+        })
     }
 
     /// Number of output channels, of all groups.

@@ -54,9 +54,9 @@ const HELD_NEAR: usize = 16 << 10;
 /// Most rows that are multiplied together.
 pub(crate) const GROUP: usize = 240;
 
-/// Rows that are multiplied together for a given k, so that they stay in the cache.
-pub(crate) fn group(k: usize) -> usize {
-    (HELD_LEFT / (k.max(1) * size_of::<f32>()) / 6 * 6).clamp(12, GROUP)
+/// Rows that are multiplied together, so that they stay in the cache, if each brings so many values.
+pub(crate) fn group(weight: usize) -> usize {
+    (HELD_LEFT / (weight.max(1) * size_of::<f32>()) / 6 * 6).clamp(12, GROUP)
 }
 
 /// Multiply-accumulates that are worth a task of their own.
@@ -99,53 +99,64 @@ pub fn gemm_with(
         c.fill(0.0);
         return chain.apply(isa, 0, n, c);
     }
-    let left = Left::rows(a);
-    rows_by_panels(isa, threads, m, &left, b, chain, c, |first, rows| {
-        for (i, row) in rows.iter_mut().enumerate() {
-            *row = (first + i) * k;
-        }
-    });
+    rows_by_panels(isa, threads, m, &Matrix { values: a, k }, b, chain, c);
 }
 
-/// All rows of a product by all panels, in tasks of some rows and some panels. `place` says where in the left operand
-/// some rows begin, from a given one on.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "three matrices, where and how they are multiplied"
-)]
+/// The left operand of a product, of which a task takes some rows.
+pub(crate) trait Rows: Sync {
+    /// Values that a row adds to what a task reads.
+    fn weight(&self) -> usize;
+
+    /// Calls `with` with an operand that has these rows, and where in it each of them begins. There are at most
+    /// [`GROUP`] of them.
+    fn with(&self, rows: Range<usize>, with: impl FnOnce(&Left<'_>, &[usize]));
+}
+
+/// Rows of `k` values, one after another.
+struct Matrix<'a> {
+    values: &'a [f32],
+    k: usize,
+}
+
+impl Rows for Matrix<'_> {
+    fn weight(&self) -> usize {
+        self.k
+    }
+
+    fn with(&self, rows: Range<usize>, with: impl FnOnce(&Left<'_>, &[usize])) {
+        let places: [usize; GROUP] = std::array::from_fn(|i| (rows.start + i) * self.k);
+        with(&Left::rows(self.values), &places[..rows.len()]);
+    }
+}
+
+/// All rows of a product by all panels, in tasks of some rows and some panels.
 pub(crate) fn rows_by_panels(
     isa: Isa,
     threads: &Threads,
     m: usize,
-    left: &Left<'_>,
+    a: &impl Rows,
     b: &PackedB,
     chain: &Chain<'_>,
     c: &mut [f32],
-    place: impl Fn(usize, &mut [usize]) + Sync,
 ) {
     let (k, n) = (b.k(), b.n());
     let (epilogue, chain) = chain.split();
-    let cut = Cut::of(threads, [m, k, n], &chain);
+    let cut = Cut::of(threads.count(), [m, k, n], a.weight(), &chain);
     let out = Slots::of(c);
     threads.run(cut.tasks(), |task| {
         let (rows, panels) = cut.task(task);
         let (first, height) = (rows.start, rows.len());
-        let mut places = [0; GROUP];
-        place(first, &mut places[..height]);
         let columns = panels.start * PANEL..n.min(panels.end * PANEL);
         let epilogue = epilogue.part(first, columns.start, n);
-        // SAFETY: tasks have different rows or different columns of the result.
+        a.with(rows.clone(), |left, places| {
+            // SAFETY: tasks have different rows or different columns of the result.
+            unsafe {
+                let corner = out.pointer(first * n, height * n).add(columns.start);
+                multiply(isa, left, places, b.right(panels), &epilogue, corner, n);
+            }
+        });
+        // SAFETY: as above.
         unsafe {
-            let corner = out.pointer(first * n, height * n).add(columns.start);
-            multiply(
-                isa,
-                left,
-                &places[..height],
-                b.right(panels),
-                &epilogue,
-                corner,
-                n,
-            );
             if columns.len() == n {
                 let lines = out.slice(first * n, height * n);
                 chain.apply(isa, first, n, lines);
@@ -160,6 +171,7 @@ pub(crate) fn rows_by_panels(
 }
 
 /// How a product is cut into tasks: groups of rows, and for each the same parts of all panels.
+#[derive(Clone, Copy)]
 struct Cut {
     m: usize,
     group: usize,
@@ -169,40 +181,56 @@ struct Cut {
 }
 
 impl Cut {
-    fn of(threads: &Threads, [m, k, n]: [usize; 3], chain: &Chain<'_>) -> Cut {
+    fn of(threads: usize, [m, k, n]: [usize; 3], weight: usize, chain: &Chain<'_>) -> Cut {
         let panels = n.div_ceil(PANEL);
-        let mut group = group(k);
-        if threads.count() > 1 {
-            // As many groups as keep all threads busy to the end.
-            let even = m.div_ceil(threads.count() * 4).next_multiple_of(6);
-            group = group.min(even.max(12));
-        }
+        let mut most = group(weight);
         if !chain.is_empty() && k * n * size_of::<f32>() <= 2 * HELD_NEAR {
             // The panels are read again at no cost: what the chain works on may be little.
             let near = HELD_NEAR / (n * size_of::<f32>()) / 6 * 6;
-            group = group.min(near.max(12));
+            most = most.min(near.max(12));
         }
-        let groups = m.div_ceil(group);
-        let parts = if chain.by_rows() {
-            1
-        } else if groups >= 2 * threads.count() || threads.count() == 1 {
-            // A chain finds its values in the cache.
-            let held = group.min(m) * n * size_of::<f32>();
-            if chain.is_empty() {
-                1
-            } else {
-                held.div_ceil(HELD_RESULT)
-            }
-        } else {
-            // Few rows are split by columns.
-            (m * k * n / WORTH_A_TASK).clamp(1, 4 * threads.count()) / groups
-        };
-        Cut {
+        let cut = |groups: usize, parts: usize| Cut {
             m,
-            group,
+            group: m.div_ceil(groups).next_multiple_of(6).min(most),
             panels,
-            together: panels.div_ceil(parts.clamp(1, panels)),
+            together: panels.div_ceil(parts),
+        };
+        let groups = m.div_ceil(most);
+        let fewest = if chain.by_rows() || chain.is_empty() {
+            1
+        } else {
+            // A chain finds its values in the cache.
+            let held = cut(groups, 1).group.min(m) * n * size_of::<f32>();
+            held.div_ceil(HELD_RESULT).min(panels)
+        };
+        let wanted = (m * k * n / WORTH_A_TASK).clamp(1, 4 * threads);
+        if threads == 1 || wanted == 1 {
+            return cut(groups, fewest);
         }
+        let highest = match chain.by_rows() {
+            true => 1,
+            false => panels.min(8 * threads).max(fewest),
+        };
+        // Few groups, so that the panels are read few times; but all threads have work to the end.
+        let cuts = (groups..=groups.max(2 * wanted))
+            .flat_map(|groups| (fewest..=highest).map(move |parts| (groups, parts)))
+            .map(|(groups, parts)| cut(groups, parts))
+            .filter(|cut| cut.tasks() >= wanted.min(2 * threads));
+        let mut best = cut(groups, highest);
+        for cut in cuts {
+            if cut.span(threads) < best.span(threads) {
+                best = cut;
+            }
+            if cut.tasks() >= wanted && best.span(threads) * threads * 16 <= m * panels * 17 {
+                break;
+            }
+        }
+        best
+    }
+
+    /// What the thread that has most to do computes: so many rows of a panel.
+    fn span(&self, threads: usize) -> usize {
+        self.tasks().div_ceil(threads) * self.group.min(self.m) * self.together
     }
 
     fn parts(&self) -> usize {

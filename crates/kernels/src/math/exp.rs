@@ -128,21 +128,31 @@ pub(super) fn exp_minus_one_of_negative(x: f32) -> f32 {
 #[must_use]
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
-    unless_nan(x, sigmoid_raw(x))
+    sigmoid_by(x, sigmoid_stage(x))
 }
 
-/// x · [`sigmoid`]`(x)`, both rounded.
-#[must_use]
+/// What [`sigmoid_by`] takes besides x: e to the power −|x|.
 #[inline(always)]
-pub(crate) fn gated_by_sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid_stage(x: f32) -> f32 {
+    exp_of_negative_raw(-x.abs())
+}
+
+/// [`sigmoid`] of x, whose stage is z.
+#[inline(always)]
+pub(crate) fn sigmoid_by(x: f32, z: f32) -> f32 {
+    unless_nan(x, sigmoid_raw(x, z))
+}
+
+/// x · [`sigmoid`]`(x)`, both rounded; the sigmoid's stage is z.
+#[inline(always)]
+pub(crate) fn gated_by_sigmoid(x: f32, z: f32) -> f32 {
     // NaN times anything is NaN.
-    canonical(x * sigmoid_raw(x))
+    canonical(x * sigmoid_raw(x, z))
 }
 
-/// [`sigmoid`], for NaN anything.
+/// [`sigmoid_by`], for NaN anything.
 #[inline(always)]
-fn sigmoid_raw(x: f32) -> f32 {
-    let z = exp_of_negative_raw(-x.abs());
+fn sigmoid_raw(x: f32, z: f32) -> f32 {
     let top = if x < 0.0 { z } else { 1.0 };
     // top ÷ (1 + z), corrected by what the sum and the quotient lost.
     let sum = 1.0 + z;
@@ -169,10 +179,22 @@ const TANH: [f32; 5] = [
 #[must_use]
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
+    tanh_by(x, tanh_stage(x))
+}
+
+/// What [`tanh_by`] takes besides x: e to the power 2·|x|.
+#[inline(always)]
+pub(crate) fn tanh_stage(x: f32) -> f32 {
+    exp_of_positive_raw(2.0 * x.abs())
+}
+
+/// [`tanh`] of x, whose stage is z.
+#[inline(always)]
+pub(crate) fn tanh_by(x: f32, z: f32) -> f32 {
     let a = x.abs();
     let q = a * a;
     let small = (a * q).mul_add(horner(q, &TANH), a);
-    let large = 1.0 - 2.0 / (exp_of_positive_raw(2.0 * a) + 1.0);
+    let large = 1.0 - 2.0 / (z + 1.0);
     let y = if a < TANH_SMALL { small } else { large };
     unless_nan(x, with_sign(y, x))
 }
@@ -208,11 +230,24 @@ const LN_ERFC: [f32; 8] = [
 #[must_use]
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
+    erf_by(x, erf_stage(x))
+}
+
+/// What [`erf_by`] takes besides x: the logarithm of 1 − erf(|x|) for large |x|.
+#[inline(always)]
+pub(crate) fn erf_stage(x: f32) -> f32 {
     let a = x.abs();
-    let small = a.mul_add(horner(a * a, &ERF), a);
     let t = if a > ERF_ONE { ERF_ONE } else { a };
     // For t < 0.9375 this may be a positive number, near 0.
-    let large = 1.0 - exp_of_negative_raw(horner(t, &LN_ERFC));
+    horner(t, &LN_ERFC)
+}
+
+/// [`erf`] of x, whose stage is z.
+#[inline(always)]
+pub(crate) fn erf_by(x: f32, z: f32) -> f32 {
+    let a = x.abs();
+    let small = a.mul_add(horner(a * a, &ERF), a);
+    let large = 1.0 - exp_of_negative_raw(z);
     let y = if a < ERF_SMALL { small } else { large };
     unless_nan(x, with_sign(y, x))
 }

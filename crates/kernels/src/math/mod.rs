@@ -8,7 +8,10 @@ mod log;
 mod trig;
 
 pub use exp::{erf, exp, sigmoid, tanh};
-pub(crate) use exp::{exp_of_negative, gated_by_sigmoid};
+pub(crate) use exp::{
+    erf_by, erf_stage, exp_of_negative, gated_by_sigmoid, sigmoid_by, sigmoid_stage, tanh_by,
+    tanh_stage,
+};
 pub use log::{log, pow, softplus};
 pub(crate) use trig::quarter_turns;
 pub use trig::{cos, sin};
@@ -181,24 +184,54 @@ pub fn rsqrt(x: f32) -> f32 {
 #[must_use]
 #[inline(always)]
 pub fn gelu(x: f32) -> f32 {
-    let half = 0.5 * x;
-    gate(half, 1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+    gelu_by(x, gelu_stage(x))
+}
+
+/// What [`gelu_by`] takes besides x: the stage of the error function.
+#[inline(always)]
+pub(crate) fn gelu_stage(x: f32) -> f32 {
+    erf_stage(x * std::f32::consts::FRAC_1_SQRT_2)
+}
+
+/// [`gelu`] of x, whose stage is z.
+#[inline(always)]
+pub(crate) fn gelu_by(x: f32, z: f32) -> f32 {
+    let erf = erf_by(x * std::f32::consts::FRAC_1_SQRT_2, z);
+    gate(0.5 * x, 1.0 + erf)
 }
 
 /// x · ½(1 + tanh(√(2/π)·(x + 0.044715·x³))).
 #[must_use]
 #[inline(always)]
 pub fn gelu_tanh(x: f32) -> f32 {
+    gelu_tanh_by(x, gelu_tanh_stage(x))
+}
+
+/// What [`gelu_tanh_by`] takes besides x: the argument of the hyperbolic tangent.
+#[inline(always)]
+pub(crate) fn gelu_tanh_stage(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = f32::from_bits(0x3f4c_422a);
     let cubic = (0.044715 * x) * (x * x);
-    gate(0.5 * x, 1.0 + tanh(SQRT_2_OVER_PI * (x + cubic)))
+    SQRT_2_OVER_PI * (x + cubic)
+}
+
+/// [`gelu_tanh`] of x, whose stage is z.
+#[inline(always)]
+pub(crate) fn gelu_tanh_by(x: f32, z: f32) -> f32 {
+    gate(0.5 * x, 1.0 + tanh(z))
 }
 
 /// x · sigmoid(x).
 #[must_use]
 #[inline(always)]
 pub fn silu(x: f32) -> f32 {
-    gate(x, sigmoid(x))
+    silu_by(x, sigmoid_stage(x))
+}
+
+/// [`silu`] of x; the sigmoid's stage is z.
+#[inline(always)]
+pub(crate) fn silu_by(x: f32, z: f32) -> f32 {
+    gate(x, sigmoid_by(x, z))
 }
 
 /// `x · g` where a gate of zero closes for −∞ too, with −0 as the limit.

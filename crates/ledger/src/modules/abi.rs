@@ -95,6 +95,7 @@ fn proofs_error(output: &[u8]) -> Option<String> {
         E::ProofRefused(e) => format!("the proof is refused: {}", e.reason),
         E::WrongManifest(e) => format!("not the model's manifest: {}", e.reason),
         E::WrongReceipt(e) => format!("not a receipt of this proof: {}", e.reason),
+        E::WrongOpening(e) => format!("the receipt is not opened: {}", e.reason),
         E::AlreadyAccepted(e) => {
             format!("the receipt's proof was accepted at height {}", e.height)
         }

@@ -14,9 +14,11 @@ use lemma_ledger::{
 use lemma_proof::{Evidence, Model, Profile, Weights, prove_inference};
 use lemma_types::{
     Amount, Digest, Manifest, Mode,
+    commitment::{Openings, tensor_request, tensor_response},
     keys::SecretKey,
     manifest::{File, Format},
     receipt::{Receipt, SignedReceipt},
+    tensor::{self, Dim, TensorData},
 };
 use std::sync::OnceLock;
 
@@ -117,6 +119,65 @@ fn accept(receipt: &SignedReceipt) -> acceptCall {
     }
 }
 
+/// The request that the proof is of, as real numbers.
+fn request() -> Vec<TensorData> {
+    let evidence = Evidence::from_bytes(evidence()).unwrap();
+    let (port, _) = &evidence.key.skeleton().inputs[0];
+    let values = evidence.statement.inputs[0].iter();
+    // A third of a step beside each multiple: what is rounded is not what was asked.
+    let data = values.flat_map(|&v| ((v as f32 + 0.3) * port.scale).to_le_bytes());
+    let spec = &manifest().inputs[0];
+    let shape = spec.shape.iter().map(|dim| match dim {
+        Dim::Fixed(size) => *size,
+        Dim::Symbol(_) => 1,
+    });
+    let tensor = TensorData::new(&*spec.name, spec.dtype, shape.collect(), data.collect());
+    vec![tensor.unwrap()]
+}
+
+/// The model's answer to it.
+fn response() -> Vec<TensorData> {
+    let evidence = Evidence::from_bytes(evidence()).unwrap();
+    let outputs = &evidence.statement.outputs;
+    evidence.key.skeleton().real_outputs(outputs, 1).unwrap()
+}
+
+/// A receipt of mode `signed` of request and response.
+fn signed(change: impl FnOnce(&mut Receipt)) -> SignedReceipt {
+    receipt(|r| {
+        let salts = salts();
+        r.mode = Mode::Signed;
+        r.evidence = B256::ZERO;
+        r.request_commitment = tensor_request(salts.request, r.model_root, &request());
+        r.response_commitment = tensor_response(salts.response, &response());
+        change(r);
+    })
+}
+
+fn salts() -> Openings {
+    Openings::derive(B256::repeat_byte(9))
+}
+
+fn raise(receipt: &SignedReceipt) -> raiseCall {
+    let acceptCall {
+        name,
+        version,
+        manifest,
+        receipt,
+        evidence,
+    } = accept(receipt);
+    raiseCall {
+        name,
+        version,
+        manifest,
+        receipt,
+        inputs: tensor::encode(&request()).into(),
+        requestSalt: salts().request,
+        responseSalt: salts().response,
+        evidence,
+    }
+}
+
 /// A chain on which the model is registered.
 fn chain() -> Chain {
     let mut chain = Chain::started();
@@ -152,7 +213,7 @@ fn little_endian(tensors: &[Vec<i32>]) -> Vec<u8> {
 }
 
 /// Sends with as much gas as a transaction may have.
-fn send(chain: &mut Chain, call: &acceptCall) -> lemma_ledger::Receipt {
+fn send(chain: &mut Chain, call: &impl SolCall) -> lemma_ledger::Receipt {
     let nonce = chain.account(user(0).address).nonce;
     let draft = Draft::new(nonce).to(PROOFS).gas(16_000_000);
     chain.include(&draft.input(call.abi_encode()).sign(&user(0)))
@@ -204,6 +265,115 @@ fn a_transaction_makes_a_receipts_proof_known() {
     assert_eq!(
         again,
         format!("the receipt's proof was accepted at height {height}")
+    );
+}
+
+#[test]
+fn a_receipt_is_raised_once_its_request_is_opened() {
+    let mut chain = chain();
+    let receipt = signed(|_| {});
+    let call = raise(&receipt);
+    let height = chain.context().number;
+    let done = send(&mut chain, &call);
+    assert!(
+        done.success,
+        "{:?}",
+        lemma_ledger::modules::explain(&done.output)
+    );
+    let id = receipt.receipt.id();
+    let event = ReceiptRaised::decode_log(&done.logs[0]).unwrap();
+    assert_eq!((event.receiptId, event.worker), (id, worker().address()));
+    assert_eq!(event.manifest, manifest().root().to_b256());
+    let hashes = chain.view(PROOFS, verify(evidence()));
+    assert_eq!(
+        (event.inputs, event.outputs),
+        (hashes.inputs, hashes.outputs)
+    );
+    let known = chain.view(PROOFS, proofOfCall { receiptId: id });
+    let digest = Digest::of(evidence()).to_b256();
+    assert_eq!((known.evidence, known.height), (digest, height));
+    let again = chain.view_error(PROOFS, call);
+    assert_eq!(
+        again,
+        format!("the receipt's proof was accepted at height {height}")
+    );
+}
+
+#[test]
+fn a_receipt_is_not_raised_by_a_proof_of_something_else() {
+    let chain = chain();
+    let refuse = |call: raiseCall, expected: &str| {
+        let reason = chain.view_error(PROOFS, call);
+        assert!(reason.contains(expected), "{reason}");
+    };
+    let honest = || raise(&signed(|_| {}));
+    refuse(raise(&receipt(|_| {})), "it has its own proof");
+    let other = Digest::of(b"another");
+    refuse(raise(&signed(|r| r.model_root = other)), "of another model");
+    let stranger = user(3).address;
+    refuse(
+        raise(&signed(|r| r.worker = stranger)),
+        "not by the receipt's worker",
+    );
+
+    let (not_opened, salt) = ("not the receipt's request", B256::repeat_byte(1));
+    let request_salt = salt;
+    refuse(
+        raiseCall {
+            requestSalt: request_salt,
+            ..honest()
+        },
+        not_opened,
+    );
+    let mut inputs = honest().inputs.to_vec();
+    *inputs.last_mut().unwrap() ^= 1;
+    let inputs = Bytes::from(inputs);
+    refuse(raiseCall { inputs, ..honest() }, not_opened);
+    for inputs in [Bytes::new(), Bytes::from_static(&[0xff; 40])] {
+        refuse(
+            raiseCall { inputs, ..honest() },
+            "the receipt is not opened",
+        );
+    }
+    let response_salt = salt;
+    refuse(
+        raiseCall {
+            responseSalt: response_salt,
+            ..honest()
+        },
+        "of another response",
+    );
+
+    // Receipts of another request and of another response, opened as they are.
+    let mut data = request()[0].data().to_vec();
+    data[7] ^= 0x80;
+    let asked = &request()[0];
+    let other = TensorData::new(asked.name(), asked.dtype(), asked.shape().to_vec(), data);
+    let other = vec![other.unwrap()];
+    let receipt = signed(|r| {
+        r.request_commitment = tensor_request(salts().request, r.model_root, &other);
+    });
+    refuse(
+        raiseCall {
+            inputs: tensor::encode(&other).into(),
+            ..raise(&receipt)
+        },
+        "of other inputs",
+    );
+    let receipt = signed(|r| {
+        r.response_commitment = tensor_response(salts().response, &request());
+    });
+    refuse(raise(&receipt), "of another response");
+
+    let mut evidence = evidence().to_vec();
+    *evidence.last_mut().unwrap() ^= 1;
+    let evidence = Bytes::from(evidence);
+    refuse(
+        raiseCall {
+            evidence,
+            ..honest()
+        },
+        "the proof is refused",
     );
 }
 

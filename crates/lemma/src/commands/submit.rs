@@ -5,7 +5,12 @@ use lemma_ledger::modules::{
     MODELS, PROOFS,
     abi::{ILemmaModels, ILemmaProofs},
 };
-use lemma_types::{B256, Mode, ModelName, U256, bundle::Bundle, limits};
+use lemma_types::{
+    B256, Mode, ModelName, U256,
+    bundle::Bundle,
+    commitment::{Openings, tensor_request},
+    limits, tensor,
+};
 use lemma_verify::decode_bundle;
 use serde_json::json;
 
@@ -16,6 +21,7 @@ use crate::{
     config::Config,
     error::{CommandError, CommandResult, Context as _},
     exit::ExitCode,
+    input,
     shell::{Shell, paint, styles},
     wallet,
 };
@@ -24,17 +30,19 @@ pub(super) fn run(arguments: &SubmitProof, config: &Config, shell: &mut Shell) -
     let cannot = || format!("can not submit {}", arguments.path.display());
     let bytes = super::proof::read(&arguments.path, limits::BUNDLE_BYTES)?;
     let bundle = decode_bundle(&bytes).context(ExitCode::Failed, cannot)?;
-    let refuse = |why: &str| CommandError::failed(cannot()).cause(why);
-    if bundle.receipt.receipt.mode != Mode::Proved {
-        return Err(refuse(
-            "its receipt names no proof: only one of mode `proved` does",
-        ));
-    }
     if bundle.proof.is_none() {
-        return Err(refuse("it has no proof: whoever asked has it"));
+        return Err(CommandError::failed(cannot()).cause("it has no proof: whoever asked has it"));
     }
+    let opening = match bundle.receipt.receipt.mode {
+        Mode::Proved => None,
+        _ => Some(opening(&bundle, arguments).map_err(|why| {
+            CommandError::failed(cannot())
+                .cause("its receipt names no proof: to raise it, its request is opened")
+                .hint(why)
+        })?),
+    };
     let client = Client::new(config)?;
-    let (id, mined) = block_on(submit(&client, config, &arguments.name, &bundle))?;
+    let (id, mined) = block_on(submit(&client, config, &arguments.name, &bundle, opening))?;
     if shell.json() {
         return shell.document(&json!({
             "receipt_id": id,
@@ -52,24 +60,68 @@ pub(super) fn run(arguments: &SubmitProof, config: &Config, shell: &mut Shell) -
     Ok(())
 }
 
+/// What a receipt that is raised needs beside its proof.
+struct Opening {
+    inputs: Vec<u8>,
+    salts: Openings,
+}
+
+/// Reads the inputs; says what is missing.
+fn opening(bundle: &Bundle, arguments: &SubmitProof) -> Result<Opening, String> {
+    let salts = bundle.openings.ok_or(
+        "the bundle has no salts; `lemma receipts get ID` adds those of receipts that are yours",
+    )?;
+    if arguments.input.is_empty() {
+        return Err("add --input FILE: the receipt's inputs, which everyone then sees".into());
+    }
+    let inputs = input::read_all(&arguments.input, &bundle.manifest.inputs)
+        .map_err(|error| error.to_string())?;
+    let committed = tensor_request(salts.request, bundle.manifest.root(), &inputs);
+    if committed != bundle.receipt.receipt.request_commitment {
+        return Err("these inputs are not the receipt's request".into());
+    }
+    let inputs = tensor::encode(&inputs);
+    Ok(Opening { inputs, salts })
+}
+
 async fn submit(
     client: &Client,
     config: &Config,
     name: &ModelName,
     bundle: &Bundle,
+    opening: Option<Opening>,
 ) -> CommandResult<(B256, Mined)> {
     let signer = wallet::signer(config, client).await?;
-    let call = ILemmaProofs::acceptCall {
-        name: name.to_string(),
-        version: version(client, name, bundle).await?,
-        manifest: bundle.manifest.encode().into(),
-        receipt: bundle.receipt.encode().into(),
-        evidence: bundle.proof.clone().unwrap_or_default(),
+    let version = version(client, name, bundle).await?;
+    let name = name.to_string();
+    let manifest = bundle.manifest.encode().into();
+    let receipt = bundle.receipt.encode().into();
+    let evidence = bundle.proof.clone().unwrap_or_default();
+    let input = match opening {
+        None => ILemmaProofs::acceptCall {
+            name,
+            version,
+            manifest,
+            receipt,
+            evidence,
+        }
+        .abi_encode(),
+        Some(Opening { inputs, salts }) => ILemmaProofs::raiseCall {
+            name,
+            version,
+            manifest,
+            receipt,
+            inputs: inputs.into(),
+            requestSalt: salts.request,
+            responseSalt: salts.response,
+            evidence,
+        }
+        .abi_encode(),
     };
     let transaction = Transaction {
         to: PROOFS,
         value: U256::ZERO,
-        input: call.abi_encode().into(),
+        input: input.into(),
     };
     let mined = client.transact(transaction, &signer.key).await?;
     Ok((bundle.receipt.receipt.id(), mined))

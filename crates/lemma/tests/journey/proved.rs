@@ -205,8 +205,22 @@ pub(super) fn a_receipt_is_raised_later(user: &User, root: &str) {
     after.as_object_mut().unwrap().remove("proof").unwrap();
     assert_eq!(before, after, "nothing else has changed");
 
+    let submit = [
+        "proof",
+        "submit",
+        "raised.json",
+        "--name",
+        "lemma/digits-int8",
+    ];
+    user.run(&submit).failed(1, "add --input FILE");
+    let with = |input: &str| user.run(&[&submit[..], &["--input", input, "--json"]].concat());
+    let sent = with(&input).ok().json();
+    assert_eq!(sent["receipt_id"], answer["receipt_id"]);
+    with(&input).failed(1, "was accepted at height");
+
     fs::write(user.path("other.npy"), other_image(&input)).unwrap();
     prove("signed.json", "other.npy").failed(7, "can not be raised");
+    with("other.npy").failed(1, "these inputs are not the receipt's request");
     let iris = user.run(&[
         "infer",
         "acme/x",

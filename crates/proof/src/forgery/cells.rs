@@ -3,23 +3,26 @@
 
 use super::{Case, fixtures};
 use crate::field::{Base, PrimeCharacteristicRing, PrimeField32, power_of_two, small};
+use crate::layout::scatter;
 use crate::plan::{Column, Lookup, Plan};
 use crate::profile::Weights;
-use crate::witness::{Witness, scatter};
+use crate::witness::Witness;
 
 /// The sums that a node's terms have, by cell; padding has zero.
 fn honest_sums(case: &Case, node: usize) -> Vec<Base> {
     let shape = &case.plan.skeleton.nodes[node].expression.shape;
     let mut sums = vec![Base::ZERO; 1 << crate::plan::variables(shape)];
     let trace = &case.witness.trace.sums[node];
-    scatter(shape, |i, place| sums[place] = Base::from_u32(trace[i]));
+    scatter(shape, &[], |i, place| {
+        sums[place] = Base::from_u32(trace[i])
+    });
     sums
 }
 
 fn selected(plan: &Plan, node: usize) -> Vec<bool> {
     let shape = &plan.skeleton.nodes[node].expression.shape;
     let mut cells = vec![false; 1 << crate::plan::variables(shape)];
-    scatter(shape, |_, place| cells[place] = true);
+    scatter(shape, &[], |_, place| cells[place] = true);
     cells
 }
 

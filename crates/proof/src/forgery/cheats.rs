@@ -638,7 +638,7 @@ fn outputs_are_integers_and_not_residues() {
 fn constants_in_the_key_are_bound() {
     let input = vec![fixtures::noise(1, 31, 127)];
     let case = Case::new(fixtures::mlp(&[31, 256, 1]), input, 1, Weights::Succinct);
-    let keyed = |i: usize| case.plan.constants.blocks[i].is_none();
+    let keyed = |i: usize| case.plan.constants.is_keyed(i);
     assert!(
         !keyed(0) && keyed(1),
         "the first bias would double the stack"
@@ -678,4 +678,32 @@ fn a_proof_is_of_one_statement() {
     assert!(case.verify(&other.statement, &proof).is_err());
     let session = Session::new(other.model.key(), &other.statement, &proof, None);
     assert!(session.expect("fits").check().is_err());
+}
+
+/// Constants in pieces, where padding would double their stack, are bound like whole ones.
+#[test]
+fn constants_in_pieces_are_bound() {
+    for weights in [Weights::Succinct, Weights::Holder] {
+        let input = fixtures::noise(2, 33, 127);
+        let case = Case::new(fixtures::mlp(&[33, 33, 33]), vec![input], 1, weights);
+        let constants = &case.plan.constants;
+        assert_eq!(constants.stack.bits, 12, "33² · 2 elements");
+        assert!(constants.pieces.iter().all(|pieces| pieces.len() >= 2));
+        let proof = case.prove();
+        assert_eq!(case.verify(&case.statement, &proof), Ok(()));
+        // One weight of each piece of each matrix.
+        for place in [0, 32, 32 * 33, 33 * 33 - 1] {
+            for constant in [0, 2] {
+                let other = with_constants(&case, |constants| constants[constant][place] += 1);
+                assert_ne!(other.root(), case.model.root());
+                let (statement, proof) = proof_of(&other, &case);
+                let expected = match weights {
+                    Weights::Succinct => Check::ModelOpening,
+                    Weights::Holder => Check::ConstantClaim,
+                };
+                let outcome = case.verify(&statement, &proof);
+                assert_eq!(outcome, Err(VerifyError::Rejected(expected)));
+            }
+        }
+    }
 }

@@ -1,0 +1,386 @@
+//! Steps that are carried out image by image.
+//!
+//! What a convolution makes of a batch may be larger than any cache, so that the next step reads it from memory. Steps
+//! that treat each image alone are therefore gathered into one, which takes the first image through all of them, then the
+//! next; the threads share the images. It ends where filters weigh more than what they are applied to: there it is better
+//! that many images share what is read of the filters.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use lemma_kernels::{FiltersLast, Threads};
+
+use super::chain::{ChainSpec, LinkSpec, Operand};
+use super::memory::{Held, Value, lay_out, reads};
+use super::run::Context;
+use super::{Action, Arena, At, Id, Program, Step};
+use crate::error::OpError;
+
+/// Bytes of filters that stay in the cache from one image to the next.
+const HELD_FILTERS: u64 = 256 << 10;
+
+/// Fewest convolutions that are worth the trouble.
+const FEWEST: usize = 2;
+
+/// Steps on one image after the other.
+#[derive(Debug)]
+pub(super) struct Images {
+    count: usize,
+    /// What the steps read of the rest of the program: [`At::Outside`] counts these.
+    pub(super) operands: Vec<Outside>,
+    /// The steps for one image. The last one makes what the rest of the program reads.
+    program: Program,
+}
+
+/// An operand of steps that are carried out for each image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Outside {
+    pub(super) at: At,
+    /// Whether each image has its part, or all have the same.
+    each: bool,
+}
+
+/// Gathers steps where that is worth it; `scratch` is what each of them holds besides.
+pub(super) fn gather(
+    steps: &mut Vec<Step>,
+    scratch: &mut Vec<(u64, u64)>,
+    values: &[Value],
+    outputs: &[At],
+) {
+    // The last step that reads each value, the caller counting as one more step.
+    let mut last_read = vec![0; values.len()];
+    for (index, step) in steps.iter().enumerate() {
+        for at in reads(&step.action, &step.plain) {
+            if let At::Value(id) = at {
+                last_read[id] = index;
+            }
+        }
+    }
+    for at in outputs {
+        if let At::Value(id) = *at {
+            last_read[id] = steps.len();
+        }
+    }
+    let mut found = Vec::new();
+    let mut index = 0;
+    while index < steps.len() {
+        match Images::of(&steps[index..], index, scratch, values, &last_read) {
+            Some((images, end)) => {
+                found.push((end - 1, images));
+                index = end;
+            }
+            None => index += 1,
+        }
+    }
+    let held = std::mem::take(scratch);
+    let mut found = found.into_iter().peekable();
+    for (index, (step, own)) in std::mem::take(steps).into_iter().zip(held).enumerate() {
+        let Some((last, images)) = found.next_if(|(last, _)| *last == index) else {
+            let covered = found.peek().is_some_and(|(last, images)| {
+                (last + 1 - images.program.steps.len()..*last).contains(&index)
+            });
+            if !covered {
+                steps.push(step);
+                scratch.push(own);
+            }
+            continue;
+        };
+        debug_assert_eq!(last, index);
+        scratch.push((0, images.program.memory(1).0));
+        let reads = images.operands.iter().map(|outside| outside.at);
+        steps.push(Step {
+            free: reads.filter_map(id).collect(),
+            action: Action::Images(Box::new(images)),
+            ..step
+        });
+    }
+}
+
+fn id(at: At) -> Option<Id> {
+    match at {
+        At::Value(id) => Some(id),
+        _ => None,
+    }
+}
+
+impl Images {
+    /// As many of these steps as can be gathered, the first being number `first` of all; and the number of the step after
+    /// them.
+    fn of(
+        steps: &[Step],
+        first: usize,
+        scratch: &[(u64, u64)],
+        values: &[Value],
+        last_read: &[usize],
+    ) -> Option<(Images, usize)> {
+        let Action::Conv { .. } = steps[0].action else {
+            return None;
+        };
+        let count = *steps[0].shape.first().filter(|&&n| n > 1)?;
+        let mut one = One {
+            count,
+            operands: Vec::new(),
+            inner: BTreeMap::new(),
+        };
+        let mut program = Vec::new();
+        // Up to where all but the last step's value are read by these steps alone: steps, operands, values.
+        let mut whole = (0, 0);
+        let mut convolutions = 0;
+        for (i, step) in steps.iter().enumerate() {
+            let Some(step) = one.step(step, values) else {
+                break;
+            };
+            convolutions += usize::from(matches!(step.action, Action::Conv { .. }));
+            program.push(step);
+            let end = first + i + 1;
+            let outside = one.inner.keys().filter(|&&id| last_read[id] >= end);
+            if convolutions >= FEWEST
+                && outside.count() == 1
+                && last_read[steps[i].writes[0]] >= end
+            {
+                whole = (i + 1, one.operands.len());
+            }
+        }
+        let (end, operands) = whole;
+        if end == 0 {
+            return None;
+        }
+        program.truncate(end);
+        one.operands.truncate(operands);
+        let inner: Vec<Value> = (steps[..end].iter())
+            .map(|step| Value {
+                elements: values[step.writes[0]].elements / count,
+                bytes: values[step.writes[0]].bytes / count as u64,
+                slotted: true,
+                aliases: Vec::new(),
+            })
+            .collect();
+        let mut program = Program {
+            outputs: vec![At::Value(end - 1)],
+            values: inner.len(),
+            ..Program::of(program)
+        };
+        lay_out(&mut program, &inner, &scratch[first..first + end]);
+        Some((
+            Images {
+                count,
+                operands: one.operands,
+                program,
+            },
+            first + end,
+        ))
+    }
+
+    /// Takes all images through the steps; `read` gives the elements of an operand.
+    pub(super) fn run<'t>(
+        &self,
+        cx: &Context<'_>,
+        read: impl Fn(At) -> Result<&'t [f32], OpError>,
+        arenas: &Mutex<Vec<Arena>>,
+        y: &mut [f32],
+    ) -> Result<(), OpError> {
+        let operands = (self.operands.iter())
+            .map(|operand| read(operand.at))
+            .collect::<Result<Vec<_>, _>>()?;
+        let lock = || arenas.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = Mutex::new(None);
+        let one = |threads: &Threads, image: usize, y: &mut [f32]| {
+            let part = |(outside, values): (&Outside, &&'t [f32])| match outside.each {
+                true => values.chunks_exact(values.len() / self.count).nth(image),
+                false => Some(*values),
+            };
+            let parts: Vec<&[f32]> = (self.operands.iter().zip(&operands))
+                .map(|pair| part(pair).unwrap_or(&[]))
+                .collect();
+            let cx = Context {
+                outside: &parts,
+                threads,
+                ..*cx
+            };
+            let mut arena = lock().pop().unwrap_or_default();
+            if let Err(error) = self.image(&cx, &mut arena, y) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+            lock().push(arena);
+        };
+        let (threads, len) = (cx.threads, y.len() / self.count);
+        // So many that none waits long for the others at the end.
+        let shared = self.count.is_multiple_of(threads.count()) || self.count > 4 * threads.count();
+        if shared && threads.count() > 1 {
+            threads.chunks(y, len, |image, y| one(&Threads::single(), image, y));
+        } else {
+            for (image, y) in y.chunks_exact_mut(len).enumerate() {
+                one(threads, image, y);
+            }
+        }
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Takes one image through the steps.
+    fn image(&self, cx: &Context<'_>, arena: &mut Arena, y: &mut [f32]) -> Result<(), OpError> {
+        let program = &self.program;
+        arena.fit(program);
+        let mut values: Vec<Option<Held>> = Vec::new();
+        values.resize_with(program.values, || None);
+        let Some((last, steps)) = program.steps.split_last() else {
+            return Ok(());
+        };
+        for step in steps {
+            cx.step(program, step, &mut values, arena)?;
+            arena.release(program, step, &mut values);
+        }
+        cx.compute(last, &values, false, arena, y)?;
+        arena.release(program, last, &mut values);
+        Ok(())
+    }
+}
+
+/// Steps on a batch as steps on one image.
+struct One {
+    /// Images of the batch.
+    count: usize,
+    operands: Vec<Outside>,
+    /// The values that the steps make, by their number in the whole program.
+    inner: BTreeMap<Id, Id>,
+}
+
+impl One {
+    /// A step for one image, if it treats each image alone.
+    fn step(&mut self, step: &Step, values: &[Value]) -> Option<Step> {
+        let [written] = step.writes[..] else {
+            return None;
+        };
+        if step.shape.first() != Some(&self.count) || !values[written].slotted {
+            return None;
+        }
+        let mut shape = step.shape.clone();
+        shape[0] = 1;
+        let action = self.action(step, shape.iter().product())?;
+        let id = self.inner.len();
+        self.inner.insert(written, id);
+        let free = reads(&action, &[]).into_iter().filter_map(self::id);
+        Some(Step {
+            node: step.node,
+            packed: step.packed,
+            writes: vec![id],
+            free: free.collect(),
+            action,
+            slot: None,
+            slab: false,
+            shape,
+            in_place: false,
+            plain: Vec::new(),
+        })
+    }
+
+    fn action(&mut self, step: &Step, elements: usize) -> Option<Action> {
+        let count = self.count;
+        Some(match &step.action {
+            Action::Conv {
+                x,
+                input,
+                geometry,
+                chain,
+            } => {
+                let own = geometry.share(count)?;
+                let weight = FiltersLast::bytes(&own);
+                let values = (own.input_len() + own.output_len()) * size_of::<f32>();
+                if weight > HELD_FILTERS.max(values as u64) {
+                    return None;
+                }
+                let rows = elements / own.out_channels();
+                Action::Conv {
+                    x: self.at(*x, true)?,
+                    input: *input,
+                    geometry: own,
+                    chain: self.chain(chain, rows)?,
+                }
+            }
+            Action::Pool {
+                x,
+                geometry,
+                pooling,
+                channels,
+            } => Action::Pool {
+                x: self.at(*x, true)?,
+                geometry: geometry.share(count)?,
+                pooling: *pooling,
+                channels: *channels,
+            },
+            Action::Places { x, op, sizes } if sizes[0] == count => Action::Places {
+                x: self.at(*x, true)?,
+                op: *op,
+                sizes: [1, sizes[1], sizes[2]],
+            },
+            Action::Chain { x, n, chain } => Action::Chain {
+                x: self.at(*x, true)?,
+                n: *n,
+                chain: self.chain(chain, elements / n)?,
+            },
+            Action::Transpose { x, sizes } if sizes[0] == count => Action::Transpose {
+                x: self.at(*x, true)?,
+                sizes: [1, sizes[1], sizes[2]],
+            },
+            _ => return None,
+        })
+    }
+
+    /// An operand, of which each image has its part or all have the same.
+    fn at(&mut self, at: At, each: bool) -> Option<At> {
+        if let At::Value(id) = at
+            && let Some(&inner) = self.inner.get(&id)
+        {
+            // Of these values one image has only its own part.
+            return each.then_some(At::Value(inner));
+        }
+        let outside = Outside { at, each };
+        let known = self.operands.iter().position(|&o| o == outside);
+        Some(At::Outside(known.unwrap_or_else(|| {
+            self.operands.push(outside);
+            self.operands.len() - 1
+        })))
+    }
+
+    /// A chain on the rows of one image, if its operands lie image by image.
+    fn chain(&mut self, chain: &ChainSpec, rows: usize) -> Option<ChainSpec> {
+        let links = chain.links.iter().map(|link| {
+            Some(match link {
+                LinkSpec::Binary(op, a, b) => {
+                    LinkSpec::Binary(*op, self.operand(*a, rows)?, self.operand(*b, rows)?)
+                }
+                LinkSpec::Unary(..) | LinkSpec::Softmax(_) => link.clone(),
+                LinkSpec::Dequantise(..) | LinkSpec::Requantise(..) => return None,
+            })
+        });
+        Some(ChainSpec {
+            links: links.collect::<Option<_>>()?,
+        })
+    }
+
+    fn operand(&mut self, operand: Operand, rows: usize) -> Option<Operand> {
+        let mut part = |at: At, divide: usize, modulo: usize| -> Option<(At, usize, usize)> {
+            if (divide, modulo) == (1, usize::MAX) {
+                Some((self.at(at, true)?, divide, modulo))
+            } else if (divide, modulo) == (rows, self.count) {
+                Some((self.at(at, true)?, 1, 1))
+            } else if rows.is_multiple_of(divide.checked_mul(modulo)?) {
+                Some((self.at(at, false)?, divide, modulo))
+            } else {
+                None
+            }
+        };
+        Some(match operand {
+            Operand::Value(v) => Operand::Value(v),
+            Operand::Rows { at, divide, modulo } => {
+                let (at, divide, modulo) = part(at, divide, modulo)?;
+                Operand::Rows { at, divide, modulo }
+            }
+            Operand::Each { at, divide, modulo } => {
+                let (at, divide, modulo) = part(at, divide, modulo)?;
+                Operand::Each { at, divide, modulo }
+            }
+            Operand::Scalar(at) => Operand::Scalar(self.at(at, false)?),
+        })
+    }
+}

@@ -1,0 +1,311 @@
+//! The windows of a convolution as the rows of a matrix.
+//!
+//! Without padding they are read where they lie ([`Plain`]). With padding ([`Padded`]) each task first writes the part of
+//! the input that its windows see, padding included, into memory of its thread: a part is little, so it is in the nearest
+//! cache when the product reads it, and the input passes through memory once.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::Conv;
+use super::last::Channels;
+use crate::gemm::{GROUP, Left, Rows};
+use crate::window::{AXES, Axis};
+
+/// Values of padded input that a thread keeps between tasks, at most: 4 MiB.
+const KEPT: usize = 1 << 20;
+
+thread_local! {
+    /// Padded input of a task.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How an image, or part of one, lies in memory.
+pub(super) struct Sheet {
+    input: Channels,
+    channels: usize,
+    /// Values between neighbours along each spatial axis.
+    steps: [usize; AXES],
+    /// Values between channels.
+    channel: usize,
+    /// Values of an image, or of a part.
+    len: usize,
+}
+
+impl Sheet {
+    /// Whether no window reaches beyond the input.
+    pub(super) fn is_plain(conv: &Conv) -> bool {
+        conv.window.axes.iter().all(|a| a.span() == a.input)
+    }
+
+    /// That of the parts that a task's windows see.
+    pub(super) fn of(conv: &Conv, input: Channels) -> Sheet {
+        let [a, b, c] = &conv.window.axes;
+        // A task's rows lie on so many planes and, if there is one plane, on so many lines.
+        let planes = ((GROUP - 1) / (b.output * c.output) + 2).min(a.output);
+        let (mut lines, mut columns) = (b.output, c.output);
+        if a.output == 1 {
+            lines = lines.min((GROUP - 1) / columns + 2);
+            if b.output == 1 {
+                columns = columns.min(GROUP);
+            }
+        }
+        let sizes = [(a, planes), (b, lines), (c, columns)];
+        Sheet::new(
+            conv,
+            input,
+            sizes.map(|(axis, n)| seen(axis, &(0..n)).len()),
+        )
+    }
+
+    fn new(conv: &Conv, input: Channels, sizes: [usize; AXES]) -> Sheet {
+        let places: usize = sizes.iter().product();
+        let channels = conv.group_in * conv.groups;
+        let (place, channel) = match input {
+            Channels::First => (1, places),
+            Channels::Last => (channels, 1),
+        };
+        Sheet {
+            input,
+            channels,
+            steps: [sizes[1] * sizes[2] * place, sizes[2] * place, place],
+            channel,
+            len: places * channels,
+        }
+    }
+
+    /// Values of all parts of a task, at most.
+    pub(super) fn scratch(&self, conv: &Conv) -> usize {
+        let images = (GROUP - 1) / conv.window.output_len() + 2;
+        images.min(conv.batch).saturating_mul(self.len)
+    }
+
+    /// Distances of the values under a window from its first, channel by channel.
+    fn offsets(&self, conv: &Conv) -> Vec<u32> {
+        let [a, b, c] = &conv.window.axes;
+        let mut offsets = Vec::with_capacity(conv.depth());
+        for channel in 0..conv.group_in {
+            for ka in 0..a.kernel {
+                for kb in 0..b.kernel {
+                    for kc in 0..c.kernel {
+                        let at = channel * self.channel
+                            + ka * a.dilation * self.steps[0]
+                            + kb * b.dilation * self.steps[1]
+                            + kc * c.dilation * self.steps[2];
+                        offsets.push(u32::try_from(at).expect("an image has less than 2³² values"));
+                    }
+                }
+            }
+        }
+        offsets
+    }
+
+    /// Finds where the windows of a part begin, if that at the place `origin` of the image begins at `base`.
+    fn find(
+        &self,
+        conv: &Conv,
+        part: &Part,
+        origin: [usize; AXES],
+        base: usize,
+        places: &mut [usize],
+    ) {
+        let axes = &conv.window.axes;
+        let [a, b, c] = std::array::from_fn(|i| axes[i].stride * self.steps[i]);
+        let [_, lines, columns] = axes.map(|axis| axis.output);
+        let (line, mut ic) = (part.first / columns, part.first % columns);
+        let (mut ia, mut ib) = (line / lines, line % lines);
+        let origin = origin[0] * a + origin[1] * b + origin[2] * c;
+        for place in places {
+            *place = base + ia * a + ib * b + ic * c - origin;
+            ic += 1;
+            if ic == columns {
+                (ic, ib) = (0, ib + 1);
+                if ib == lines {
+                    (ib, ia) = (0, ia + 1);
+                }
+            }
+        }
+    }
+}
+
+/// Neighbouring windows of one image.
+struct Part {
+    image: usize,
+    /// The number of the first window within its image, and how many there are.
+    first: usize,
+    count: usize,
+    /// The planes, lines and columns of the output that they lie on: all lines if there is more than one plane, all
+    /// columns if there is more than one line.
+    on: [Range<usize>; AXES],
+}
+
+impl Part {
+    /// The parts that some rows are cut into, image by image.
+    fn all(conv: &Conv, rows: Range<usize>) -> impl Iterator<Item = Part> {
+        let [_, b, c] = conv.window.axes.map(|axis| axis.output);
+        let len = conv.window.output_len();
+        let images = rows.start / len..rows.end.div_ceil(len);
+        images.map(move |image| {
+            let first = rows.start.max(image * len) - image * len;
+            let last = rows.end.min((image + 1) * len) - image * len - 1;
+            let part = |first: usize, last: usize, alone: bool, all: usize| match alone {
+                true => first..last + 1,
+                false => 0..all,
+            };
+            let (one_plane, one_line) = (first / (b * c) == last / (b * c), first / c == last / c);
+            Part {
+                image,
+                first,
+                count: last + 1 - first,
+                on: [
+                    first / (b * c)..last / (b * c) + 1,
+                    part(first / c % b, last / c % b, one_plane, b),
+                    part(first % c, last % c, one_line, c),
+                ],
+            }
+        })
+    }
+}
+
+/// Values that a window adds to what its neighbours see.
+fn weight(conv: &Conv) -> usize {
+    let strides = conv.window.axes.iter().map(|a| a.stride.min(a.kernel));
+    strides.product::<usize>() * conv.group_in
+}
+
+/// Windows that lie within the input.
+pub(super) struct Plain<'a> {
+    conv: &'a Conv,
+    sheet: Sheet,
+    x: &'a [f32],
+    /// None where the values of a window are neighbours.
+    offsets: Option<Vec<u32>>,
+}
+
+impl<'a> Plain<'a> {
+    pub(super) fn of(conv: &'a Conv, input: Channels, x: &'a [f32]) -> Plain<'a> {
+        let sheet = Sheet::new(conv, input, conv.window.axes.map(|a| a.input));
+        let neighbours = input == Channels::Last && conv.window.kernel_len() == 1;
+        Plain {
+            offsets: (!neighbours).then(|| sheet.offsets(conv)),
+            conv,
+            sheet,
+            x,
+        }
+    }
+}
+
+impl Rows for Plain<'_> {
+    fn weight(&self) -> usize {
+        weight(self.conv)
+    }
+
+    fn with(&self, rows: Range<usize>, with: impl FnOnce(&Left<'_>, &[usize])) {
+        let mut places = [0; GROUP];
+        let mut found = 0;
+        for part in Part::all(self.conv, rows) {
+            let places = &mut places[found..found + part.count];
+            let base = part.image * self.sheet.len;
+            self.sheet.find(self.conv, &part, [0; AXES], base, places);
+            found += part.count;
+        }
+        let left = match &self.offsets {
+            Some(offsets) => Left::gathered(self.x, offsets),
+            None => Left::rows(self.x),
+        };
+        with(&left, &places[..found]);
+    }
+}
+
+/// Windows over an input with padding.
+pub(super) struct Padded<'a> {
+    conv: &'a Conv,
+    sheet: Sheet,
+    x: &'a [f32],
+    offsets: Vec<u32>,
+}
+
+impl<'a> Padded<'a> {
+    pub(super) fn of(conv: &'a Conv, input: Channels, x: &'a [f32]) -> Padded<'a> {
+        let sheet = Sheet::of(conv, input);
+        Padded {
+            offsets: sheet.offsets(conv),
+            conv,
+            sheet,
+            x,
+        }
+    }
+
+    /// Writes what the windows of a part see.
+    fn write(&self, part: &Part, to: &mut [f32]) {
+        let [a, b, c] = &self.conv.window.axes;
+        // Channels that come first are images of one channel.
+        let (images, wide) = match self.sheet.input {
+            Channels::First => (self.sheet.channels, 1),
+            Channels::Last => (1, self.sheet.channels),
+        };
+        let line = self.sheet.steps[1];
+        let columns = seen(c, &part.on[2]);
+        // The columns of the input, and how many of the padding come before and after.
+        let inside = columns.start.max(c.begin)..columns.end.min(c.begin + c.input);
+        let inside = inside.start.min(inside.end)..inside.end;
+        let before = (inside.start - columns.start) * wide;
+        let (len, whole) = (inside.len() * wide, columns.len() * wide);
+        for image in 0..images {
+            let x = (part.image * images + image) * a.input;
+            for (pa, ia) in seen(a, &part.on[0]).enumerate() {
+                let ia = ia.wrapping_sub(a.begin);
+                let plane = image * self.sheet.channel + pa * self.sheet.steps[0];
+                let lines = to[plane..].chunks_mut(line);
+                for (to, ib) in lines.zip(seen(b, &part.on[1])) {
+                    let ib = ib.wrapping_sub(b.begin);
+                    if ia >= a.input || ib >= b.input || len == 0 {
+                        to[..whole].fill(0.0);
+                        continue;
+                    }
+                    let from = ((x + ia) * b.input + ib) * c.input + inside.start - c.begin;
+                    to[..before].fill(0.0);
+                    to[before..][..len].copy_from_slice(&self.x[from * wide..][..len]);
+                    to[before + len..whole].fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+/// The places of the padded input that the windows at some places of the output see along an axis.
+fn seen(axis: &Axis, outputs: &Range<usize>) -> Range<usize> {
+    let first = outputs.start * axis.stride;
+    first..(outputs.end - 1) * axis.stride + axis.extent()
+}
+
+impl Rows for Padded<'_> {
+    fn weight(&self) -> usize {
+        weight(self.conv)
+    }
+
+    fn with(&self, rows: Range<usize>, with: impl FnOnce(&Left<'_>, &[usize])) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let len = self.sheet.len;
+            let parts = Part::all(self.conv, rows.clone()).count();
+            if scratch.len() < parts * len {
+                scratch.resize(parts * len, 0.0);
+            }
+            let mut places = [0; GROUP];
+            let mut found = 0;
+            let sheets = scratch.chunks_exact_mut(len);
+            for (i, (part, to)) in Part::all(self.conv, rows).zip(sheets).enumerate() {
+                self.write(&part, to);
+                let places = &mut places[found..found + part.count];
+                let origin = part.on.each_ref().map(|range| range.start);
+                self.sheet.find(self.conv, &part, origin, i * len, places);
+                found += part.count;
+            }
+            let left = Left::gathered(scratch, &self.offsets);
+            with(&left, &places[..found]);
+            if scratch.len() > KEPT {
+                *scratch = Vec::new();
+            }
+        });
+    }
+}

@@ -423,3 +423,103 @@ fn products_of_two_quantised_values() {
     ];
     check(&graph, &[len as usize, (heads * width) as usize]);
 }
+
+/// A block of a transformer as quantisers write it: products by constants between transpositions, and GELU.
+#[test]
+fn a_block_of_a_quantised_transformer() {
+    let (len, heads, width) = (7, 3, 20);
+    let all = heads * width;
+    let mut s = Source(5);
+    let q =
+        |from: &str, to: &str, scale: &str| node("QuantizeLinear", &[from, scale, "z"], to, &[]);
+    let d =
+        |from: &str, to: &str, scale: &str| node("DequantizeLinear", &[from, scale, "z"], to, &[]);
+    let mut graph = vec![
+        floats("s", &[], &[0.02]),
+        floats("t", &[], &[0.05]),
+        floats("u", &[], &[1.0 / 128.0]),
+        floats("ws", &[], &[0.01]),
+        floats("root", &[], &[1.414_213_5]),
+        floats("eight", &[], &[8.0]),
+        floats("one", &[], &[1.0]),
+        floats("half", &[], &[0.5]),
+        bytes("z", &[], &[-5]),
+        bytes("w0", &[], &[0]),
+        ints("apart", &[0, len, heads, width]),
+        ints("together", &[0, len, all]),
+        floats("mask", &[1, 1, 1, len], &s.values(len as usize)),
+        q("x", "x1", "s"),
+        d("x1", "x2", "s"),
+    ];
+    // A product by a constant, quantised between it and its bias.
+    let project = |graph: &mut Vec<Field>, s: &mut Source, from: &str, to: &str| {
+        let values: Vec<i8> = s
+            .values((all * all) as usize)
+            .iter()
+            .map(|v| (v * 127.0) as i8)
+            .collect();
+        let name = |part: &str| format!("{to}.{part}");
+        graph.extend([
+            bytes(&name("i"), &[all, all], &values),
+            node(
+                "DequantizeLinear",
+                &[&name("i"), "ws", "w0"],
+                &name("w"),
+                &[],
+            ),
+            s.weights(&name("b"), &[all]),
+            node("MatMul", &[from, &name("w")], &name("m"), &[]),
+            q(&name("m"), &name("q"), "t"),
+            d(&name("q"), &name("d"), "t"),
+            node("Add", &[&name("b"), &name("d")], to, &[]),
+        ]);
+    };
+    for (to, order) in [
+        ("a", [0, 2, 1, 3]),
+        ("b", [0, 2, 3, 1]),
+        ("c", [0, 2, 1, 3]),
+    ] {
+        project(&mut graph, &mut s, "x2", to);
+        let name = |part: &str| format!("{to}.{part}");
+        graph.extend([
+            node("Reshape", &[to, "apart"], &name("r"), &[]),
+            node("Transpose", &[&name("r")], &name("t"), &[("perm", &order)]),
+            q(&name("t"), &name("tq"), "s"),
+            d(&name("tq"), &name("td"), "s"),
+        ]);
+    }
+    graph.extend([
+        node("MatMul", &["a.td", "b.td"], "s0", &[]),
+        q("s0", "s1", "t"),
+        d("s1", "s2", "t"),
+        node("Div", &["s2", "eight"], "s3", &[]),
+        node("Add", &["s3", "mask"], "s4", &[]),
+        node("Softmax", &["s4"], "p0", &[]),
+        q("p0", "p1", "u"),
+        d("p1", "p2", "u"),
+        node("MatMul", &["p2", "c.td"], "o0", &[]),
+        q("o0", "o1", "s"),
+        d("o1", "o2", "s"),
+        node("Transpose", &["o2"], "o3", &[("perm", &[0, 2, 1, 3])]),
+        node("Reshape", &["o3", "together"], "o4", &[]),
+        q("o4", "o5", "t"),
+        d("o5", "o6", "t"),
+        // Values that were to be turned are read by something else too.
+        node("Add", &["a.td", "c.td"], "turned", &[]),
+    ]);
+    project(&mut graph, &mut s, "o6", "e");
+    graph.extend([
+        node("Div", &["e", "root"], "g0", &[]),
+        node("Erf", &["g0"], "g1", &[]),
+        node("Add", &["g1", "one"], "g2", &[]),
+        node("Mul", &["e", "g2"], "g3", &[]),
+        node("Mul", &["g3", "half"], "g4", &[]),
+        q("g4", "g5", "s"),
+        d("g5", "y", "s"),
+        value(11, "x", &[-1, len, all]),
+        value(12, "y", &[-1, len, all]),
+        value(12, "turned", &[-1, heads, len, width]),
+        typed(12, "b.tq", 3, &[-1, heads, width, len]),
+    ]);
+    check(&graph, &[len as usize, all as usize]);
+}

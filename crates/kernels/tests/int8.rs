@@ -4,8 +4,8 @@ mod common;
 
 use common::{Source, assert_same_bits, everywhere, specials};
 use lemma_kernels::int8::{
-    FiltersInt8, FiltersInt8Last, Int8, Output, PackedInt8, Quantisation, Quantised, conv_int8,
-    conv_int8_last, dequantize, gemm_int8, gemm_int8_with, quantize,
+    FiltersInt8, FiltersInt8Last, Int8, MatricesInt8, Output, PackedInt8, Quantisation, Quantised,
+    conv_int8, conv_int8_last, dequantize, gemm_int8, gemm_int8_with, matmul_int8_with, quantize,
 };
 use lemma_kernels::{
     Binary, Chain, Conv, ConvSpec, Isa, Link, Source as Operand, Threads, Unary, canonical,
@@ -192,8 +192,18 @@ fn quantisation_follows_the_definition() {
     let mut x = source.wild(40_000);
     x.extend(specials());
     x.extend((-2000..2000).map(|i| i as f32 * 0.25));
+    // The middles between two integers, and their neighbours.
+    for scale in [0.017f32, 3e-5, 0.37] {
+        for i in -600..600 {
+            let bits = ((i as f32 + 0.5) * scale).to_bits();
+            x.extend((bits - 3..=bits + 3).map(f32::from_bits));
+        }
+    }
     for (scale, zero) in [
         (0.5, 3),
+        (3e-5, 90),
+        (0.37, 127),
+        (1e-38, 1),
         (1.0, 0),
         (0.017, -128),
         (f32::INFINITY, 7),
@@ -479,4 +489,180 @@ fn chains_go_over_integers() {
             });
         }
     }
+}
+
+/// The error function of one value, as the portable kernel gives it.
+fn erf(x: f32) -> f32 {
+    let mut y = [x];
+    lemma_kernels::unary_in_place(Isa::PORTABLE, Unary::Erf, &mut y);
+    y[0]
+}
+
+/// Chains in which a value is read again later: GELU, and a value that is kept after another was.
+#[test]
+fn chains_keep_a_value() {
+    let mut source = Source::new(307);
+    for n in [5, 64, 300] {
+        let m = 6;
+        let x = Bytes::new(&mut source, m * n, false);
+        let bias = source.wild(n);
+        let links = [
+            Link::Binary(Binary::Add, Operand::Value(0), Operand::columns(&bias)),
+            Link::Binary(Binary::Div, Operand::Value(1), Operand::Scalar(1.414_213_5)),
+            Link::Unary(Unary::Erf, 2),
+            Link::Binary(Binary::Add, Operand::Value(3), Operand::Scalar(1.0)),
+            Link::Binary(Binary::Mul, Operand::Value(1), Operand::Value(4)),
+            Link::Binary(Binary::Mul, Operand::Value(5), Operand::Scalar(0.5)),
+            Link::Unary(Unary::Erf, 6),
+            Link::Binary(Binary::Sub, Operand::Value(7), Operand::Value(6)),
+        ];
+        let values = x.values();
+        let expected: Vec<f32> = (0..m * n)
+            .map(|i| {
+                let x = (values[i] - 100) as f32 * 0.03 + bias[i % n];
+                let gelu = x * (erf(x / 1.414_213_5) + 1.0) * 0.5;
+                canonical(erf(gelu) - gelu)
+            })
+            .collect();
+        let chain = Chain::new(&links);
+        everywhere(|isa, threads| {
+            let mut y = vec![-1.0; m * n];
+            let to = Output::Float(&mut y);
+            dequantize(isa, threads, Int8::Unsigned(&x.0), 0.03, 100, n, &chain, to);
+            assert_same_bits(&y, &expected, isa);
+        });
+    }
+}
+
+/// Where the operands and results of some products lie.
+struct Places {
+    starts: [Vec<usize>; 3],
+    steps: [[usize; 2]; 2],
+    c_row: usize,
+}
+
+/// Products of pairs of matrices that lie one after another, and between each other.
+#[test]
+fn products_of_pairs_follow_the_definition() {
+    let mut source = Source::new(308);
+    for (batch, [m, k, n]) in [
+        (1, [7, 12, 70]),
+        (3, [13, 64, 20]),
+        (4, [5, 10, 33]),
+        (2, [1, 1, 1]),
+        (2, [2, 0, 5]),
+        (0, [3, 4, 5]),
+    ] {
+        let each = |size: usize| (0..batch).map(|i| i * size).collect::<Vec<_>>();
+        let after = Places {
+            starts: [each(m * k), each(k * n), each(m * n)],
+            steps: [[k, 1], [n, 1]],
+            c_row: n,
+        };
+        // As the heads of attention lie: the right one by columns.
+        let between = Places {
+            starts: [each(k), each(k), each(n)],
+            steps: [[batch * k, 1], [1, batch * k]],
+            c_row: batch * n,
+        };
+        for (places, form) in [(&after, 0), (&after, 3), (&between, 1), (&between, 2)] {
+            let (a_signed, b_signed) = (form & 1 > 0, form & 2 > 0);
+            let a = Bytes::new(&mut source, batch * m * k, a_signed);
+            let b = Bytes::new(&mut source, batch * k * n, b_signed);
+            let (a_zero, b_zero) = (
+                if a_signed { -9 } else { 130 },
+                if form == 0 { 0 } else { 7 },
+            );
+            let (av, bv) = (a.values(), b.values());
+            let columns = source.values(places.c_row);
+            let mut expected = vec![0.0; batch * m * n];
+            for i in 0..batch * m * n {
+                let (pair, row, column) = (i / (m * n), i / n % m, i % n);
+                let [a_start, b_start, c_start] = [0, 1, 2].map(|o| places.starts[o][pair]);
+                let sum: i32 = (0..k)
+                    .map(|j| {
+                        let left = av[a_start + row * places.steps[0][0] + j];
+                        let [down, across] = places.steps[1];
+                        let right = bv[b_start + j * down + column * across];
+                        (left - a_zero) * (right - b_zero)
+                    })
+                    .sum();
+                let to = c_start + row * places.c_row + column;
+                expected[to] = sum as f32 * 0.01 + columns[to % places.c_row];
+            }
+            let links = [
+                Link::Binary(Binary::Mul, Operand::Value(0), Operand::Scalar(0.01)),
+                Link::Binary(Binary::Add, Operand::Value(1), Operand::columns(&columns)),
+            ];
+            let chain = Chain::new(&links);
+            let run = |isa: Isa, threads: &Threads, to: Output<'_>| {
+                with(&a, |a| {
+                    with(&b, |b| {
+                        let matrices = |values, o: usize| MatricesInt8 {
+                            values,
+                            starts: &places.starts[o],
+                            row: places.steps[o][0],
+                            column: places.steps[o][1],
+                        };
+                        let (a, b) = (matrices(a, 0), matrices(b, 1));
+                        let (sizes, c) = ([m, k, n], &places.starts[2]);
+                        matmul_int8_with(
+                            isa,
+                            threads,
+                            sizes,
+                            &a,
+                            a_zero,
+                            &b,
+                            b_zero,
+                            &chain,
+                            to,
+                            c,
+                            places.c_row,
+                        );
+                    });
+                });
+            };
+            everywhere(|isa, threads| {
+                let mut y = vec![-1.0; expected.len()];
+                run(isa, threads, Output::Float(&mut y));
+                assert_same_bits(&y, &expected, isa);
+                let mut narrow = vec![1u8; expected.len()];
+                let to = Output::Quantised {
+                    y: Quantised::Unsigned(&mut narrow),
+                    scale: 0.37,
+                    zero: 100,
+                };
+                run(isa, threads, to);
+                for (&x, &y) in expected.iter().zip(&narrow) {
+                    assert_eq!(i64::from(y), step(x, 0.37, 100, 0, 255), "{isa}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "results overlap")]
+fn results_of_pairs_that_overlap_are_refused() {
+    let (values, mut y) = ([1u8; 16], [0.0; 16]);
+    let a = MatricesInt8 {
+        values: Int8::Unsigned(&values),
+        starts: &[0, 0],
+        row: 4,
+        column: 1,
+    };
+    let (one, to) = (Threads::single(), Output::Float(&mut y));
+    matmul_int8_with(
+        Isa::PORTABLE,
+        &one,
+        [2, 4, 4],
+        &a,
+        0,
+        &a,
+        0,
+        &Chain::NONE,
+        to,
+        &[0, 4],
+        4,
+    );
 }

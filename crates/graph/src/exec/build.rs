@@ -1,12 +1,13 @@
 //! From a graph and the shapes of a plan to a program.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lemma_types::tensor::DType;
 
 use super::images::gather;
 use super::memory::{Value, lay_out, reads};
 use super::pattern::{is_alias, permutation};
+use super::turn::Turned;
 use super::{Action, At, Id, Program, Step};
 use crate::graph::{Graph, Node, Ref};
 use crate::operator::Prepared;
@@ -23,6 +24,7 @@ pub(crate) fn build(graph: &Graph, planned: &[Planned], prepared: &[Option<Prepa
         given: vec![false; count],
         made: vec![None; count],
         absorbed: vec![false; count],
+        turned: BTreeMap::new(),
         steps: Vec::new(),
         scratch: Vec::new(),
         values: Vec::new(),
@@ -81,6 +83,8 @@ pub(super) struct Builder<'a> {
     pub(super) made: Vec<Option<Made>>,
     /// Whether an operator is part of a chain.
     pub(super) absorbed: Vec<bool>,
+    /// Integers that a step made before the transposition that they were to follow.
+    pub(super) turned: BTreeMap<usize, Turned>,
     pub(super) steps: Vec<Step>,
     pub(super) scratch: Vec<(u64, u64)>,
     pub(super) values: Vec<Value>,
@@ -140,6 +144,9 @@ impl<'a> Builder<'a> {
 
     /// Emits an operator.
     pub(super) fn make(&mut self, index: usize) {
+        if self.turn(index).is_some() {
+            return;
+        }
         if is_alias(self.node(index)) {
             return self.alias(index);
         }

@@ -9,6 +9,7 @@ use super::build::{Builder, channels_last, layouts_agree};
 use super::chain::{ChainSpec, LinkSpec};
 use super::grow::Growing;
 use super::pattern::as_op;
+use super::turn::Pairs;
 use super::{Action, At};
 use crate::graph::Ref;
 use crate::operator::typed;
@@ -36,14 +37,11 @@ impl Sink {
 #[derive(Debug)]
 pub(super) enum Sums {
     /// Rows by a packed constant, whose zero points are these.
-    Product { rows: usize, zeros: Option<At> },
-    /// Pairs of matrices of these sizes, m, k, n; the right one with a zero point.
-    Pairs {
-        batch: usize,
-        sizes: [usize; 3],
-        b: At,
-        zero: Option<At>,
+    Product {
+        rows: usize,
+        zeros: Option<At>,
     },
+    Pairs(Box<Pairs>),
     /// A convolution with the channels last.
     Conv(Box<kernels::Conv>),
 }
@@ -141,22 +139,26 @@ impl Builder<'_> {
         if outer != b_outer || !single || self.planned[index].outputs[0].len() == 0 {
             return None;
         }
-        let (batch, sizes) = (outer.iter().product(), [*m, *k, *n]);
+        let (outer, sizes) = (outer.to_vec(), [*m, *k, *n]);
+        let (a_shape, b_shape) = (a.shape.clone(), b.shape.clone());
         let operand = |i: usize| node.inputs.get(i).copied().flatten();
-        let x = self.first(operand(0)?);
-        let b = self.first(operand(1)?);
+        let a = self.matrices_of_bytes(operand(0)?, &a_shape, true);
+        let b = self.matrices_of_bytes(operand(1)?, &b_shape, false);
         let zero = operand(3).map(|source| self.first(source));
-        let sums = Sums::Pairs {
-            batch,
-            sizes,
-            b,
-            zero,
-        };
-        self.sums(index, cast, x, sums, sizes[1])
+        let x = a.at;
+        let pairs = Pairs::new(sizes, outer, a, b, zero);
+        self.sums(index, cast, x, Sums::Pairs(Box::new(pairs)), sizes[1])
     }
 
     /// Emits a step that makes sums, casts them to f32, and goes on with them.
-    fn sums(&mut self, index: usize, cast: usize, x: At, sums: Sums, depth: usize) -> Option<()> {
+    fn sums(
+        &mut self,
+        index: usize,
+        cast: usize,
+        x: At,
+        mut sums: Sums,
+        depth: usize,
+    ) -> Option<()> {
         let out = self.planned[index].outputs[0].shape.clone();
         let zero = self.node(index).inputs.get(2).copied().flatten();
         let zero = zero.map(|source| self.first(source));
@@ -165,28 +167,32 @@ impl Builder<'_> {
         chain.by_tiles = true;
         self.absorbed[cast] = true;
         let end = self.grow(&mut chain);
-        let (end, sink) = self.sink(end);
+        let mut ending = self.ending(end, &mut chain);
+        let chain = chain.spec();
+        if let (Sums::Pairs(pairs), Some(turn)) = (&mut sums, &ending.turn)
+            && turn.shape == out
+            && pairs.write_turned(&turn.order, &chain)
+        {
+            ending.turn = None;
+        }
         // The left operand may have to be copied.
         let copy = match &sums {
             Sums::Conv(geometry) => kernels::int8::conv_int8_last_scratch(geometry),
             Sums::Product { rows, .. } => (*rows as u64) * (depth as u64).next_multiple_of(4),
-            Sums::Pairs {
-                batch,
-                sizes: [m, k, n],
-                ..
-            } => {
-                let left = (*m as u64) * (*k as u64).next_multiple_of(4);
-                (*batch as u64).saturating_mul(left.saturating_add(PackedInt8::bytes(*k, *n)))
-            }
+            Sums::Pairs(pairs) => pairs.scratch(),
         };
         let action = Action::Integer(Box::new(Integer {
             x,
             zero,
             sums,
-            chain: chain.spec(),
-            sink,
+            chain,
+            sink: ending.sink,
         }));
-        self.end(end, index, action, lies_last, (copy, GROUP));
+        let scratch = (copy, GROUP);
+        match ending.turn {
+            Some(turn) => self.end_before(ending.end, index, action, turn, scratch),
+            None => self.end(ending.end, index, action, lies_last, scratch),
+        }
         Some(())
     }
 
@@ -422,7 +428,7 @@ impl Builder<'_> {
     }
 
     /// Whether operands are made before operator `end`.
-    fn are_there(&self, operands: &[Option<Ref>], end: usize) -> bool {
+    pub(super) fn are_there(&self, operands: &[Option<Ref>], end: usize) -> bool {
         operands.iter().flatten().all(|source| match *source {
             Ref::Node(i, _) => self.planned[i].known.is_some() || i < end,
             _ => true,
@@ -430,7 +436,7 @@ impl Builder<'_> {
     }
 
     /// Emits a step that makes operator `end`.
-    fn end(
+    pub(super) fn end(
         &mut self,
         end: usize,
         packed: usize,
@@ -449,7 +455,7 @@ impl Builder<'_> {
     }
 
     /// An operator that quantises with one scale.
-    fn as_sink(&mut self, index: usize) -> Option<Sink> {
+    pub(super) fn as_sink(&mut self, index: usize) -> Option<Sink> {
         let node = self.node(index);
         let op = as_op::<Quantize>(node)?;
         let one = op.grain == Grain::Tensor && !op.half_byte;
@@ -467,16 +473,9 @@ impl Builder<'_> {
     /// The quantisation that alone reads the output of an operator, if it can end a step; and the
     /// operator that the step then makes.
     fn sink(&mut self, end: usize) -> (usize, Option<Sink>) {
-        if let Some(one) = self.only_reader(end)
-            && self.made[one].is_none()
-            && self.planned[one].known.is_none()
-            && self.are_there(&self.node(one).inputs[1..], end)
-            && self.node(one).inputs[0] == Some(Ref::Node(end, 0))
-            && let Some(sink) = self.as_sink(one)
-        {
-            self.absorbed[one] = true;
-            return (one, Some(sink));
+        match self.sunk(end, end, true) {
+            Some(ending) => (ending.end, ending.sink),
+            None => (end, None),
         }
-        (end, None)
     }
 }

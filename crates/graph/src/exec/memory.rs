@@ -170,9 +170,9 @@ pub(super) fn reads(action: &Action, plain: &[At]) -> Vec<At> {
         Action::Alias(at) => vec![*at],
         Action::Product { a, chain, .. } => with(&[*a], chain),
         Action::Integer(i) => {
-            let right = match i.sums {
-                Sums::Product { zeros, .. } => [None, zeros],
-                Sums::Pairs { b, zero, .. } => [Some(b), zero],
+            let right = match &i.sums {
+                Sums::Product { zeros, .. } => [None, *zeros],
+                Sums::Pairs(pairs) => [Some(pairs.b.at), pairs.zero],
                 Sums::Conv(_) => [None; 2],
             };
             let own = [Some(i.x), i.zero].into_iter().chain(right).flatten();
@@ -191,7 +191,8 @@ pub(super) fn reads(action: &Action, plain: &[At]) -> Vec<At> {
         Action::Pool { x, .. }
         | Action::Largest { x, .. }
         | Action::Places { x, .. }
-        | Action::Transpose { x, .. } => vec![*x],
+        | Action::Transpose { x, .. }
+        | Action::Turn { x, .. } => vec![*x],
         Action::Norm { x, scale, bias, .. } => [Some(*x), Some(*scale), *bias]
             .into_iter()
             .flatten()

@@ -22,6 +22,7 @@ mod integer;
 mod memory;
 mod pattern;
 mod run;
+mod turn;
 
 use lemma_kernels as kernels;
 use lemma_kernels::{Channels, Pooling, Reduction};
@@ -107,6 +108,12 @@ enum Action {
     Quantise { x: At, sink: Sink },
     /// A transposition of `batch` matrices of rows × columns.
     Transpose { x: At, sizes: [usize; 3] },
+    /// Integers of this shape with their dimensions in another order.
+    Turn {
+        x: At,
+        shape: Vec<usize>,
+        order: Vec<usize>,
+    },
     /// Several of these, image by image.
     Images(Box<Images>),
 }

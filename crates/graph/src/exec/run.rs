@@ -13,7 +13,8 @@ use super::memory::Held;
 use super::{Action, Arena, At, Batched, Matrices, Program, Step};
 use crate::error::{OpError, RunError};
 use crate::graph::{Graph, Ref};
-use crate::operator::{Eval, Operands, Prepared, typed};
+use crate::operator::{Concrete, Eval, Operands, Operator, Prepared, typed};
+use crate::ops::layout::Transpose;
 use crate::ops::quantize::{self, widened};
 use crate::ops::unreachable_type;
 use crate::plan::{Step as Planned, failed};
@@ -274,9 +275,11 @@ impl<'a> Context<'a> {
             Action::Images(images) => images.run(self, slice, &arena.inner, y),
             Action::Integer(integer) => self.integer(step, integer, values, Output::Float(y)),
             Action::Dequantise(d) => self.dequantise(d, values, Output::Float(y)),
-            Action::Plain | Action::Alias(_) | Action::Quantise { .. } | Action::Largest { .. } => {
-                Ok(())
-            }
+            Action::Plain
+            | Action::Alias(_)
+            | Action::Quantise { .. }
+            | Action::Largest { .. }
+            | Action::Turn { .. } => Ok(()),
         }
     }
 
@@ -297,6 +300,10 @@ impl<'a> Context<'a> {
         {
             let x = self.find(*x, values);
             return largest(self, geometry, *channels, x, &step.shape);
+        }
+        if let Action::Turn { x, shape, order } = &step.action {
+            let x = self.find(*x, values).with_shape(shape.clone());
+            return self.reordered(&x, order, step);
         }
         let Some(sink) = sink else {
             let (Action::Transpose { x, sizes }, shape) = (&step.action, step.shape.clone()) else {
@@ -321,6 +328,25 @@ impl<'a> Context<'a> {
             self.quantised(step, values, quantised(Quantised::Signed(&mut y)))?;
             Tensor::from_parts(step.shape.clone(), y)
         })
+    }
+
+    /// A tensor with its dimensions in another order.
+    fn reordered(&self, x: &Tensor, order: &[usize], step: &Step) -> Result<Tensor, OpError> {
+        let op = Transpose {
+            perm: order.to_vec(),
+        };
+        let mut made = op.eval(&Eval {
+            isa: self.isa,
+            threads: self.threads,
+            inputs: Operands(&[Some(x)]),
+            outputs: &[Concrete {
+                dtype: x.dtype(),
+                shape: step.shape.clone(),
+            }],
+            prepared: None,
+        })?;
+        made.pop()
+            .ok_or_else(|| OpError::shape("a transposition makes one tensor"))
     }
 
     fn turned<T: Copy + Default + Send + Sync>(
@@ -392,18 +418,11 @@ impl<'a> Context<'a> {
                     int8::gemm_int8_with(isa, threads, *rows, x, zero, b, &zeros, chain, to);
                 })
             }
-            Sums::Pairs {
-                batch,
-                sizes,
-                b,
-                zero: b_zero,
-            } => {
-                let (b, b_zero) = (self.int8(*b, values)?, self.zero(*b_zero, values)?);
-                let (batch, sizes) = (*batch, *sizes);
+            Sums::Pairs(pairs) => {
+                let right = self.int8(pairs.b.at, values)?;
+                let b_zero = self.zero(pairs.zero, values)?;
                 integer.chain.resolve(&reader, |chain| {
-                    int8::matmul_int8_with(
-                        isa, threads, batch, sizes, x, zero, b, b_zero, chain, to,
-                    );
+                    pairs.multiply(isa, threads, (x, zero), (right, b_zero), chain, to);
                 })
             }
             Sums::Conv(geometry) => {

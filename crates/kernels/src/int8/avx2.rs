@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::pack::{COLUMNS, QUAD, Quad};
-use super::walk::{Rows, Tile};
+use super::walk::{Lines, Rows};
 use crate::isa::Isa;
 
 /// Proof that this machine has AVX2.
@@ -18,18 +18,26 @@ impl Avx2 {
         (isa.is_avx2() || isa.is_avx512()).then_some(Avx2(()))
     }
 
-    pub(super) fn multiply(self, rows: &Rows<'_>, panel: &[Quad], units: usize, tile: &mut Tile) {
+    /// # Safety
+    /// The lines have 16 places for each unit, which nobody else uses.
+    pub(super) unsafe fn multiply(
+        self,
+        rows: &Rows<'_>,
+        panel: &[Quad],
+        units: usize,
+        begin: &[i32; COLUMNS],
+        to: Lines,
+    ) {
         for unit in 0..units {
             for first in (0..rows.starts.len()).step_by(PASS) {
-                let tile = &mut tile[first..];
                 // SAFETY: `self` exists only where the machine has these instructions; rows and
-                // panel have been checked.
+                // panel have been checked, lines are the caller's.
                 unsafe {
                     match rows.starts.len() - first {
-                        1 => multiply::<1>(rows, first, panel, units, unit, tile),
-                        2 => multiply::<2>(rows, first, panel, units, unit, tile),
-                        3 => multiply::<3>(rows, first, panel, units, unit, tile),
-                        _ => multiply::<PASS>(rows, first, panel, units, unit, tile),
+                        1 => multiply::<1>(rows, first, panel, units, unit, begin, to),
+                        2 => multiply::<2>(rows, first, panel, units, unit, begin, to),
+                        3 => multiply::<3>(rows, first, panel, units, unit, begin, to),
+                        _ => multiply::<PASS>(rows, first, panel, units, unit, begin, to),
                     }
                 }
             }
@@ -45,7 +53,8 @@ unsafe fn multiply<const H: usize>(
     panel: &[Quad],
     count: usize,
     unit: usize,
-    tile: &mut [[i32; COLUMNS]],
+    begin: &[i32; COLUMNS],
+    to: Lines,
 ) {
     // Two parts of the unit at a time: 8 columns.
     for half in 0..2 {
@@ -76,9 +85,12 @@ unsafe fn multiply<const H: usize>(
             let pairs = _mm256_hadd_epi32(sums[i][0], sums[i][1]);
             let ordered = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
             let start = unit * 16 + half * 8;
-            let out = &mut tile[i][start..start + 8];
-            // SAFETY: 8 values of 32 bits.
-            unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), ordered) };
+            let begin = &begin[start..start + 8];
+            // SAFETY: 8 values, and 8 places of the caller's.
+            unsafe {
+                let sums = _mm256_add_epi32(ordered, _mm256_loadu_si256(begin.as_ptr().cast()));
+                _mm256_storeu_si256(to.at(first + i, start).cast(), sums);
+            }
         }
     }
 }

@@ -112,7 +112,6 @@ pub fn conv_int8(
                 weight: stride,
             };
             let store = Sums {
-                isa,
                 out: Slots::of(rows),
                 n: out,
             };

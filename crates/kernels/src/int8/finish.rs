@@ -5,7 +5,7 @@ use super::Int8;
 use super::finish512::Avx512;
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
-use super::walk::{Finish, Fold, Place, Tile};
+use super::walk::{Finish, Place, Tile};
 use crate::chain::Chain;
 use crate::elementwise::Binary;
 use crate::isa::{Isa, Kernel};
@@ -173,6 +173,10 @@ fn narrow_all<T: Byte + Send>(
     };
     threads.chunks(y, TASK, |i, y| {
         let x = &x[i * TASK..][..y.len()];
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = Avx512::on(isa) {
+            return wide.quantise(x, how, T::bytes(y));
+        }
         isa.run(Narrow { x, how, y });
     });
 }
@@ -325,8 +329,19 @@ impl<'a, 'c> Finished<'a, 'c> {
         values: &mut [f32],
     ) {
         let at = row * self.n + column;
-        for op in ops {
-            op.apply(at, column, values);
+        if ops.iter().any(|op| matches!(op, Op::Keep)) {
+            let mut kept = [0.0f32; PIECE];
+            let kept = &mut kept[..values.len()];
+            for op in ops {
+                match op {
+                    Op::Keep => kept.copy_from_slice(values),
+                    _ => op.apply(at, column, kept, values),
+                }
+            }
+        } else {
+            for op in ops {
+                op.apply(at, column, &[], values);
+            }
         }
         // SAFETY: the caller's part of the result.
         unsafe { self.write(at, values) };
@@ -334,27 +349,24 @@ impl<'a, 'c> Finished<'a, 'c> {
 }
 
 impl Finish for Finished<'_, '_> {
-    unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile) {
+    unsafe fn finish(&self, at: Place, tile: &mut Tile) {
         #[cfg(target_arch = "x86_64")]
         if let (Some(ops), Some(wide)) = (&self.ops, Avx512::on(self.isa)) {
             // SAFETY: the caller's part of the result.
-            return unsafe { wide.tile(self, ops, at, fold, tile) };
+            return unsafe { wide.tile(self, ops, at, tile) };
         }
         if let Some(ops) = &self.ops {
             return self.isa.run(FinishTile {
                 store: self,
                 ops,
                 at,
-                fold,
                 tile,
             });
         }
         for (i, sums) in tile[..at.count].iter().enumerate() {
             let mut values = [0.0; COLUMNS];
-            let less = fold.columns;
             self.isa.run(Float {
                 sums,
-                less,
                 values: &mut values,
             });
             let (row, values) = (at.row + i, &mut values[..at.width]);
@@ -369,7 +381,6 @@ impl Finish for Finished<'_, '_> {
 /// Sums as f32.
 struct Float<'a> {
     sums: &'a [i32; COLUMNS],
-    less: &'a [i32; COLUMNS],
     values: &'a mut [f32; COLUMNS],
 }
 
@@ -379,7 +390,7 @@ impl Kernel for Float<'_> {
     #[inline(always)]
     fn run(self) {
         for j in 0..COLUMNS {
-            self.values[j] = self.sums[j].wrapping_sub(self.less[j]) as f32;
+            self.values[j] = self.sums[j] as f32;
         }
     }
 }
@@ -389,7 +400,6 @@ struct FinishTile<'a, 'o, 'c> {
     store: &'a Finished<'o, 'c>,
     ops: &'a [Op<'c>],
     at: Place,
-    fold: &'a Fold<'a>,
     tile: &'a Tile,
 }
 
@@ -410,7 +420,6 @@ impl FinishTile<'_, '_, '_> {
     #[inline(always)]
     fn columns(self, width: usize) {
         let (column, ops) = (self.at.column, self.ops);
-        let less = &self.fold.columns[..width];
         for (i, sums) in self.tile[..self.at.count].iter().enumerate() {
             let mut values = [0.0f32; COLUMNS];
             let values = &mut values[..width];
@@ -423,20 +432,20 @@ impl FinishTile<'_, '_, '_> {
                 ] => {
                     let (scale, bias) = (&scale[column..][..width], &bias[column..][..width]);
                     for j in 0..width {
-                        values[j] = sums[j].wrapping_sub(less[j]) as f32 * scale[j] + bias[j];
+                        values[j] = sums[j] as f32 * scale[j] + bias[j];
                     }
                     rest
                 }
                 [Op::Binary(Binary::Mul, Operand::Columns(scale)), rest @ ..] => {
                     let scale = &scale[column..][..width];
                     for j in 0..width {
-                        values[j] = sums[j].wrapping_sub(less[j]) as f32 * scale[j];
+                        values[j] = sums[j] as f32 * scale[j];
                     }
                     rest
                 }
                 _ => {
                     for j in 0..width {
-                        values[j] = sums[j].wrapping_sub(less[j]) as f32;
+                        values[j] = sums[j] as f32;
                     }
                     ops
                 }
@@ -497,6 +506,8 @@ trait Byte: Copy + Into<i32> {
     const SIGNED: bool;
     /// The integer, which fits.
     fn of(value: i32) -> Self;
+    /// The bits of some.
+    fn bytes(values: &mut [Self]) -> &mut [u8];
 }
 
 impl Byte for u8 {
@@ -505,6 +516,9 @@ impl Byte for u8 {
     fn of(value: i32) -> u8 {
         value as u8
     }
+    fn bytes(values: &mut [u8]) -> &mut [u8] {
+        values
+    }
 }
 
 impl Byte for i8 {
@@ -512,6 +526,10 @@ impl Byte for i8 {
     #[inline(always)]
     fn of(value: i32) -> i8 {
         value as i8
+    }
+    fn bytes(values: &mut [i8]) -> &mut [u8] {
+        // SAFETY: both types have one byte, and every byte is one of either.
+        unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
     }
 }
 

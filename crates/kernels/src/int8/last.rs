@@ -1,6 +1,8 @@
 //! Convolution of 8-bit integers with the channels last.
 
 use super::depthwise::Depthwise;
+use super::pack::COLUMNS;
+use super::walk::{Finish, Place, ROWS};
 use super::{Finished, Int8, Left, Output, PackedInt8, multiply_rows};
 use crate::chain::Chain;
 use crate::conv::Conv;
@@ -134,22 +136,36 @@ pub fn conv_int8_last(
             // Lines of at least some thousand values make a task.
             let together = (8192 / (width * n)).max(1);
             threads.run(lines.div_ceil(together), |task| {
-                let mut sums = vec![0.0; width * n];
+                let mut tile = [[0; COLUMNS]; ROWS];
                 for line in task * together..lines.min((task + 1) * together) {
-                    isa.run(Depthwise {
-                        conv,
-                        line,
-                        x: &x,
-                        x_zero,
-                        taps,
-                        y: &mut sums,
-                    });
-                    // SAFETY: each line is one task's.
-                    unsafe { out.rows(line * width, &mut sums) };
+                    for at in places(line, width, n) {
+                        isa.run(Depthwise {
+                            conv,
+                            x,
+                            x_zero,
+                            taps,
+                            at,
+                            tile: &mut tile,
+                        });
+                        // SAFETY: each line is one task's.
+                        unsafe { out.finish(at, &mut tile) };
+                    }
                 }
             });
         }
     }
+}
+
+/// The tiles of a line of outputs.
+fn places(line: usize, width: usize, n: usize) -> impl Iterator<Item = Place> {
+    (0..n).step_by(COLUMNS).flat_map(move |column| {
+        (0..width).step_by(ROWS).map(move |first| Place {
+            row: line * width + first,
+            count: ROWS.min(width - first),
+            column,
+            width: COLUMNS.min(n - column),
+        })
+    })
 }
 
 /// Values under a window that are neighbours in memory, with the channels last.

@@ -13,7 +13,7 @@
 //! # Use
 //!
 //! [`PackedInt8::pack`] arranges a constant B once and [`gemm_int8`] multiplies; for a B that is no
-//! constant, pack in each run, which [`matmul_int8_with`] does for many. [`FiltersInt8::pack`] and [`conv_int8`] are the same for convolution.
+//! constant, pack in each run, which [`matmul_int8_with`] does for many, wherever they lie in a tensor. [`FiltersInt8::pack`] and [`conv_int8`] are the same for convolution.
 //! [`gemm_int8_with`] and [`conv_int8_last`] (channels last) go on with the sums as f32: scales, biases
 //! and what else elementwise follows, up to quantisation, are applied while they are in the cache.
 //! Zero points are passed as `i32`, one for all or one for each row of A, column of B or output
@@ -31,6 +31,7 @@ mod finish512;
 mod last;
 mod ops;
 mod pack;
+mod pairs;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -44,7 +45,8 @@ use finish::Finished;
 pub use finish::{Output, Quantisation, Quantised, dequantize, quantize};
 pub use last::{FiltersInt8Last, conv_int8_last, conv_int8_last_scratch};
 pub use pack::PackedInt8;
-use walk::{Finish, From, Left, Sums, in_a_row, multiply_rows, raised};
+pub use pairs::{MatricesInt8, matmul_int8_with};
+use walk::{Finish, Left, Sums, in_a_row, multiply_rows, raised};
 
 /// A type of 8-bit integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +150,6 @@ pub fn gemm_int8(
     let raised = a.raised_by();
     let zeros: Vec<i32> = a_zero.iter().map(|z| z.wrapping_add(raised)).collect();
     let out = Sums {
-        isa,
         out: Slots::of(c),
         n,
     };
@@ -177,47 +178,6 @@ fn multiply_matrix(
         weight: stride,
     };
     multiply_rows(isa, threads, m, &left, b, b_zero, out);
-}
-
-/// Products of `batch` pairs of matrices, `m × k` by `k × n`, that lie one after another, each with
-/// its zero point; the sums go on as those of [`gemm_int8_with`], whose matrix they are together.
-///
-/// # Panics
-/// If a length is another than the sizes say, or an operand of the chain does not fit.
-#[allow(clippy::too_many_arguments, reason = "as gemm_int8_with")]
-pub fn matmul_int8_with(
-    isa: Isa,
-    threads: &Threads,
-    batch: usize,
-    [m, k, n]: [usize; 3],
-    a: Int8<'_>,
-    a_zero: i32,
-    b: Int8<'_>,
-    b_zero: i32,
-    chain: &Chain<'_>,
-    c: Output<'_>,
-) {
-    assert!(
-        a.len() == batch * m * k && b.len() == batch * k * n && c.len() == batch * m * n,
-        "matmul_int8: lengths are not those of {batch} × {m} × {k} × {n}"
-    );
-    chain.check("matmul_int8", batch * m, n);
-    assert!(!chain.by_rows(), "matmul_int8: a chain with softmax");
-    let out = Finished::new(isa, n, chain, c);
-    let zero = a_zero.wrapping_add(a.raised_by());
-    let one = |threads: &Threads, i: usize| {
-        let a = a.part(i * m * k..(i + 1) * m * k);
-        let b = PackedInt8::pack(b.part(i * k * n..(i + 1) * k * n), k, n, false);
-        let out = From {
-            row: i * m,
-            of: &out,
-        };
-        multiply_matrix(isa, threads, m, &a, &[zero], &b, &[b_zero], &out);
-    };
-    match batch {
-        1 => one(threads, 0),
-        _ => threads.run(batch, |i| one(&Threads::single(), i)),
-    }
 }
 
 fn check_product(m: usize, a: usize, b: &PackedInt8, c: usize) {

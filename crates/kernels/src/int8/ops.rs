@@ -1,4 +1,5 @@
-//! Chains of which each link works on the value before it: they are applied to a part of a row in one go.
+//! Chains of which each link works on the value before it, and at most on one more that is kept beside it: they are
+//! applied to a part of a row in one go.
 
 use super::Int8;
 use super::finish::Quantisation;
@@ -11,6 +12,9 @@ use crate::math;
 pub(super) enum Op<'a> {
     Binary(Binary, Operand<'a>),
     Relu,
+    Erf,
+    /// Keeps the value as it is for [`Operand::Kept`].
+    Keep,
     Requantise(Quantisation),
 }
 
@@ -24,69 +28,117 @@ pub(super) enum Operand<'a> {
     Matrix(&'a [f32]),
     /// 8-bit integers, as the result lies.
     Bytes(Int8<'a>, Quantisation),
+    /// The value that was kept last.
+    Kept,
 }
 
 /// The operations of a chain, if it is of this kind.
 pub(super) fn of_chain<'a>(chain: &Chain<'a>) -> Option<Vec<Op<'a>>> {
-    let mut ops = Vec::new();
-    // Which value the operations have come to, and what waits for being an operand.
-    let mut current = 0;
-    let mut waiting: Option<(usize, Operand<'a>)> = None;
+    let mut known = Known::default();
+    known.come_to(chain, 0);
     for (i, link) in chain.links().iter().enumerate() {
-        let op = match *link {
-            Link::Dequantise(values, how) => {
-                if waiting
-                    .replace((i + 1, Operand::Bytes(values, how)))
-                    .is_some()
-                {
-                    return None;
-                }
-                continue;
+        if let Link::Dequantise(values, how) = *link {
+            if known
+                .waiting
+                .replace((i + 1, Operand::Bytes(values, how)))
+                .is_some()
+            {
+                return None;
             }
-            Link::Unary(Unary::Relu, v) if v == current => Op::Relu,
-            Link::Requantise(v, how) if v == current => Op::Requantise(how),
-            Link::Binary(op, a, b) => {
-                let is_current = |s: &Source<'_>| matches!(s, Source::Value(v) if *v == current);
-                let turned = matches!(op, Binary::Add | Binary::Mul | Binary::Max | Binary::Min);
+            continue;
+        }
+        let op = known.op(link)?;
+        known.ops.push(op);
+        known.come_to(chain, i + 1);
+    }
+    known.waiting.is_none().then_some(known.ops)
+}
+
+/// What the operations of a chain have come to.
+#[derive(Default)]
+struct Known<'a> {
+    ops: Vec<Op<'a>>,
+    /// The value that the next one works on, by its number in the chain.
+    current: usize,
+    kept: Option<usize>,
+    /// A value that is yet to be an operand.
+    waiting: Option<(usize, Operand<'a>)>,
+}
+
+impl<'a> Known<'a> {
+    /// Goes on with a value, and keeps it if a link after the next reads it as well. One that is still needed may have
+    /// been kept before: the link that reads it then finds it missing.
+    fn come_to(&mut self, chain: &Chain<'a>, value: usize) {
+        self.current = value;
+        let rest = chain.links().iter().enumerate().skip(value);
+        let mut ops = rest.filter(|(_, link)| !matches!(link, Link::Dequantise(..)));
+        if let Some((next, _)) = ops.next()
+            && chain.is_read_from(next + 1, value)
+        {
+            self.ops.push(Op::Keep);
+            self.kept = Some(value);
+        }
+    }
+
+    fn op(&mut self, link: &Link<'a>) -> Option<Op<'a>> {
+        Some(match *link {
+            Link::Unary(Unary::Relu, v) if v == self.current => Op::Relu,
+            Link::Unary(Unary::Erf, v) if v == self.current => Op::Erf,
+            Link::Requantise(v, how) if v == self.current => Op::Requantise(how),
+            Link::Binary(op, a, b) if !matches!(op, Binary::Pow | Binary::Fmod) => {
+                let is_current =
+                    |s: &Source<'_>| matches!(s, Source::Value(v) if *v == self.current);
                 let other = match (is_current(&a), is_current(&b)) {
                     (true, false) => b,
-                    (false, true) if turned => a,
+                    (false, true) if op.commutes() => a,
                     _ => return None,
                 };
-                let other = match other {
-                    Source::Scalar(x) => Operand::Scalar(x),
-                    Source::Rows {
-                        values, modulo: 1, ..
-                    } => Operand::Columns(values),
-                    Source::Rows {
-                        values,
-                        divide: 1,
-                        modulo: usize::MAX,
-                    } => Operand::Matrix(values),
-                    Source::Value(v) => match waiting.take() {
-                        Some((value, operand)) if value == v => operand,
-                        _ => return None,
-                    },
-                    _ => return None,
-                };
-                if matches!(op, Binary::Pow | Binary::Fmod) {
-                    return None;
+                match (op, self.operand(other)?) {
+                    // The same, as the inverse is exact.
+                    (Binary::Div, Operand::Scalar(x)) if is_power_of_two(x) => {
+                        Op::Binary(Binary::Mul, Operand::Scalar(1.0 / x))
+                    }
+                    (op, other) => Op::Binary(op, other),
                 }
-                Op::Binary(op, other)
             }
             _ => return None,
-        };
-        ops.push(op);
-        current = i + 1;
+        })
     }
-    waiting.is_none().then_some(ops)
+
+    fn operand(&mut self, source: Source<'a>) -> Option<Operand<'a>> {
+        Some(match source {
+            Source::Scalar(x) => Operand::Scalar(x),
+            Source::Rows {
+                values, modulo: 1, ..
+            } => Operand::Columns(values),
+            Source::Rows {
+                values,
+                divide: 1,
+                modulo: usize::MAX,
+            } => Operand::Matrix(values),
+            Source::Value(v) if self.kept == Some(v) => Operand::Kept,
+            Source::Value(v) => self.waiting.take_if(|(value, _)| *value == v)?.1,
+            _ => return None,
+        })
+    }
+}
+
+/// Whether `x` is a power of two, of either sign, that has a normal inverse.
+fn is_power_of_two(x: f32) -> bool {
+    x.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1 && (1e-30..1e30).contains(&x.abs())
 }
 
 impl Op<'_> {
-    /// Applies the operation to `values`, which lie at `at` in a matrix and begin in column `column`.
+    /// Applies the operation to `values`, which lie at `at` in a matrix and begin in column `column`; `kept` are as many.
     #[inline(always)]
-    pub(super) fn apply(&self, at: usize, column: usize, values: &mut [f32]) {
+    pub(super) fn apply(&self, at: usize, column: usize, kept: &[f32], values: &mut [f32]) {
         match *self {
+            Op::Keep => {}
+            Op::Erf => {
+                for v in values {
+                    *v = math::erf(*v);
+                }
+            }
             Op::Relu => {
                 for v in values {
                     *v = if *v <= 0.0 { 0.0 } else { *v };
@@ -97,12 +149,12 @@ impl Op<'_> {
                     *v = how.round(*v) * how.scale;
                 }
             }
-            Op::Binary(Binary::Add, other) => with(other, at, column, values, |v, o| v + o),
-            Op::Binary(Binary::Sub, other) => with(other, at, column, values, |v, o| v - o),
-            Op::Binary(Binary::Mul, other) => with(other, at, column, values, |v, o| v * o),
-            Op::Binary(Binary::Div, other) => with(other, at, column, values, |v, o| v / o),
-            Op::Binary(Binary::Max, other) => with(other, at, column, values, math::max),
-            Op::Binary(_, other) => with(other, at, column, values, math::min),
+            Op::Binary(Binary::Add, other) => with(other, at, column, kept, values, |v, o| v + o),
+            Op::Binary(Binary::Sub, other) => with(other, at, column, kept, values, |v, o| v - o),
+            Op::Binary(Binary::Mul, other) => with(other, at, column, kept, values, |v, o| v * o),
+            Op::Binary(Binary::Div, other) => with(other, at, column, kept, values, |v, o| v / o),
+            Op::Binary(Binary::Max, other) => with(other, at, column, kept, values, math::max),
+            Op::Binary(_, other) => with(other, at, column, kept, values, math::min),
         }
     }
 }
@@ -112,6 +164,7 @@ fn with(
     other: Operand<'_>,
     at: usize,
     column: usize,
+    kept: &[f32],
     values: &mut [f32],
     f: impl Fn(f32, f32) -> f32,
 ) {
@@ -122,6 +175,7 @@ fn with(
                 *v = f(*v, o);
             }
         }
+        Operand::Kept => zip(values, kept, |&o| o, f),
         Operand::Columns(others) => zip(values, &others[column..column + len], |&o| o, f),
         Operand::Matrix(others) => zip(values, &others[at..at + len], |&o| o, f),
         Operand::Bytes(Int8::Unsigned(others), how) => {

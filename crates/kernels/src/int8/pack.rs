@@ -105,8 +105,15 @@ impl PackedInt8 {
         stored: impl Fn(T) -> i8,
     ) {
         let (run, run_steps, steps) = (self.run, self.run.div_ceil(QUAD), self.steps());
-        if column == 1 && run == offsets.len() {
-            return self.fill_rows(b, offsets, stored);
+        if run == offsets.len() {
+            if column == 1 {
+                return self.fill_rows(b, offsets, stored);
+            }
+            if let [start, ..] = *offsets
+                && offsets.is_sorted_by(|a, b| a + 1 == *b)
+            {
+                return self.fill_columns(b, start, column, stored);
+            }
         }
         for (panel, sums) in self.sums.chunks_mut(COLUMNS).enumerate() {
             let (first, count) = (panel * COLUMNS, sums.len().div_ceil(UNIT));
@@ -154,6 +161,39 @@ impl PackedInt8 {
                     let four: i32 = lines.iter().map(|line| i32::from(line[j])).sum();
                     *sum = sum.wrapping_add(four);
                 }
+            }
+        }
+    }
+
+    /// [`fill`](PackedInt8::fill) of a matrix whose columns lie in one piece each, `column` values apart.
+    fn fill_columns<T: Copy>(
+        &mut self,
+        b: &[T],
+        start: usize,
+        column: usize,
+        stored: impl Fn(T) -> i8,
+    ) {
+        let (k, steps) = (self.k, self.steps());
+        for (j, sum) in self.sums.iter_mut().enumerate() {
+            let (panel, unit, lane) = (j / COLUMNS, j % COLUMNS / UNIT, j % UNIT);
+            let count = (self.n - panel * COLUMNS).min(COLUMNS).div_ceil(UNIT);
+            let quads = &mut self.quads[panel * COLUMNS / UNIT * steps..][..count * steps];
+            let places = quads[unit..].iter_mut().step_by(count);
+            let (fours, rest) = b[start + j * column..][..k].as_chunks::<QUAD>();
+            let mut put = |place: &mut Quad, four: [i8; QUAD]| {
+                place.0[lane * QUAD..][..QUAD].copy_from_slice(&four);
+                *sum = sum.wrapping_add(four.iter().map(|&v| i32::from(v)).sum());
+            };
+            let mut places = places.into_iter();
+            for (four, place) in fours.iter().zip(places.by_ref()) {
+                put(place, four.map(&stored));
+            }
+            if let Some(place) = places.next() {
+                let mut four = [0; QUAD];
+                for (to, &from) in four.iter_mut().zip(rest) {
+                    *to = stored(from);
+                }
+                put(place, four);
             }
         }
     }

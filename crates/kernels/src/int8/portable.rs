@@ -1,12 +1,21 @@
 //! Tiles in plain Rust.
 
 use super::pack::{COLUMNS, QUAD, Quad, UNIT};
-use super::walk::{Rows, Tile};
+use super::walk::{Lines, Rows};
 
-pub(super) fn multiply(rows: &Rows<'_>, panel: &[Quad], units: usize, tile: &mut Tile) {
-    for (&start, line) in rows.starts.iter().zip(tile) {
-        let mut sums = [0i32; COLUMNS];
-        let mut panel = panel.chunks_exact(units);
+/// # Safety
+/// The lines have 16 places for each unit, or all 64 if there is none, and nobody else uses these.
+pub(super) unsafe fn multiply(
+    rows: &Rows<'_>,
+    panel: &[Quad],
+    units: usize,
+    begin: &[i32; COLUMNS],
+    to: Lines,
+) {
+    let width = if units == 0 { COLUMNS } else { units * UNIT };
+    for (i, &start) in rows.starts.iter().enumerate() {
+        let mut sums = *begin;
+        let mut panel = panel.chunks_exact(units.max(1));
         for run in rows.runs {
             let values = &rows.values[start + run..][..rows.steps * QUAD];
             for (values, units) in values.chunks_exact(QUAD).zip(&mut panel) {
@@ -19,6 +28,7 @@ pub(super) fn multiply(rows: &Rows<'_>, panel: &[Quad], units: usize, tile: &mut
                 }
             }
         }
-        *line = sums;
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), to.at(i, 0), width) };
     }
 }

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::pack::{QUAD, Quad};
-use super::walk::{Rows, Tile};
+use super::pack::{COLUMNS, QUAD, Quad};
+use super::walk::{Lines, Rows};
 use crate::isa::Isa;
 
 /// Proof that this machine has AVX-512 VNNI.
@@ -15,13 +15,22 @@ impl Vnni {
         (isa.is_avx512() && is_x86_feature_detected!("avx512vnni")).then_some(Vnni(()))
     }
 
-    pub(super) fn multiply(self, rows: &Rows<'_>, panel: &[Quad], units: usize, tile: &mut Tile) {
+    /// # Safety
+    /// The lines have 16 places for each unit, which nobody else uses.
+    pub(super) unsafe fn multiply(
+        self,
+        rows: &Rows<'_>,
+        panel: &[Quad],
+        units: usize,
+        begin: &[i32; COLUMNS],
+        to: Lines,
+    ) {
         macro_rules! of {
             ($($u:literal: $($h:literal)+;)+) => {
                 match (units, rows.starts.len()) {
                     // SAFETY: `self` exists only where the machine has these instructions; rows and
-                    // panel have been checked.
-                    $($(($u, $h) => unsafe { multiply::<$h, $u>(rows, panel, tile) },)+)+
+                    // panel have been checked, lines are the caller's.
+                    $($(($u, $h) => unsafe { multiply::<$h, $u>(rows, panel, begin, to) },)+)+
                     _ => unreachable!("tiles have 1 to 6 rows and 1 to 4 units"),
                 }
             };
@@ -34,9 +43,13 @@ impl Vnni {
 unsafe fn multiply<const H: usize, const U: usize>(
     rows: &Rows<'_>,
     panel: &[Quad],
-    tile: &mut Tile,
+    begin: &[i32; COLUMNS],
+    to: Lines,
 ) {
-    let mut sums = [[_mm512_setzero_si512(); U]; H];
+    let begin: [__m512i; U] =
+        // SAFETY: 16 values of 32 bits each, and U is at most 4.
+        std::array::from_fn(|u| unsafe { _mm512_loadu_si512(begin.as_ptr().add(16 * u).cast()) });
+    let mut sums = [begin; H];
     let mut b = panel.as_ptr();
     for &run in rows.runs {
         let mut a: [*const u8; H] =
@@ -58,10 +71,10 @@ unsafe fn multiply<const H: usize, const U: usize>(
             a = a.map(|a| a.wrapping_add(QUAD));
         }
     }
-    for (line, sums) in tile.iter_mut().zip(sums) {
-        for (out, sum) in line.chunks_exact_mut(16).zip(sums) {
-            // SAFETY: 16 values of 32 bits.
-            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sum) };
+    for (i, sums) in sums.into_iter().enumerate() {
+        for (u, sum) in sums.into_iter().enumerate() {
+            // SAFETY: 16 places of the caller's for each unit.
+            unsafe { _mm512_storeu_si512(to.at(i, 16 * u).cast(), sum) };
         }
     }
 }

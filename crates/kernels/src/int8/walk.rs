@@ -33,7 +33,7 @@ pub(super) fn in_a_row(stride: usize) -> impl Fn(usize, usize) -> Vec<usize> + S
     move |first, count| (first..first + count).map(|row| row * stride).collect()
 }
 
-/// The rows of a tile.
+/// Some rows, all of whose runs lie in the values.
 pub(super) struct Rows<'a> {
     pub(super) values: &'a [u8],
     /// Where each begins.
@@ -41,6 +41,52 @@ pub(super) struct Rows<'a> {
     pub(super) runs: &'a [usize],
     /// Steps of four values in a run.
     pub(super) steps: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(left: &Left<'a>, starts: &'a [usize], steps: usize) -> Rows<'a> {
+        let last = starts.iter().max().zip(left.runs.iter().max());
+        let end = last.map(|(start, run)| start.checked_add(run + steps * QUAD));
+        assert!(
+            end.is_none_or(|end| end.is_some_and(|end| end <= left.values.len())),
+            "rows of the left operand"
+        );
+        Rows {
+            values: left.values,
+            starts,
+            runs: left.runs,
+            steps,
+        }
+    }
+
+    /// Rows of one tile.
+    fn part(&self, first: usize, count: usize) -> Rows<'a> {
+        Rows {
+            starts: &self.starts[first..first + count],
+            ..*self
+        }
+    }
+}
+
+/// Where the sums of a tile go: the first place, and how far its rows of 64 places are apart.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    pub(super) first: *mut i32,
+    pub(super) apart: usize,
+}
+
+impl Lines {
+    fn of(tile: &mut Tile) -> Lines {
+        Lines {
+            first: tile.as_mut_ptr().cast(),
+            apart: COLUMNS,
+        }
+    }
+
+    /// Place `column` of row `i`.
+    pub(super) fn at(self, i: usize, column: usize) -> *mut i32 {
+        self.first.wrapping_add(i * self.apart + column)
+    }
 }
 
 /// Bytes without a sign for all values of `x`, `more` bytes longer; borrowed where they are that.
@@ -70,20 +116,30 @@ pub(super) trait Finish: Sync {
     ///
     /// # Safety
     /// Nobody else uses this part of the result.
-    unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile);
+    unsafe fn finish(&self, at: Place, tile: &mut Tile);
+
+    /// Where the sums of a whole tile lie, if the result is that and no more.
+    ///
+    /// # Safety
+    /// As for [`finish`](Finish::finish).
+    unsafe fn lines(&self, _at: Place) -> Option<Lines> {
+        None
+    }
 }
 
-/// A part of a result, from a row on.
+/// A part of a result, from a row and a column on.
 pub(super) struct From<'a, F> {
     pub(super) row: usize,
+    pub(super) column: usize,
     pub(super) of: &'a F,
 }
 
 impl<F: Finish> Finish for From<'_, F> {
-    unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile) {
-        let row = self.row + at.row;
+    unsafe fn finish(&self, at: Place, tile: &mut Tile) {
+        let (row, column) = (self.row + at.row, self.column + at.column);
+        let at = Place { row, column, ..at };
         // SAFETY: the caller's part of the result.
-        unsafe { self.of.finish(Place { row, ..at }, fold, tile) };
+        unsafe { self.of.finish(at, tile) };
     }
 }
 
@@ -94,12 +150,6 @@ pub(super) struct Place {
     pub(super) count: usize,
     pub(super) column: usize,
     pub(super) width: usize,
-}
-
-/// What is yet to be subtracted from the sums of a tile.
-pub(super) struct Fold<'a> {
-    /// For each column.
-    pub(super) columns: &'a [i32; COLUMNS],
 }
 
 /// Bytes of rows that a task goes over again for each panel: they stay in the second-level cache.
@@ -127,6 +177,8 @@ pub(super) fn multiply_rows(
         .map(|&z| z.wrapping_sub(b.lowered()))
         .collect();
     let weighed = zeros.iter().any(|&z| z != 0);
+    // Whether something is to be subtracted that depends on the row.
+    let weighs = weighed || left.zeros.len() > 1;
     let panels = n.div_ceil(COLUMNS);
     let group = (NEAR / left.weight.max(1)).clamp(GROUP[0], GROUP[1]);
     let group = group.min(m.div_ceil(threads.count()));
@@ -145,6 +197,7 @@ pub(super) fn multiply_rows(
         let (g, part) = (task / parts, task % parts);
         let (first, height) = (g * group, group.min(m - g * group));
         let starts = (left.starts)(first, height);
+        let rows = Rows::new(left, &starts, b.run().div_ceil(QUAD));
         let zero = |i: usize| left.zeros[if left.zeros.len() == 1 { 0 } else { first + i }];
         // Σ (a − a₀) of the rows.
         let total = |(i, &start): (usize, &usize)| {
@@ -165,29 +218,42 @@ pub(super) fn multiply_rows(
             let column = panel * COLUMNS;
             let width = COLUMNS.min(n - column);
             let sums = b.sums(column, width);
-            let mut columns = [0; COLUMNS];
+            // What the sums begin with: that is less than to subtract it from each.
+            let mut begin = [0i32; COLUMNS];
             if left.zeros.len() == 1 {
-                for (to, sum) in columns.iter_mut().zip(sums) {
-                    *to = sum.wrapping_mul(left.zeros[0]);
+                for (to, sum) in begin.iter_mut().zip(sums) {
+                    *to = sum.wrapping_mul(left.zeros[0]).wrapping_neg();
                 }
             }
             for start in (0..height).step_by(ROWS) {
                 let count = ROWS.min(height - start);
-                let rows = Rows {
-                    values: left.values,
-                    starts: &starts[start..start + count],
-                    runs: left.runs,
-                    steps: b.run().div_ceil(QUAD),
+                let at = Place {
+                    row: first + start,
+                    count,
+                    column,
+                    width,
                 };
-                multiply(isa, &rows, b.panel(panel), &mut tile);
-                if weighed || left.zeros.len() > 1 {
+                let rows = rows.part(start, count);
+                if width == COLUMNS
+                    && !weighs
+                    // SAFETY: rows and columns of a task are its own.
+                    && let Some(lines) = unsafe { out.lines(at) }
+                {
+                    // SAFETY: as above, and the tile is whole.
+                    unsafe { multiply(isa, &rows, b.panel(panel), &begin, lines) };
+                    continue;
+                }
+                let lines = Lines::of(&mut tile);
+                // SAFETY: a tile has all places.
+                unsafe { multiply(isa, &rows, b.panel(panel), &begin, lines) };
+                if weighs {
                     let zeros = match zeros.len() {
                         1 => &zeros[..],
                         _ => &zeros[column..column + width],
                     };
                     for (i, line) in (start..).zip(&mut tile[..count]) {
                         isa.run(Weigh {
-                            // One for all rows is in `columns`.
+                            // One for all rows is in `begin`.
                             zero: if left.zeros.len() > 1 { zero(i) } else { 0 },
                             total: totals.get(i).copied().unwrap_or(0),
                             zeros,
@@ -196,14 +262,8 @@ pub(super) fn multiply_rows(
                         });
                     }
                 }
-                let at = Place {
-                    row: first + start,
-                    count,
-                    column,
-                    width,
-                };
                 // SAFETY: rows and columns of a task are its own.
-                unsafe { out.finish(at, &Fold { columns: &columns }, &mut tile) };
+                unsafe { out.finish(at, &mut tile) };
             }
         }
     });
@@ -268,75 +328,61 @@ impl Kernel for Weigh<'_> {
     }
 }
 
-/// Σ a·b of up to 6 rows and one panel.
-fn multiply(isa: Isa, rows: &Rows<'_>, panel: &[pack::Quad], tile: &mut Tile) {
+/// Σ a·b of up to 6 rows and one panel, added to what the sums of a row begin with.
+///
+/// # Safety
+/// The lines have their places, which nobody else uses: 16 for each unit of the panel, and all 64 if there is none.
+unsafe fn multiply(
+    isa: Isa,
+    rows: &Rows<'_>,
+    panel: &[pack::Quad],
+    begin: &[i32; COLUMNS],
+    to: Lines,
+) {
     let steps = rows.runs.len() * rows.steps;
     let units = panel.len().checked_div(steps).unwrap_or(0);
-    if units == 0 {
-        return tile.iter_mut().for_each(|line| *line = [0; COLUMNS]);
-    }
-    let last = rows.starts.iter().max().zip(rows.runs.iter().max());
-    let end = last.and_then(|(start, run)| start.checked_add(run + rows.steps * QUAD));
     assert!(
-        (1..=ROWS).contains(&rows.starts.len())
-            && end.is_some_and(|end| end <= rows.values.len())
-            && units <= UNITS
-            && panel.len() == units * steps,
+        (1..=ROWS).contains(&rows.starts.len()) && units <= UNITS && panel.len() == units * steps,
         "a tile of the packed operand"
     );
-    #[cfg(target_arch = "x86_64")]
-    {
-        if let Some(vnni) = vnni::Vnni::on(isa) {
-            return vnni.multiply(rows, panel, units, tile);
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if units > 0 {
+            if let Some(vnni) = vnni::Vnni::on(isa) {
+                return vnni.multiply(rows, panel, units, begin, to);
+            }
+            if let Some(avx2) = avx2::Avx2::on(isa) {
+                return avx2.multiply(rows, panel, units, begin, to);
+            }
         }
-        if let Some(avx2) = avx2::Avx2::on(isa) {
-            return avx2.multiply(rows, panel, units, tile);
-        }
+        let _ = isa;
+        portable::multiply(rows, panel, units, begin, to);
     }
-    let _ = isa;
-    portable::multiply(rows, panel, units, tile);
 }
 
 /// The sums themselves: a matrix of rows as long as `n` says.
 pub(super) struct Sums<'a> {
-    pub(super) isa: Isa,
     pub(super) out: Slots<'a, i32>,
     pub(super) n: usize,
 }
 
 impl Finish for Sums<'_> {
-    unsafe fn finish(&self, at: Place, fold: &Fold<'_>, tile: &mut Tile) {
+    unsafe fn finish(&self, at: Place, tile: &mut Tile) {
         for (i, sums) in tile[..at.count].iter().enumerate() {
             let start = (at.row + i) * self.n + at.column;
             // SAFETY: the caller's part of the result.
             let out = unsafe { self.out.slice(start, at.width) };
-            self.isa.run(Subtract {
-                sums,
-                less: fold.columns,
-                out,
-            });
+            out.copy_from_slice(&sums[..at.width]);
         }
     }
-}
 
-struct Subtract<'a> {
-    sums: &'a [i32; COLUMNS],
-    less: &'a [i32; COLUMNS],
-    out: &'a mut [i32],
-}
-
-impl Kernel for Subtract<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        if let Some(out) = self.out.as_mut_array::<COLUMNS>() {
-            // A known length makes a better loop.
-            *out = std::array::from_fn(|j| self.sums[j].wrapping_sub(self.less[j]));
-            return;
-        }
-        for (out, (sum, less)) in self.out.iter_mut().zip(self.sums.iter().zip(self.less)) {
-            *out = sum.wrapping_sub(*less);
-        }
+    unsafe fn lines(&self, at: Place) -> Option<Lines> {
+        let start = at.row * self.n + at.column;
+        let len = (at.count - 1) * self.n + at.width;
+        // SAFETY: what lies between the caller's parts is not written.
+        let first = unsafe { self.out.pointer(start, len) };
+        let apart = self.n;
+        Some(Lines { first, apart })
     }
 }

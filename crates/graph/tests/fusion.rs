@@ -439,7 +439,7 @@ fn a_block_of_a_quantised_transformer() {
         floats("t", &[], &[0.05]),
         floats("u", &[], &[1.0 / 128.0]),
         floats("ws", &[], &[0.01]),
-        floats("root", &[], &[1.414_213_5]),
+        floats("root", &[], &[std::f32::consts::SQRT_2]),
         floats("eight", &[], &[8.0]),
         floats("one", &[], &[1.0]),
         floats("half", &[], &[0.5]),

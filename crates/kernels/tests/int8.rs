@@ -508,7 +508,11 @@ fn chains_keep_a_value() {
         let bias = source.wild(n);
         let links = [
             Link::Binary(Binary::Add, Operand::Value(0), Operand::columns(&bias)),
-            Link::Binary(Binary::Div, Operand::Value(1), Operand::Scalar(1.414_213_5)),
+            Link::Binary(
+                Binary::Div,
+                Operand::Value(1),
+                Operand::Scalar(std::f32::consts::SQRT_2),
+            ),
             Link::Unary(Unary::Erf, 2),
             Link::Binary(Binary::Add, Operand::Value(3), Operand::Scalar(1.0)),
             Link::Binary(Binary::Mul, Operand::Value(1), Operand::Value(4)),
@@ -520,7 +524,7 @@ fn chains_keep_a_value() {
         let expected: Vec<f32> = (0..m * n)
             .map(|i| {
                 let x = (values[i] - 100) as f32 * 0.03 + bias[i % n];
-                let gelu = x * (erf(x / 1.414_213_5) + 1.0) * 0.5;
+                let gelu = x * (erf(x / std::f32::consts::SQRT_2) + 1.0) * 0.5;
                 canonical(erf(gelu) - gelu)
             })
             .collect();

@@ -37,10 +37,8 @@ impl Sink {
 #[derive(Debug)]
 pub(super) enum Sums {
     /// Rows by a packed constant, whose zero points are these.
-    Product {
-        rows: usize,
-        zeros: Option<At>,
-    },
+    Product { rows: usize, zeros: Option<At> },
+    /// Pairs of matrices, neither of them constant.
     Pairs(Box<Pairs>),
     /// A convolution with the channels last.
     Conv(Box<kernels::Conv>),

@@ -213,15 +213,18 @@ pub fn dequantize(
         zero,
         signed,
     };
+    // The scale as the first of the operations.
+    let first = [Op::Binary(Binary::Mul, Operand::Scalar(scale))];
+    let scaled = store.ops.as_ref().map(|ops| [&first, &ops[..]].concat());
     threads.run(m.div_ceil(together), |task| {
         let row = task * together;
         let rows = together.min(m - row);
         let x = x.part(row * n..(row + rows) * n);
         #[cfg(target_arch = "x86_64")]
-        if let (Some(ops), Some(wide)) = (&store.ops, Avx512::on(isa)) {
+        if let (Some(ops), Some(wide)) = (&scaled, Avx512::on(isa)) {
             for i in 0..rows {
                 // SAFETY: rows of a task are its own.
-                unsafe { wide.row(&store, ops, row + i, x.part(i * n..(i + 1) * n), how) };
+                unsafe { wide.row(&store, ops, row + i, x.part(i * n..(i + 1) * n), zero) };
             }
             return;
         }
@@ -353,7 +356,7 @@ impl Finish for Finished<'_, '_> {
         #[cfg(target_arch = "x86_64")]
         if let (Some(ops), Some(wide)) = (&self.ops, Avx512::on(self.isa)) {
             // SAFETY: the caller's part of the result.
-            return unsafe { wide.tile(self, ops, at, tile) };
+            return unsafe { wide.tile(self, ops, at, &tile[..]) };
         }
         if let Some(ops) = &self.ops {
             return self.isa.run(FinishTile {

@@ -6,7 +6,7 @@ use super::Int8;
 use super::finish::{Finished, Quantisation, SHIFT, To};
 use super::ops::{Op, Operand};
 use super::pack::COLUMNS;
-use super::walk::{Place, Tile};
+use super::walk::Place;
 use crate::elementwise::Binary;
 use crate::isa::Isa;
 use crate::math::{self, CANONICAL_NAN};
@@ -79,7 +79,7 @@ impl Avx512 {
         store: &Finished<'_, '_>,
         ops: &[Op<'_>],
         at: Place,
-        tile: &Tile,
+        tile: &[[i32; COLUMNS]],
     ) {
         // SAFETY: `self` exists only where the machine has these instructions; the caller's part.
         unsafe {
@@ -90,7 +90,7 @@ impl Avx512 {
         }
     }
 
-    /// Takes integers of row `row` through `ops` to the result.
+    /// Takes integers of row `row`, less their zero point, through `ops` to the result.
     ///
     /// # Safety
     /// Nobody else uses this row of the result.
@@ -100,10 +100,23 @@ impl Avx512 {
         ops: &[Op<'_>],
         row: usize,
         x: Int8<'_>,
-        how: Quantisation,
+        zero: i32,
     ) {
-        // SAFETY: `self` exists only where the machine has these instructions; the caller's part.
-        unsafe { dequantise(store, ops, row, x, how) }
+        let mut steps = [0; COLUMNS];
+        for column in (0..x.len()).step_by(COLUMNS) {
+            let width = COLUMNS.min(x.len() - column);
+            let at = Place {
+                row,
+                count: 1,
+                column,
+                width,
+            };
+            // SAFETY: `self` exists only where the machine has these instructions; the caller's part.
+            unsafe {
+                less(x.part(column..column + width), zero, &mut steps);
+                self.tile(store, ops, at, std::slice::from_ref(&steps));
+            }
+        }
     }
 
     /// Quantises some values.
@@ -134,7 +147,7 @@ unsafe fn finish<const FULL: bool>(
     store: &Finished<'_, '_>,
     ops: &[Op<'_>],
     at: Place,
-    tile: &Tile,
+    tile: &[[i32; COLUMNS]],
 ) {
     let mask = if FULL { u64::MAX } else { mask(at.width) };
     for (i, sums) in tile[..at.count].iter().enumerate() {
@@ -146,28 +159,19 @@ unsafe fn finish<const FULL: bool>(
     }
 }
 
+/// Integers less their zero point.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn dequantise(
-    store: &Finished<'_, '_>,
-    ops: &[Op<'_>],
-    row: usize,
-    x: Int8<'_>,
-    how: Quantisation,
-) {
-    for column in (0..x.len()).step_by(COLUMNS) {
-        let width = COLUMNS.min(x.len() - column);
-        let mask = mask(width);
-        let part = x.part(column..column + width);
-        // SAFETY: the caller's part of the result.
-        unsafe {
-            if width == COLUMNS {
-                let values = widen::<true>(part, how, mask);
-                go_on::<true>(store, ops, row, column, mask, values);
-            } else {
-                let values = widen::<false>(part, how, mask);
-                go_on::<false>(store, ops, row, column, mask, values);
-            }
-        }
+fn less(x: Int8<'_>, zero: i32, steps: &mut [i32; COLUMNS]) {
+    let steps = &mut steps[..x.len()];
+    match x {
+        Int8::Unsigned(x) => steps
+            .iter_mut()
+            .zip(x)
+            .for_each(|(to, &x)| *to = i32::from(x) - zero),
+        Int8::Signed(x) => steps
+            .iter_mut()
+            .zip(x)
+            .for_each(|(to, &x)| *to = i32::from(x) - zero),
     }
 }
 

@@ -152,14 +152,11 @@ impl PackedInt8 {
                         }
                     }
                 }
-                let places = self.quads[unit].0.as_chunks_mut::<QUAD>().0;
-                for (j, place) in places.iter_mut().enumerate() {
-                    *place = lines.map(|line| line[j]);
-                }
-                let sums = self.sums[first..first + width].iter_mut();
-                for (j, sum) in sums.enumerate() {
-                    let four: i32 = lines.iter().map(|line| i32::from(line[j])).sum();
-                    *sum = sum.wrapping_add(four);
+                self.quads[unit].0 = interleaved(&lines);
+            }
+            for &offset in rows {
+                for (sum, &value) in self.sums.iter_mut().zip(&b[offset..][..n]) {
+                    *sum = sum.wrapping_add(i32::from(stored(value)));
                 }
             }
         }
@@ -179,21 +176,20 @@ impl PackedInt8 {
             let count = (self.n - panel * COLUMNS).min(COLUMNS).div_ceil(UNIT);
             let quads = &mut self.quads[panel * COLUMNS / UNIT * steps..][..count * steps];
             let places = quads[unit..].iter_mut().step_by(count);
-            let (fours, rest) = b[start + j * column..][..k].as_chunks::<QUAD>();
-            let mut put = |place: &mut Quad, four: [i8; QUAD]| {
-                place.0[lane * QUAD..][..QUAD].copy_from_slice(&four);
-                *sum = sum.wrapping_add(four.iter().map(|&v| i32::from(v)).sum());
-            };
-            let mut places = places.into_iter();
-            for (four, place) in fours.iter().zip(places.by_ref()) {
-                put(place, four.map(&stored));
-            }
-            if let Some(place) = places.next() {
-                let mut four = [0; QUAD];
-                for (to, &from) in four.iter_mut().zip(rest) {
-                    *to = stored(from);
+            let values = &b[start + j * column..][..k];
+            let part = |sum: i32, &value: &T| sum.wrapping_add(i32::from(stored(value)));
+            *sum = values.iter().fold(0, part);
+            for (four, place) in values.chunks(QUAD).zip(places) {
+                let to = &mut place.0[lane * QUAD..][..QUAD];
+                // A known length makes better code.
+                match four.as_array::<QUAD>() {
+                    Some(four) => to.copy_from_slice(&four.map(&stored)),
+                    None => {
+                        for (to, &value) in to.iter_mut().zip(four) {
+                            *to = stored(value);
+                        }
+                    }
                 }
-                put(place, four);
             }
         }
     }
@@ -271,6 +267,35 @@ impl PackedInt8 {
     pub(crate) fn sums(&self, first: usize, count: usize) -> &[i32] {
         &self.sums[first..first + count]
     }
+}
+
+/// The first value of each line, then the second of each, and so on.
+#[cfg(target_arch = "x86_64")]
+fn interleaved(lines: &[[i8; UNIT]; QUAD]) -> [i8; QUAD * UNIT] {
+    use std::arch::x86_64::*;
+    let mut all = [0; QUAD * UNIT];
+    // SAFETY: every x86-64 processor has these instructions; 16 values each.
+    unsafe {
+        let [a, b, c, d] = lines.each_ref().map(|l| _mm_loadu_si128(l.as_ptr().cast()));
+        let near = (_mm_unpacklo_epi8(a, b), _mm_unpacklo_epi8(c, d));
+        let far = (_mm_unpackhi_epi8(a, b), _mm_unpackhi_epi8(c, d));
+        let quarters = [
+            _mm_unpacklo_epi16(near.0, near.1),
+            _mm_unpackhi_epi16(near.0, near.1),
+            _mm_unpacklo_epi16(far.0, far.1),
+            _mm_unpackhi_epi16(far.0, far.1),
+        ];
+        for (to, quarter) in all.chunks_exact_mut(16).zip(quarters) {
+            _mm_storeu_si128(to.as_mut_ptr().cast(), quarter);
+        }
+    }
+    all
+}
+
+/// The first value of each line, then the second of each, and so on.
+#[cfg(not(target_arch = "x86_64"))]
+fn interleaved(lines: &[[i8; UNIT]; QUAD]) -> [i8; QUAD * UNIT] {
+    std::array::from_fn(|i| lines[i % QUAD][i / QUAD])
 }
 
 impl std::fmt::Debug for PackedInt8 {

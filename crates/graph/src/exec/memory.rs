@@ -43,7 +43,7 @@ impl Arena {
     /// Takes over the memory of a value that nobody else holds.
     fn reclaim(&mut self, slot: usize, value: Held) {
         match value {
-            Held::Slab(values, _) => self.slots[slot] = values,
+            Held::Slab(slab) => self.slots[slot] = slab.values,
             Held::Tensor(tensor) => {
                 if let Storage::F32(shared) = tensor.into_storage()
                     && let Some(values) = Arc::into_inner(shared)
@@ -61,9 +61,17 @@ impl Arena {
         }
     }
 
+    /// A slab of `len` elements in a slot, whatever they are.
+    pub(super) fn slab(&mut self, slot: usize, size: usize, len: usize) -> Slab {
+        let values = self.take(slot, size, len + SPARE);
+        let start = values.as_ptr().align_offset(LINE).min(SPARE);
+        Slab { values, start, len }
+    }
+
     /// The elements of a slot, at least `len` of them, whatever they are: more where memory that was in use before would
     /// have to be cleared otherwise.
     pub(super) fn take(&mut self, slot: usize, size: usize, len: usize) -> Vec<f32> {
+        let size = size + SPARE;
         let mut values = std::mem::take(&mut self.slots[slot]);
         if values.capacity() < len
             && let Some(given) = self.given.remove(&slot).and_then(Arc::into_inner)
@@ -82,12 +90,51 @@ impl Arena {
     }
 }
 
+/// Bytes of a line of the cache: a vector that lies on two of them takes twice as long to load.
+const LINE: usize = 64;
+
+/// Elements that a slot has besides, so that one of the first begins a line.
+const SPARE: usize = LINE / size_of::<f32>() - 1;
+
+/// Elements within a slot.
+#[derive(Debug)]
+pub(super) struct Slab {
+    pub(super) values: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Slab {
+    /// The first elements of some, which need not begin a line.
+    pub(super) fn first(values: Vec<f32>, len: usize) -> Slab {
+        Slab {
+            values,
+            start: 0,
+            len,
+        }
+    }
+
+    pub(super) fn elements(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..][..self.len]
+    }
+
+    /// Exactly these elements.
+    pub(super) fn into_elements(mut self) -> Vec<f32> {
+        if self.start > 0 {
+            let elements = self.start..self.start + self.len;
+            self.values.copy_within(elements, 0);
+        }
+        self.values.truncate(self.len);
+        self.values
+    }
+}
+
 /// A value of a run.
 #[derive(Debug)]
 pub(super) enum Held {
     Tensor(Tensor),
-    /// The first so many elements of a slot, which steps of the program alone read.
-    Slab(Vec<f32>, usize),
+    /// Elements within a slot, which steps of the program alone read.
+    Slab(Slab),
 }
 
 impl Held {
@@ -95,7 +142,7 @@ impl Held {
     pub(super) fn floats(&self) -> Option<&[f32]> {
         match self {
             Held::Tensor(tensor) => tensor.as_slice(),
-            Held::Slab(values, len) => values.get(..*len),
+            Held::Slab(slab) => slab.values.get(slab.start..slab.start + slab.len),
         }
     }
 }
@@ -147,7 +194,7 @@ pub(super) fn lay_out(program: &mut Program, values: &[Value], scratch: &[(u64, 
     let slots = layout
         .sizes
         .iter()
-        .fold(0u64, |n, &s| n.saturating_add(s as u64 * 4));
+        .fold(0u64, |n, &s| n.saturating_add((s + SPARE) as u64 * 4));
     if slots > most {
         let largest = program
             .steps

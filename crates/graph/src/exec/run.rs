@@ -9,7 +9,7 @@ use lemma_types::tensor::DType;
 
 use super::chain::Values;
 use super::integer::{Dequantised, Integer, Sums};
-use super::memory::Held;
+use super::memory::{Held, Slab};
 use super::{Action, Arena, At, Batched, Matrices, Program, Step};
 use crate::error::{OpError, RunError};
 use crate::graph::{Graph, Ref};
@@ -167,13 +167,17 @@ impl<'a> Context<'a> {
             _ => None,
         };
         let in_place = taken.is_some();
-        let mut y = taken.unwrap_or_else(|| arena.take(slot, program.slots[slot], len));
-        self.compute(step, values, in_place, arena, &mut y[..len])?;
+        let size = program.slots[slot];
+        let mut y = match taken {
+            Some(taken) => taken,
+            None if step.slab => arena.slab(slot, size, len),
+            None => Slab::first(arena.take(slot, size, len), len),
+        };
+        self.compute(step, values, in_place, arena, y.elements())?;
         values[step.writes[0]] = Some(if step.slab {
-            Held::Slab(y, len)
+            Held::Slab(y)
         } else {
-            y.truncate(len);
-            Held::Tensor(Tensor::from_parts(step.shape.clone(), y))
+            Held::Tensor(Tensor::from_parts(step.shape.clone(), y.into_elements()))
         });
         Ok(())
     }
@@ -502,15 +506,18 @@ fn largest(
 }
 
 /// Takes the elements of a value, unless somebody else holds them too.
-fn own(value: &mut Option<Held>) -> Option<Vec<f32>> {
+fn own(value: &mut Option<Held>) -> Option<Slab> {
     let tensor = match value.take()? {
-        Held::Slab(elements, _) => return Some(elements),
+        Held::Slab(slab) => return Some(slab),
         Held::Tensor(tensor) => tensor,
     };
     let shape = tensor.shape().to_vec();
     let storage = match tensor.into_storage() {
         Storage::F32(shared) => match Arc::try_unwrap(shared) {
-            Ok(elements) => return Some(elements),
+            Ok(elements) => {
+                let len = elements.len();
+                return Some(Slab::first(elements, len));
+            }
             Err(shared) => Storage::F32(shared),
         },
         storage => storage,

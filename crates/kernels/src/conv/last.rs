@@ -25,11 +25,15 @@ pub struct FiltersLast {
     packed: Packed,
 }
 
+/// Values before those of filters, at most, so that these begin a line of the cache.
+const SPARE: usize = 15;
+
 #[derive(Clone, Debug)]
 enum Packed {
     Dense(PackedB),
-    /// Tap after tap, each a value for every channel.
-    Depthwise(Vec<f32>),
+    /// Tap after tap, each a value for every channel; they begin at this value, and so at the beginning of a line of the
+    /// cache.
+    Depthwise(Vec<f32>, usize),
 }
 
 impl FiltersLast {
@@ -50,11 +54,13 @@ impl FiltersLast {
         let packed = if conv.groups == 1 {
             Packed::Dense(PackedB::pack(filters, depth, conv.group_out, true))
         } else if conv.group_in == 1 && conv.group_out == 1 && depth <= BLOCK_K {
-            let mut taps = Vec::with_capacity(filters.len());
+            let mut taps: Vec<f32> = Vec::with_capacity(filters.len() + SPARE);
+            let start = taps.as_ptr().align_offset(64).min(SPARE);
+            taps.resize(start, 0.0);
             for tap in 0..depth {
                 taps.extend(filters.iter().skip(tap).step_by(depth));
             }
-            Packed::Depthwise(taps)
+            Packed::Depthwise(taps, start)
         } else {
             return None;
         };
@@ -70,7 +76,7 @@ impl FiltersLast {
         if conv.groups == 1 {
             PackedB::bytes(conv.depth(), conv.group_out)
         } else {
-            conv.filter_len() as u64 * size_of::<f32>() as u64
+            (conv.filter_len() + SPARE) as u64 * size_of::<f32>() as u64
         }
     }
 }
@@ -124,7 +130,8 @@ pub fn conv_last(
                 rows_by_panels(isa, threads, rows, &windows, packed, chain, y);
             }
         }
-        Packed::Depthwise(taps) => {
+        Packed::Depthwise(taps, start) => {
+            let taps = &taps[*start..];
             assert_eq!(input, Channels::Last, "conv: depthwise from channels last");
             depthwise(isa, threads, conv, x, taps, chain, y);
         }

@@ -19,6 +19,10 @@ use lemma_proof::{
 };
 use lemma_types::tensor::Dim;
 
+/// That of the binary `lemma`.
+#[global_allocator]
+static ALLOCATOR: lemma_kernels::LargePages = lemma_kernels::LargePages;
+
 /// Seconds of CPU that all threads have had.
 fn cpu_seconds() -> f64 {
     let tasks = fs::read_dir("/proc/self/task")

@@ -38,6 +38,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod allocator;
 mod attention;
 pub mod cast;
 mod chain;
@@ -61,6 +62,7 @@ mod transpose;
 pub mod wide;
 mod window;
 
+pub use allocator::LargePages;
 pub use attention::{
     Attention, Gate, PAGE, Rotation, Stretch, add_in_place, attention, gated, rotate, store_kv,
 };

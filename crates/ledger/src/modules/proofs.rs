@@ -182,8 +182,9 @@ fn is_of(
     if rounded.samples != statement.samples || rounded.inputs != statement.inputs {
         return Err(wrong_opening("the proof is of other inputs"));
     }
-    let elements: usize = statement.outputs.iter().map(Vec::len).sum();
-    frame.charge_words(elements * size_of::<i64>(), WORD_GAS)?;
+    for output in &statement.outputs {
+        frame.charge_words(size_of_val(&output[..]).saturating_mul(2), WORD_GAS)?;
+    }
     let outputs = skeleton
         .real_outputs(&statement.outputs, statement.samples)
         .map_err(wrong_opening)?;

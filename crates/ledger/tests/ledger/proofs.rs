@@ -120,6 +120,7 @@ fn accept(receipt: &SignedReceipt) -> acceptCall {
 }
 
 /// The request that the proof is of, as real numbers.
+#[allow(clippy::float_arithmetic, reason = "a client's, not the ledger's")]
 fn request() -> Vec<TensorData> {
     let evidence = Evidence::from_bytes(evidence()).unwrap();
     let (port, _) = &evidence.key.skeleton().inputs[0];

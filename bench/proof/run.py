@@ -139,6 +139,8 @@ def alone(names):
               judged(two["peak_mib"] / 1024, GPT2[1], " GiB at the peak"),
               f"{two['prove_ms'] / 1e3:.1f} s of CPU, {two['verify_ms']:.1f} ms to verify, {two['proof_bytes'] / 1024:.0f} KiB,",
               f"registered in {two['register_ms'] / 1e3:.1f} s of CPU, {two['parameters']:,} parameters\n")
+    if not mine:
+        return mine
     print("| model | prove, one core | verify | proof | peak memory | register |")
     print("|---|---|---|---|---|---|")
     for name, m in mine.items():
@@ -190,7 +192,8 @@ def main():
     subprocess.run([python(), ROOT / "bench/proof/models.py", WORK / "models", *names], check=True)
     build()
     mine = alone(names)
-    beside(mine, options.ezkl.split(","), options.memory)
+    if mine:
+        beside(mine, options.ezkl.split(","), options.memory)
 
 
 if __name__ == "__main__":

@@ -220,6 +220,26 @@ fn send(chain: &mut Chain, call: &impl SolCall) -> lemma_ledger::Receipt {
     chain.include(&draft.input(call.abi_encode()).sign(&user(0)))
 }
 
+/// The same, of what must be accepted.
+fn sent(chain: &mut Chain, call: &impl SolCall) -> lemma_ledger::Receipt {
+    let done = send(chain, call);
+    assert!(
+        done.success,
+        "{:?}",
+        lemma_ledger::modules::explain(&done.output)
+    );
+    done
+}
+
+/// That the proof of a receipt was accepted at a height, by an event with these hashes.
+fn is_known(chain: &Chain, id: B256, height: u64, [inputs, outputs]: [B256; 2]) {
+    let hashes = chain.view(PROOFS, verify(evidence()));
+    assert_eq!((inputs, outputs), (hashes.inputs, hashes.outputs));
+    let known = chain.view(PROOFS, proofOfCall { receiptId: id });
+    let digest = Digest::of(evidence()).to_b256();
+    assert_eq!((known.evidence, known.height), (digest, height));
+}
+
 #[test]
 fn a_call_checks_a_proof() {
     let chain = Chain::started();
@@ -239,12 +259,7 @@ fn a_transaction_makes_a_receipts_proof_known() {
     assert_eq!((none.evidence, none.height), (B256::ZERO, 0));
 
     let height = chain.context().number;
-    let done = send(&mut chain, &call);
-    assert!(
-        done.success,
-        "{:?}",
-        lemma_ledger::modules::explain(&done.output)
-    );
+    let done = sent(&mut chain, &call);
     assert_eq!(
         acceptCall::abi_decode_returns_validate(&done.output).unwrap(),
         id
@@ -254,14 +269,7 @@ fn a_transaction_makes_a_receipts_proof_known() {
     assert_eq!((event.receiptId, event.evidence), (id, digest));
     assert_eq!(event.manifest, manifest().root().to_b256());
     assert_eq!(event.worker, worker().address());
-    let hashes = chain.view(PROOFS, verify(evidence()));
-    assert_eq!(
-        (event.inputs, event.outputs),
-        (hashes.inputs, hashes.outputs)
-    );
-    let known = chain.view(PROOFS, proofOfCall { receiptId: id });
-    assert_eq!((known.evidence, known.height), (digest, height));
-
+    is_known(&chain, id, height, [event.inputs, event.outputs]);
     let again = chain.view_error(PROOFS, call);
     assert_eq!(
         again,
@@ -275,24 +283,12 @@ fn a_receipt_is_raised_once_its_request_is_opened() {
     let receipt = signed(|_| {});
     let call = raise(&receipt);
     let height = chain.context().number;
-    let done = send(&mut chain, &call);
-    assert!(
-        done.success,
-        "{:?}",
-        lemma_ledger::modules::explain(&done.output)
-    );
+    let done = sent(&mut chain, &call);
     let id = receipt.receipt.id();
     let event = ReceiptRaised::decode_log(&done.logs[0]).unwrap();
     assert_eq!((event.receiptId, event.worker), (id, worker().address()));
     assert_eq!(event.manifest, manifest().root().to_b256());
-    let hashes = chain.view(PROOFS, verify(evidence()));
-    assert_eq!(
-        (event.inputs, event.outputs),
-        (hashes.inputs, hashes.outputs)
-    );
-    let known = chain.view(PROOFS, proofOfCall { receiptId: id });
-    let digest = Digest::of(evidence()).to_b256();
-    assert_eq!((known.evidence, known.height), (digest, height));
+    is_known(&chain, id, height, [event.inputs, event.outputs]);
     let again = chain.view_error(PROOFS, call);
     assert_eq!(
         again,

@@ -11,8 +11,6 @@ use crate::tensor::{Storage, Tensor};
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     pub(super) slots: Vec<Vec<f32>>,
-    /// Results of the last run, by slot: their memory is used again where the caller has let go of them.
-    given: BTreeMap<usize, Arc<Vec<f32>>>,
     /// That of steps which are carried out image by image, one for each thread.
     pub(super) inner: Arc<Mutex<Vec<Arena>>>,
 }
@@ -20,11 +18,7 @@ pub(crate) struct Arena {
 impl Arena {
     /// Makes room for a program's slots, and keeps no more memory than it may hold.
     pub(super) fn fit(&mut self, program: &Program) {
-        let kept = self
-            .slots
-            .iter()
-            .chain(self.given.values().map(Arc::as_ref));
-        let kept: u64 = kept.map(|v| v.capacity() as u64 * 4).sum();
+        let kept: u64 = self.slots.iter().map(|v| v.capacity() as u64 * 4).sum();
         if kept > program.memory {
             *self = Arena::default();
         }
@@ -54,13 +48,6 @@ impl Arena {
         }
     }
 
-    /// Notes a value that the caller gets.
-    pub(super) fn note(&mut self, slot: usize, value: &Tensor) {
-        if let Storage::F32(shared) = value.storage() {
-            self.given.insert(slot, shared.clone());
-        }
-    }
-
     /// A slab of `len` elements in a slot, whatever they are.
     pub(super) fn slab(&mut self, slot: usize, size: usize, len: usize) -> Slab {
         let values = self.take(slot, size, len + SPARE);
@@ -73,11 +60,6 @@ impl Arena {
     pub(super) fn take(&mut self, slot: usize, size: usize, len: usize) -> Vec<f32> {
         let size = size + SPARE;
         let mut values = std::mem::take(&mut self.slots[slot]);
-        if values.capacity() < len
-            && let Some(given) = self.given.remove(&slot).and_then(Arc::into_inner)
-        {
-            values = given;
-        }
         if values.len() < len {
             if values.capacity() < len {
                 // What was there is given back first.

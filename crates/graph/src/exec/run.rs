@@ -50,13 +50,6 @@ pub(crate) fn run(
             .map_err(|source| failed(&cx.graph.nodes[step.node], source))?;
         arena.release(program, step, &mut values);
     }
-    for &at in &program.outputs {
-        if let At::Value(id) = at
-            && let (Some(Held::Tensor(tensor)), Some(slot)) = (&values[id], program.slot_of[id])
-        {
-            arena.note(slot, tensor);
-        }
-    }
     let outputs = program.outputs.iter();
     Ok(outputs.map(|&at| cx.find(at, &values).clone()).collect())
 }

@@ -55,7 +55,7 @@ fn forget_peak() {
 fn best<T>(mut run: impl FnMut() -> T) -> (f64, f64, T) {
     let mut result = run();
     let (mut cpu, mut wall) = (f64::MAX, f64::MAX);
-    for _ in 0..3 {
+    for _ in 0..10 {
         let (start, clock) = (cpu_seconds(), Instant::now());
         let mut runs = 0;
         while runs == 0 || clock.elapsed().as_millis() < 250 {

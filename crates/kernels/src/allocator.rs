@@ -3,9 +3,9 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// Bytes from which on a piece is large: from here on glibc's allocator, too, makes a map of its own, of small pages. What is
-/// smaller it keeps, and gives again without a page being touched anew.
-const WORTH: usize = 32 << 20;
+/// Bytes from which on a piece is large. What glibc's allocator gives of this size and is given back it mostly returns to the
+/// system at once, and then has it cleared again page by small page.
+const WORTH: usize = 8 << 20;
 
 /// An allocator for programs that fill hundreds of megabytes and give them back, again and again, as a prover does.
 ///

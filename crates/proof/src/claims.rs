@@ -208,34 +208,24 @@ impl Weight {
         Split { high, low }
     }
 
-    /// Adds the weights in a piece of the tensor, scaled, to those of a stack.
-    pub(crate) fn add_to(&self, scale: Ext, piece: &Piece, stack: &mut [PackedExt]) {
-        let Split { high, low } = self.split(piece);
-        let block = piece.block;
-        if low.len() < LANES {
-            for (i, (&h, &l)) in high
-                .iter()
-                .flat_map(|h| low.iter().map(move |l| (h, l)))
-                .enumerate()
-            {
-                let at = block.start + i;
-                stack[at / LANES].add_assign_lane(crate::field::lane(at), scale * h * l);
-            }
-            return;
+    /// The weights in a piece of the tensor, scaled, where they lie in a stack.
+    pub(crate) fn rows(&self, scale: Ext, piece: &Piece) -> Rows {
+        let Split { mut high, low } = self.split(piece);
+        high.iter_mut().for_each(|h| *h *= scale);
+        let start = piece.block.start;
+        let low = if low.len() < LANES {
+            // A block that does not fill a register: the other lanes weigh nothing.
+            let own = crate::field::lane(start)..crate::field::lane(start) + low.len();
+            let lane = |lane| own.contains(&lane).then(|| low[lane - own.start]);
+            vec![PackedExt::from_ext_fn(|l| lane(l).unwrap_or(Ext::ZERO))]
+        } else {
+            pack(&low)
+        };
+        Rows {
+            start: start / LANES,
+            high,
+            low,
         }
-        let low = pack(&low);
-        let start = block.start / LANES;
-        let length = high.len() * low.len();
-        stack[start..start + length]
-            .par_chunks_mut(low.len())
-            .with_min_len((1024 / low.len()).max(1))
-            .zip(high)
-            .for_each(|(row, h)| {
-                let h = PackedExt::from(h * scale);
-                row.iter_mut()
-                    .zip(&low)
-                    .for_each(|(cell, l)| *cell += *l * h);
-            });
     }
 
     /// The weighted sum of the elements of a tensor, padded to its cube.
@@ -263,6 +253,49 @@ impl Weight {
                 h * lane_sum(sum)
             })
             .sum()
+    }
+}
+
+/// Weights in a stack, from the register `start` on: `low` in rows, each scaled by its element of `high`. Their number is a
+/// power of two, and divides `start`.
+pub(crate) struct Rows {
+    pub(crate) start: usize,
+    pub(crate) high: Vec<Ext>,
+    pub(crate) low: Vec<PackedExt>,
+}
+
+impl Rows {
+    /// How many registers they fill.
+    pub(crate) fn registers(&self) -> usize {
+        self.high.len() * self.low.len()
+    }
+
+    /// The rows, in several where they fill more registers than so many, a power of two.
+    pub(crate) fn cut(mut self, most: usize) -> Vec<Rows> {
+        let half = self.registers() / 2;
+        if self.registers() <= most {
+            return vec![self];
+        }
+        let (mut high, mut low) = (self.high.clone(), self.low.clone());
+        if high.len() > 1 {
+            high = self.high.split_off(self.high.len() / 2);
+        } else {
+            low = self.low.split_off(half);
+        }
+        let start = self.start + half;
+        [self, Rows { start, high, low }]
+            .into_iter()
+            .flat_map(|half| half.cut(most))
+            .collect()
+    }
+
+    /// Adds the weights in a register of the stack.
+    #[inline]
+    pub(crate) fn add_to(&self, register: usize, sum: &mut PackedExt) {
+        let at = register.wrapping_sub(self.start);
+        if let Some(&high) = self.high.get(at >> self.low.len().ilog2()) {
+            *sum += self.low[at & (self.low.len() - 1)] * PackedExt::from(high);
+        }
     }
 }
 
@@ -384,6 +417,17 @@ mod tests {
             .collect()
     }
 
+    /// All weights of a stack.
+    fn unrolled(rows: impl IntoIterator<Item = Rows>, bits: usize) -> Vec<Ext> {
+        let mut stack = vec![PackedExt::ZERO; (1usize << bits).div_ceil(LANES)];
+        for part in rows.into_iter().flat_map(|rows| rows.cut(2)) {
+            for (register, sum) in stack.iter_mut().enumerate() {
+                part.add_to(register, sum);
+            }
+        }
+        crate::field::unpack(&stack)
+    }
+
     /// The sum, the tables and the closed form of weights say the same of random tensors.
     fn agree(view: &View, axes: &[usize], shape: &[usize]) {
         let at = coordinates(axes, 7);
@@ -412,10 +456,7 @@ mod tests {
             bits,
             start: 1 << bits,
         };
-        let size = (2usize << bits).max(LANES);
-        let mut stack = vec![PackedExt::ZERO; size / LANES];
-        weight.add_to(Ext::TWO, &Piece::whole(block), &mut stack);
-        let stack = crate::field::unpack(&stack);
+        let stack = unrolled([weight.rows(Ext::TWO, &Piece::whole(block))], bits + 1);
         let z: Vec<Ext> = (0..bits).map(|i| challenge(900 + i as u32)).collect();
         let direct: Ext = eq_table(&z)
             .into_iter()
@@ -431,15 +472,14 @@ mod tests {
     fn agree_in_pieces(weight: &Weight, shape: &[usize], plain: &[i32], expected: Ext) {
         let (pieces, bits) = crate::layout::pieces(shape);
         let mut cells = vec![Base::ZERO; 1 << bits];
-        let mut weights = vec![PackedExt::ZERO; (1 << bits).max(LANES) / LANES];
         for piece in &pieces {
             let cells = &mut cells[piece.block.start..][..1 << piece.block.bits];
             crate::layout::scatter(shape, &piece.ranges, |i, place| {
                 cells[place] = Base::from_i32(plain[i]);
             });
-            weight.add_to(Ext::ONE, piece, &mut weights);
         }
-        let weights = crate::field::unpack(&weights);
+        let rows = pieces.iter().map(|piece| weight.rows(Ext::ONE, piece));
+        let weights = unrolled(rows, bits);
         let by_table = weights.iter().zip(&cells).map(|(&w, &c)| w * c).sum();
         let by_piece = pieces.iter().map(|p| weight.sum_in(p, &cells)).sum();
         assert_eq!([expected; 2], [by_table, by_piece]);

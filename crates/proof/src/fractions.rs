@@ -41,7 +41,7 @@ fn add_halves(layer: &Layer) -> Layer {
             let half = p.len() / 2;
             let (numerators, denominators): (Vec<_>, Vec<_>) = (0..half)
                 .into_par_iter()
-                .with_min_len(256)
+                .with_min_len(64)
                 .map(|i| (p[i] * q[i + half] + p[i + half] * q[i], q[i] * q[i + half]))
                 .unzip();
             if half == 1 {

@@ -13,7 +13,6 @@ use crate::layout::{Block, Piece};
 use crate::model::{Model, shared_pcs};
 use crate::operands::{Tensor, bind};
 use crate::plan::{Column, Lookup, Plan, Product, variables};
-use crate::poly::eq_table;
 use crate::profile::Profile;
 use crate::proof::{Proof, Statement, value_bytes};
 use crate::schemes::Role;
@@ -231,24 +230,21 @@ impl Prover<'_> {
             fractions(self.plan, witness, challenges[0], challenges[1])
         };
         let leaf = prove_sum(numerators, denominators, transcript);
-        let mut tables: Vec<Option<Vec<Ext>>> = vec![None; self.plan.leaves.bits + 1];
         let low = |block: &Block| leaf.point[self.plan.leaves.bits - block.bits..].to_vec();
         let mut evaluations = Vec::new();
-        let mut places = Vec::new();
+        let mut claims = Vec::new();
         for (lookup, block) in self.plan.lookups.iter().zip(&self.plan.leaves.blocks) {
-            let table = tables[block.bits].get_or_insert_with(|| eq_table(&low(block)));
             for column in lookup_columns(self.plan, lookup) {
-                let cells = self.witness.column(self.plan, column);
-                let value: Ext = table.iter().zip(cells).map(|(&e, &c)| e * c).sum();
-                evaluations.push(value);
-                places.push((column, low(block)));
+                let weight = Weight::Point(low(block));
+                evaluations.push(weight.sum(self.witness.column(self.plan, column)));
+                claims.push((Target::Column(column), weight));
             }
         }
         transcript.send_all("lookup columns", &mut evaluations);
-        for ((column, point), value) in places.into_iter().zip(evaluations) {
+        for ((target, weight), value) in claims.into_iter().zip(evaluations) {
             self.claims.add(Claim {
-                target: Target::Column(column),
-                weight: Weight::Point(point),
+                target,
+                weight,
                 value,
             });
         }

@@ -40,8 +40,11 @@ impl Gate<4> for AddFractions {
     }
 }
 
-/// Elements above which work is split between threads.
-const PARALLEL: usize = 256;
+/// Registers above which work is split between threads.
+const PARALLEL: usize = 64;
+
+/// Registers of each quarter that a thread takes at once.
+const PIECE: usize = 32;
 
 /// Values over a cube, packed while they fill registers.
 #[derive(Clone)]
@@ -87,13 +90,21 @@ pub(crate) fn prove<const N: usize, G: Gate<N>>(
     let tail = variables - weights.len();
     if let Some(mut values) = packed.take() {
         let mut rest = (!weights.is_empty()).then(|| spread_packed(&weights[1..], tail));
-        while values[0].len() > 1 {
+        if values[0].len() > 1 {
             let half = values[0].len() / 2;
-            let sums = round_packed(gate, &values, rest.as_deref(), half);
-            let c = exchange(sums, transcript);
-            point.push(c);
-            values.iter_mut().for_each(|v| fold_packed(v, half, c));
-            rest = next_weights(rest, point.len(), weights.len());
+            let mut sums = round_packed(gate, &values, rest.as_deref(), half);
+            loop {
+                let c = exchange(sums, transcript);
+                point.push(c);
+                if point.len() >= weights.len() {
+                    rest = None;
+                }
+                if values[0].len() == 2 {
+                    values.iter_mut().for_each(|v| fold_packed(v, 1, c));
+                    break;
+                }
+                sums = fold_and_sum(gate, &mut values, rest.as_mut(), c);
+            }
         }
         scalar = values.map(|v| unpack(&v));
     }
@@ -148,23 +159,6 @@ fn spread_packed(point: &[Ext], tail: usize) -> Vec<PackedExt> {
     pack(&spread(point, tail))
 }
 
-/// The weights of the round after one whose weights were `rest`, of which there are `total`.
-fn next_weights(rest: Option<Vec<PackedExt>>, done: usize, total: usize) -> Option<Vec<PackedExt>> {
-    let rest = rest?;
-    let half = rest.len() / 2;
-    if done >= total || half == 0 {
-        return None;
-    }
-    let (low, high) = rest.split_at(half);
-    Some(
-        low.par_iter()
-            .with_min_len(PARALLEL)
-            .zip(high)
-            .map(|(a, b)| *a + *b)
-            .collect(),
-    )
-}
-
 fn round_packed<const N: usize, G: Gate<N>>(
     gate: &G,
     values: &[Vec<PackedExt>; N],
@@ -207,14 +201,97 @@ fn round_scalar<const N: usize, G: Gate<N>>(
 }
 
 /// Binds the first variable of values over a cube.
-pub(crate) fn fold_packed(values: &mut Vec<PackedExt>, half: usize, c: Ext) {
+fn fold_packed(values: &mut Vec<PackedExt>, half: usize, c: Ext) {
     let c = PackedExt::from(c);
     let (low, high) = values.split_at_mut(half);
-    low.par_iter_mut()
-        .with_min_len(PARALLEL)
-        .zip(high)
-        .for_each(|(a, b)| *a += (*b - *a) * c);
+    for (a, b) in low.iter_mut().zip(high) {
+        *a += (*b - *a) * c;
+    }
     values.truncate(half);
+}
+
+/// Values of a function at the same places of the four quarters of its cube. The first two quarters are kept; what the other
+/// two have is what they become where the first variable is one.
+#[derive(Default)]
+struct Quarters<'a> {
+    kept: [&'a mut [PackedExt]; 2],
+    above: [&'a [PackedExt]; 2],
+}
+
+/// The quarters of values, in pieces.
+fn quarters(values: &mut [PackedExt]) -> impl Iterator<Item = Quarters<'_>> {
+    let quarter = values.len() / 4;
+    let (kept, above) = values.split_at_mut(2 * quarter);
+    let (low, high) = kept.split_at_mut(quarter);
+    let (above_low, above_high) = above.split_at(quarter);
+    let kept = low.chunks_mut(PIECE).zip(high.chunks_mut(PIECE));
+    let above = above_low.chunks(PIECE).zip(above_high.chunks(PIECE));
+    kept.zip(above).map(|(kept, above)| Quarters {
+        kept: kept.into(),
+        above: above.into(),
+    })
+}
+
+/// Binds the first variable of all functions, and of the weights that are left, and sums for the next round: in one pass, since
+/// the values of a large cube come from memory.
+fn fold_and_sum<const N: usize, G: Gate<N>>(
+    gate: &G,
+    values: &mut [Vec<PackedExt>; N],
+    mut rest: Option<&mut Vec<PackedExt>>,
+    c: Ext,
+) -> [Ext; 2] {
+    let quarter = values[0].len() / 4;
+    let mut functions = values.each_mut().map(|v| quarters(v));
+    let mut weights = rest.as_mut().map(|rest| {
+        let (kept, above) = rest.split_at_mut(quarter);
+        kept.chunks_mut(PIECE).zip(above.chunks(PIECE))
+    });
+    let pieces: Vec<_> = (0..quarter.div_ceil(PIECE))
+        .map(|_| {
+            let functions = functions.each_mut().map(|f| f.next().unwrap_or_default());
+            (functions, weights.as_mut().and_then(Iterator::next))
+        })
+        .collect();
+    let c = PackedExt::from(c);
+    let sums = pieces
+        .into_par_iter()
+        .map(|(functions, weights)| fold_and_sum_piece(gate, functions, weights, c))
+        .reduce(|| [PackedExt::ZERO; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
+    drop((functions, weights));
+    values.iter_mut().for_each(|v| v.truncate(2 * quarter));
+    if let Some(rest) = rest {
+        rest.truncate(quarter);
+    }
+    sums.map(lane_sum)
+}
+
+fn fold_and_sum_piece<const N: usize, G: Gate<N>>(
+    gate: &G,
+    mut functions: [Quarters<'_>; N],
+    mut weights: Option<(&mut [PackedExt], &[PackedExt])>,
+    c: PackedExt,
+) -> [PackedExt; 2] {
+    let mut sums = [PackedExt::ZERO; 2];
+    for i in 0..functions[0].kept[0].len() {
+        let bound: [[PackedExt; 2]; N] = std::array::from_fn(|j| {
+            let Quarters { kept, above } = &mut functions[j];
+            std::array::from_fn(|half| {
+                let value = kept[half][i] + (above[half][i] - kept[half][i]) * c;
+                kept[half][i] = value;
+                value
+            })
+        });
+        let mut u0 = gate.apply(bound.map(|[low, _]| low));
+        let mut u2 = gate.apply(bound.map(|[low, high]| high - low));
+        if let Some((kept, above)) = &mut weights {
+            kept[i] += above[i];
+            u0 *= kept[i];
+            u2 *= kept[i];
+        }
+        sums[0] += u0;
+        sums[1] += u2;
+    }
+    sums
 }
 
 /// Checks the rounds; gives the point and the claim left: the gate's value there.

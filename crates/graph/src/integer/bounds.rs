@@ -2,6 +2,8 @@
 //! actual constants. A graph in which a sum could leave its range is refused here, so that neither
 //! the executor nor a proof, whose arithmetic is modulo a prime, ever meets an overflow.
 
+use std::borrow::Cow;
+
 use super::execute::split_axes;
 use super::{
     Expression, IntegerError, Relation, Skeleton, Source, Table, TensorRange, Term, VALUE_BITS,
@@ -143,13 +145,13 @@ fn ranged(view: &View, axes: &[usize], range: &TensorRange) -> Interval {
     Interval::new(i64::from(range.low), i64::from(range.high)).product(count)
 }
 
-fn shown(
+fn shown<'v>(
     view: &View,
     axes: &[usize],
     over: &[usize],
     skeleton: &Skeleton,
-    values: &[i32],
-) -> Vec<i32> {
+    values: &'v [i32],
+) -> Cow<'v, [i32]> {
     view.gather(values, skeleton.shape(view.source), axes, over)
 }
 
@@ -158,7 +160,7 @@ fn linear(view: &View, axes: &[usize], skeleton: &Skeleton, constants: &[Vec<i32
         Source::Constant(i) => {
             let over: Vec<usize> = (0..axes.len()).filter(|&a| view.covers(a)).collect();
             let values = shown(view, axes, &over, skeleton, &constants[i]);
-            Interval::of(values.into_iter().map(i64::from))
+            Interval::of(values.iter().copied().map(i64::from))
         }
         source => ranged(view, axes, &skeleton.source(source)),
     }

@@ -1,5 +1,7 @@
 //! The reference executor. What it computes is what a proof proves, element for element.
 
+use std::borrow::Cow;
+
 use super::{Expression, IntegerError, IntegerGraph, Node, Skeleton, Source, Table, Term, View};
 
 /// The axes of a product by the operands that depend on them.
@@ -193,8 +195,8 @@ impl Execution<'_> {
                 Term::Linear { coefficient, view } => {
                     let over: Vec<usize> = (0..expression.shape.len()).collect();
                     let shown = self.shown(view, &expression.shape, &over);
-                    for (sum, v) in sums.iter_mut().zip(shown) {
-                        *sum += i64::from(*coefficient) * i64::from(v);
+                    for (sum, v) in sums.iter_mut().zip(&*shown) {
+                        *sum += i64::from(*coefficient) * i64::from(*v);
                     }
                 }
                 Term::Product {
@@ -214,7 +216,7 @@ impl Execution<'_> {
         sums
     }
 
-    fn shown(&self, view: &View, axes: &[usize], over: &[usize]) -> Vec<i32> {
+    fn shown(&self, view: &View, axes: &[usize], over: &[usize]) -> Cow<'_, [i32]> {
         let dims = self.skeleton.shape(view.source);
         view.gather(self.values(view.source), dims, axes, over)
     }

@@ -5,6 +5,7 @@
 //! the tensor. So a convolution window is a product of one relation for each spatial axis, and
 //! whoever evaluates a view at a point never enumerates all of its indices.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// What a view reads.
@@ -111,20 +112,20 @@ impl View {
     }
 
     /// The elements that the view shows at every index of `over`, some of the term's axes in any
-    /// order, row-major. Axes that the view covers must be among them.
+    /// order, row-major; the values themselves where the view is straight. Axes that the view covers must be among them.
     ///
     /// # Panics
     /// When `values`, `axes` and `dims` are not what the view was checked against.
     #[must_use]
-    pub fn gather(
+    pub fn gather<'v>(
         &self,
-        values: &[i32],
+        values: &'v [i32],
         dims: &[usize],
         axes: &[usize],
         over: &[usize],
-    ) -> Vec<i32> {
+    ) -> Cow<'v, [i32]> {
         if self.is_straight(over, dims.len()) {
-            return values.to_vec();
+            return Cow::Borrowed(values);
         }
         let sizes: Vec<usize> = over.iter().map(|&a| axes[a]).collect();
         let total: usize = sizes.iter().product();
@@ -159,7 +160,7 @@ impl View {
                 }
             });
         }
-        out
+        Cow::Owned(out)
     }
 }
 

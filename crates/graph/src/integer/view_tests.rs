@@ -9,7 +9,7 @@ fn read(factors: Vec<Factor>, axes: &[usize], dims: &[usize]) -> Vec<i32> {
     view.check(axes, dims).expect("a valid view");
     let values: Vec<i32> = (1..=dims.iter().product::<usize>() as i32).collect();
     let over: Vec<usize> = (0..axes.len()).collect();
-    view.gather(&values, dims, axes, &over)
+    view.gather(&values, dims, axes, &over).into_owned()
 }
 
 fn as_values(map: &[u32]) -> Vec<i32> {

@@ -3,6 +3,8 @@
 use super::Int8;
 #[cfg(target_arch = "x86_64")]
 use super::finish512::Avx512;
+#[cfg(target_arch = "x86_64")]
+use super::fixed::Fixed;
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
 use super::walk::{Finish, Place, Tile};
@@ -254,6 +256,9 @@ pub(super) struct Finished<'a, 'c> {
     chain: &'a Chain<'c>,
     /// The chain, if each link works on the value before it.
     ops: Option<Vec<Op<'c>>>,
+    /// The same in fixed point, if it can be that.
+    #[cfg(target_arch = "x86_64")]
+    fixed: Option<Fixed<'c>>,
     pub(super) to: To<'a>,
 }
 
@@ -280,11 +285,18 @@ impl<'a, 'c> Finished<'a, 'c> {
             }
         };
         let ops = ops::of_chain(chain);
+        #[cfg(target_arch = "x86_64")]
+        let fixed = match (&ops, isa.is_avx512()) {
+            (Some(ops), true) => Fixed::of(isa, ops, &to),
+            _ => None,
+        };
         Finished {
             isa,
             n,
             chain,
             ops,
+            #[cfg(target_arch = "x86_64")]
+            fixed,
             to,
         }
     }
@@ -356,7 +368,12 @@ impl Finish for Finished<'_, '_> {
         #[cfg(target_arch = "x86_64")]
         if let (Some(ops), Some(wide)) = (&self.ops, Avx512::on(self.isa)) {
             // SAFETY: the caller's part of the result.
-            return unsafe { wide.tile(self, ops, at, &tile[..]) };
+            return unsafe {
+                match &self.fixed {
+                    Some(fixed) if at.width == COLUMNS => wide.fixed(self, fixed, ops, at, tile),
+                    _ => wide.tile(self, ops, at, &tile[..]),
+                }
+            };
         }
         if let Some(ops) = &self.ops {
             return self.isa.run(FinishTile {

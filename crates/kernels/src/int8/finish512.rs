@@ -4,9 +4,11 @@ use std::arch::x86_64::*;
 
 use super::Int8;
 use super::finish::{Finished, Quantisation, SHIFT, To};
+use super::fixed::Fixed;
+use super::fixed512;
 use super::ops::{Op, Operand};
 use super::pack::COLUMNS;
-use super::walk::Place;
+use super::walk::{Place, Tile};
 use crate::elementwise::Binary;
 use crate::isa::Isa;
 use crate::math::{self, CANONICAL_NAN};
@@ -64,6 +66,7 @@ macro_rules! each {
         ]
     }};
 }
+pub(super) use each;
 
 impl Avx512 {
     pub(super) fn on(isa: Isa) -> Option<Avx512> {
@@ -86,6 +89,37 @@ impl Avx512 {
             match at.width {
                 COLUMNS => finish::<true>(store, ops, at, tile),
                 _ => finish::<false>(store, ops, at, tile),
+            }
+        }
+    }
+
+    /// Takes a tile of 64 columns through `fixed` to bytes, and rows of which these are not certain through `ops`.
+    ///
+    /// # Safety
+    /// Nobody else uses this part of the result, which is of bytes.
+    pub(super) unsafe fn fixed(
+        self,
+        store: &Finished<'_, '_>,
+        fixed: &Fixed<'_>,
+        ops: &[Op<'_>],
+        at: Place,
+        tile: &Tile,
+    ) {
+        assert!(at.width == COLUMNS, "a tile of all columns");
+        for (i, sums) in tile[..at.count].iter().enumerate() {
+            let (row, count) = (at.row + i, 1);
+            let place = row * store.n + at.column;
+            // SAFETY: `self` exists only where the machine has these instructions; the caller's part.
+            unsafe {
+                let to = match &store.to {
+                    To::Float(_) => return,
+                    To::Unsigned(y, _) => y.slice(place, COLUMNS).as_mut_ptr(),
+                    To::Signed(y, _) => y.slice(place, COLUMNS).as_mut_ptr().cast(),
+                };
+                if !fixed512::row(fixed, sums, at.column, place, to) {
+                    let at = Place { row, count, ..at };
+                    self.tile(store, ops, at, std::slice::from_ref(sums));
+                }
             }
         }
     }

@@ -28,6 +28,10 @@ mod depthwise;
 mod finish;
 #[cfg(target_arch = "x86_64")]
 mod finish512;
+#[cfg(target_arch = "x86_64")]
+mod fixed;
+#[cfg(target_arch = "x86_64")]
+mod fixed512;
 mod last;
 mod ops;
 mod pack;

@@ -1,0 +1,193 @@
+//! Chains from sums to 8-bit integers as fixed-point arithmetic.
+//!
+//! Most chains scale the sums of a column, add a bias and quantise; some then add 8-bit integers of another scale and
+//! quantise again. What they come to is defined by roundings to f32, of which the last is that of a quotient:
+//!
+//! ```text
+//! round(((sum × scale) + bias) ÷ step) + zero
+//! ```
+//!
+//! The fewest instructions for it are one fused multiply-add and a conversion,
+//!
+//! ```text
+//! floor(sum × (scale ÷ step) + (bias ÷ step + zero + ½))
+//! ```
+//!
+//! and the two differ only where what is rounded down is next to an integer. So the fused form is computed with 16 bits
+//! after the point. Where these are neither near 0 nor near 1, nearer than both roundings together can err, the result is
+//! known; else the chain is carried out as it is defined. A sum too large for 16 bits before the point becomes a number with
+//! no bits after it, which is near.
+//!
+//! # How near
+//!
+//! With ε = 2⁻²⁴ for one rounding, t for the exact quotient, and B for the largest |bias ÷ step|: the defined value errs by
+//! at most ε(|t| + B) in the product, ε|t| in the sum and ε|t| in the quotient; the fused one by ε(|t| + B) in the scale,
+//! ε(B + 256) in what is added, ε(|t| + 256) in the sum, and by 2⁻¹⁷ as an integer. Beyond |t| = 257 both are beyond the ends
+//! of 8 bits. That is ε(1797 + 3B) + 2⁻¹⁷, and a little for the errors of errors.
+//!
+//! With 8-bit integers that are added, A = 255 · scale ÷ step of those before them, and C theirs, the defined value errs by
+//! ε(A + C) in the two products and 2ε|t| after them; the fused one by ε(A + C) in the scales, ε(C + 256) in what is added,
+//! and ε(C + 256) and ε(|t| + 256) in the sums: by ε(2A + 4C + 1539) + 2⁻¹⁷.
+
+use super::Int8;
+use super::finish::{Quantisation, To};
+use super::ops::{Op, Operand};
+use crate::elementwise::Binary;
+use crate::isa::{Isa, Kernel};
+
+/// 1 with 16 bits after the point.
+const ONE: f64 = 65_536.0;
+
+/// Largest |bias ÷ step| and |scale ÷ step|: with larger ones, much would be near an integer.
+const LARGEST: f64 = 4096.0;
+
+/// Quotients with these steps neither overflow nor vanish.
+const ORDINARY: std::ops::Range<f32> = 1e-30..1e30;
+
+/// A chain from sums to 8-bit integers.
+pub(super) struct Fixed<'a> {
+    /// What the sums of each column are multiplied by, and what is added to that.
+    pub(super) by: Vec<f32>,
+    pub(super) more: Vec<f32>,
+    pub(super) added: Option<Added<'a>>,
+    /// In steps of 2⁻¹⁶, how near to an integer nothing is known.
+    pub(super) near: u16,
+    /// The least integer of the result.
+    pub(super) least: i32,
+    pub(super) signed: bool,
+}
+
+/// 8-bit integers that are added to others.
+pub(super) struct Added<'a> {
+    /// Those, as the result lies, and what each is multiplied by.
+    pub(super) x: Int8<'a>,
+    pub(super) by: f32,
+    /// The ends of those before, and what each is multiplied by.
+    pub(super) ends: [i32; 2],
+    pub(super) before: f32,
+    /// What is added to both.
+    pub(super) more: f32,
+}
+
+impl<'a> Fixed<'a> {
+    /// The chain of `ops` to 8-bit integers, if it is of this kind.
+    pub(super) fn of(isa: Isa, ops: &[Op<'a>], to: &To<'_>) -> Option<Fixed<'a>> {
+        let (To::Unsigned(_, end) | To::Signed(_, end)) = to else {
+            return None;
+        };
+        let (ops, cut) = match ops {
+            [ops @ .., Op::Relu] => (ops, true),
+            _ => (ops, false),
+        };
+        let [Op::Binary(Binary::Mul, Operand::Columns(scale)), ops @ ..] = ops else {
+            return None;
+        };
+        let (bias, ops): (&[f32], _) = match ops {
+            [Op::Binary(Binary::Add, Operand::Columns(bias)), ops @ ..] => (bias, ops),
+            _ => (&[], ops),
+        };
+        let (first, zero, added) = match *ops {
+            [] => (*end, end.zero, None),
+            [
+                Op::Requantise(first),
+                Op::Binary(Binary::Add, Operand::Bytes(x, how)),
+            ] => (first, 0, Some(Added::of(first, x, how, *end)?)),
+            _ => return None,
+        };
+        let (mut by, mut more) = (vec![0.0; scale.len()], vec![0.0; scale.len()]);
+        let largest = isa.run(Divide {
+            scale,
+            bias,
+            first,
+            zero,
+            by: &mut by,
+            more: &mut more,
+        })?;
+        let near = near(1797.0 + 3.0 * largest);
+        let (added, near_added) = added.map_or((None, 0), |(added, near)| (Some(added), near));
+        let least = if end.signed { -128 } else { 0 };
+        Some(Fixed {
+            by,
+            more,
+            added,
+            near: near.max(near_added),
+            least: if cut { end.zero } else { least },
+            signed: end.signed,
+        })
+    }
+}
+
+impl<'a> Added<'a> {
+    /// Integers of the second kind added to those of the first, quantised as the third; and how near nothing is known.
+    fn of(
+        first: Quantisation,
+        x: Int8<'a>,
+        how: Quantisation,
+        end: Quantisation,
+    ) -> Option<(Added<'a>, u16)> {
+        let ordinary = [first, how, end].map(|q| ORDINARY.contains(&q.scale));
+        let [before, by] = [first, how].map(|q| f64::from(q.scale) / f64::from(end.scale));
+        if ordinary != [true; 3] || before.max(by) > LARGEST / 256.0 {
+            return None;
+        }
+        let more = f64::from(end.zero) + 0.5 - f64::from(how.zero) * by;
+        let added = Added {
+            x,
+            by: (by * ONE) as f32,
+            ends: first.ends(),
+            before: (before * ONE) as f32,
+            more: (more * ONE) as f32,
+        };
+        let near = near(255.0 * (2.0 * before + 4.0 * by) + 1539.0);
+        Some((added, near))
+    }
+}
+
+/// In steps of 2⁻¹⁶, so many roundings, half a step, and one for the errors of errors.
+fn near(roundings: f64) -> u16 {
+    (roundings / 256.0 + 1.5).ceil() as u16
+}
+
+/// Divides scales and biases by a step; gives the largest |bias ÷ step| if all are ordinary.
+struct Divide<'a> {
+    scale: &'a [f32],
+    /// None, or as many.
+    bias: &'a [f32],
+    first: Quantisation,
+    zero: i32,
+    by: &'a mut [f32],
+    more: &'a mut [f32],
+}
+
+impl Kernel for Divide<'_> {
+    type Output = Option<f64>;
+
+    #[inline(always)]
+    fn run(self) -> Option<f64> {
+        if !ORDINARY.contains(&self.first.scale) {
+            return None;
+        }
+        let inverse = ONE / f64::from(self.first.scale);
+        let raised = (f64::from(self.zero) + 0.5) * ONE;
+        let mut good = true;
+        let mut largest = 0.0f64;
+        for (by, &scale) in self.by.iter_mut().zip(self.scale) {
+            let scale = f64::from(scale) * inverse;
+            // Not so of NaN.
+            good &= scale.abs() <= LARGEST * ONE;
+            *by = scale as f32;
+        }
+        self.more.fill(raised as f32);
+        for (more, &bias) in self.more.iter_mut().zip(self.bias) {
+            let bias = f64::from(bias) * inverse;
+            good &= bias.abs() <= LARGEST * ONE;
+            largest = if bias.abs() > largest {
+                bias.abs()
+            } else {
+                largest
+            };
+            *more = (bias + raised) as f32;
+        }
+        good.then_some(largest / ONE)
+    }
+}

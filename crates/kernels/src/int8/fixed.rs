@@ -52,9 +52,9 @@ pub(super) struct Fixed<'a> {
     pub(super) added: Option<Added<'a>>,
     /// In steps of 2⁻¹⁶, how near to an integer nothing is known.
     pub(super) near: u16,
-    /// The least integer of the result.
-    pub(super) least: i32,
-    pub(super) signed: bool,
+    /// The least byte of the result, before bits of it are flipped: integers with a sign are 128 higher until then.
+    pub(super) least: u8,
+    pub(super) flip: u8,
 }
 
 /// 8-bit integers that are added to others.
@@ -86,12 +86,13 @@ impl<'a> Fixed<'a> {
             [Op::Binary(Binary::Add, Operand::Columns(bias)), ops @ ..] => (bias, ops),
             _ => (&[], ops),
         };
+        let raised = if end.signed { 128 } else { 0 };
         let (first, zero, added) = match *ops {
-            [] => (*end, end.zero, None),
+            [] => (*end, end.zero + raised, None),
             [
                 Op::Requantise(first),
                 Op::Binary(Binary::Add, Operand::Bytes(x, how)),
-            ] => (first, 0, Some(Added::of(first, x, how, *end)?)),
+            ] => (first, 0, Some(Added::of(first, x, how, *end, raised)?)),
             _ => return None,
         };
         let (mut by, mut more) = (vec![0.0; scale.len()], vec![0.0; scale.len()]);
@@ -105,14 +106,13 @@ impl<'a> Fixed<'a> {
         })?;
         let near = near(1797.0 + 3.0 * largest);
         let (added, near_added) = added.map_or((None, 0), |(added, near)| (Some(added), near));
-        let least = if end.signed { -128 } else { 0 };
         Some(Fixed {
             by,
             more,
             added,
             near: near.max(near_added),
-            least: if cut { end.zero } else { least },
-            signed: end.signed,
+            least: if cut { (end.zero + raised) as u8 } else { 0 },
+            flip: raised as u8,
         })
     }
 }
@@ -124,13 +124,14 @@ impl<'a> Added<'a> {
         x: Int8<'a>,
         how: Quantisation,
         end: Quantisation,
+        raised: i32,
     ) -> Option<(Added<'a>, u16)> {
         let ordinary = [first, how, end].map(|q| ORDINARY.contains(&q.scale));
         let [before, by] = [first, how].map(|q| f64::from(q.scale) / f64::from(end.scale));
         if ordinary != [true; 3] || before.max(by) > LARGEST / 256.0 {
             return None;
         }
-        let more = f64::from(end.zero) + 0.5 - f64::from(how.zero) * by;
+        let more = f64::from(end.zero + raised) + 0.5 - f64::from(how.zero) * by;
         let added = Added {
             x,
             by: (by * ONE) as f32,

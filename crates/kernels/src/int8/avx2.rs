@@ -26,7 +26,7 @@ impl Avx2 {
         panel: &[Quad],
         units: usize,
         begin: &[i32; COLUMNS],
-        to: Lines<'_>,
+        to: Lines,
     ) {
         for unit in 0..units {
             for first in (0..rows.starts.len()).step_by(PASS) {
@@ -54,7 +54,7 @@ unsafe fn multiply<const H: usize>(
     count: usize,
     unit: usize,
     begin: &[i32; COLUMNS],
-    to: Lines<'_>,
+    to: Lines,
 ) {
     // Two parts of the unit at a time: 8 columns.
     for half in 0..2 {

@@ -5,12 +5,8 @@ use super::Int8;
 use super::finish512::Avx512;
 #[cfg(target_arch = "x86_64")]
 use super::fixed::Fixed;
-#[cfg(target_arch = "x86_64")]
-use super::fixed512::Bytes;
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
-#[cfg(target_arch = "x86_64")]
-use super::walk::Straight;
 use super::walk::{Finish, Place, Tile};
 use crate::chain::Chain;
 use crate::elementwise::Binary;
@@ -368,36 +364,13 @@ impl<'a, 'c> Finished<'a, 'c> {
 }
 
 impl Finish for Finished<'_, '_> {
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn straight(&self, at: Place) -> Option<Straight<'_>> {
-        let fixed = self.fixed.as_ref().filter(|_| at.width == COLUMNS)?;
-        let (apart, column) = (self.n, at.column);
-        let place = at.row * apart + column;
-        let len = (at.count - 1) * apart + COLUMNS;
-        // SAFETY: what lies between the caller's parts is not written.
-        let to = unsafe {
-            match &self.to {
-                To::Float(_) => return None,
-                To::Unsigned(y, _) => y.pointer(place, len),
-                To::Signed(y, _) => y.pointer(place, len).cast(),
-            }
-        };
-        Some(Straight::Bytes(Bytes {
-            fixed,
-            column,
-            place,
-            to,
-            apart,
-        }))
-    }
-
     unsafe fn finish(&self, at: Place, tile: &mut Tile) {
         #[cfg(target_arch = "x86_64")]
         if let (Some(ops), Some(wide)) = (&self.ops, Avx512::on(self.isa)) {
             // SAFETY: the caller's part of the result.
             return unsafe {
-                match self.straight(at) {
-                    Some(Straight::Bytes(bytes)) => wide.bytes(self, ops, &bytes, at, tile),
+                match &self.fixed {
+                    Some(fixed) if at.width == COLUMNS => wide.bytes(self, fixed, ops, at, tile),
                     _ => wide.tile(self, ops, at, &tile[..]),
                 }
             };

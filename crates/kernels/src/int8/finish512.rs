@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::Int8;
 use super::finish::{Finished, Quantisation, SHIFT, To};
+use super::fixed::Fixed;
 use super::fixed512::{self, Bytes};
 use super::ops::{Op, Operand};
 use super::pack::COLUMNS;
@@ -95,24 +96,41 @@ impl Avx512 {
     /// Takes a tile of 64 columns to bytes, and rows of which these are not certain through `ops`.
     ///
     /// # Safety
-    /// Nobody else uses this part of the result, of which these are the bytes.
+    /// Nobody else uses this part of the result, which is of bytes.
     pub(super) unsafe fn bytes(
         self,
         store: &Finished<'_, '_>,
+        fixed: &Fixed<'_>,
         ops: &[Op<'_>],
-        bytes: &Bytes<'_>,
         at: Place,
         tile: &Tile,
     ) {
-        for (i, sums) in tile[..at.count].iter().enumerate() {
-            let (row, count) = (at.row + i, 1);
-            // SAFETY: `self` exists only where the machine has these instructions; the caller's part.
-            unsafe {
-                if !bytes_of_row(bytes, i, sums) {
-                    let at = Place { row, count, ..at };
-                    self.tile(store, ops, at, std::slice::from_ref(sums));
-                }
+        let (apart, column) = (store.n, at.column);
+        let place = at.row * apart + column;
+        let len = (at.count - 1) * apart + COLUMNS;
+        // SAFETY: what lies between the caller's parts is not written.
+        let to = unsafe {
+            match &store.to {
+                To::Float(_) => return,
+                To::Unsigned(y, _) => y.pointer(place, len),
+                To::Signed(y, _) => y.pointer(place, len).cast(),
             }
+        };
+        let bytes = Bytes {
+            fixed,
+            column,
+            place,
+            to,
+            apart,
+        };
+        // SAFETY: `self` exists only where the machine has these instructions; the rows have their places.
+        let mut uncertain = unsafe { fixed512::rows(&bytes, &tile[..at.count]) };
+        while uncertain != 0 {
+            let i = uncertain.trailing_zeros() as usize;
+            let (row, count) = (at.row + i, 1);
+            // SAFETY: as above; the caller's part.
+            unsafe { self.tile(store, ops, Place { row, count, ..at }, &tile[i..]) };
+            uncertain &= uncertain - 1;
         }
     }
 
@@ -183,19 +201,6 @@ unsafe fn finish<const FULL: bool>(
         // SAFETY: the caller's part of the result.
         unsafe { go_on::<FULL>(store, ops, at.row + i, at.column, mask, values) };
     }
-}
-
-/// Takes sums that lie in memory to bytes, if these are certain.
-///
-/// # Safety
-/// The row has 64 bytes, which nobody else uses.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn bytes_of_row(bytes: &Bytes<'_>, i: usize, sums: &[i32; COLUMNS]) -> bool {
-    let sums =
-        // SAFETY: 16 of 64 values each.
-        each!(j in [0, 16, 32, 48] => unsafe { _mm512_loadu_si512(sums.as_ptr().add(j).cast()) });
-    // SAFETY: the caller's promise.
-    unsafe { fixed512::row(bytes, i, sums) }
 }
 
 /// Integers less their zero point.

@@ -21,65 +21,104 @@ pub(super) struct Bytes<'a> {
     pub(super) apart: usize,
 }
 
-/// Takes the sums of row `i` through a chain to 64 bytes; says whether these are what the chain gives.
-///
-/// This and what it calls are always inlined, so that the sums stay in registers: they are compiled for the caller's
-/// instructions.
+/// Takes the sums of some rows, at most 8, to bytes. A bit for each of them that says whether these may not be what the chain
+/// gives.
 ///
 /// # Safety
-/// The caller is compiled for AVX-512 F, BW, DQ and VL. The row has 64 bytes, which nobody else uses.
-#[inline(always)]
-pub(super) unsafe fn row(bytes: &Bytes<'_>, i: usize, sums: Fixed64) -> bool {
+/// This machine has these instructions. Each row has 64 bytes, which nobody else uses.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn rows(bytes: &Bytes<'_>, tile: &[[i32; COLUMNS]]) -> u8 {
     let (fixed, column) = (bytes.fixed, bytes.column);
-    let by = fixed.by[column..][..COLUMNS].as_ptr();
-    let more = fixed.more[column..][..COLUMNS].as_ptr();
-    let to = bytes.to.wrapping_add(i * bytes.apart);
-    // SAFETY: the caller's promise; `by` and `more` have 64 values.
-    unsafe {
-        let scaled = each!(sums, j in sums, [0, 16, 32, 48] => {
-            let (by, more) = (_mm512_loadu_ps(by.add(j)), _mm512_loadu_ps(more.add(j)));
-            _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), by, more))
-        });
-        let near = _mm512_set1_epi16(fixed.near.cast_signed());
-        let mut least = above(scaled, near);
-        let mut end = scaled;
-        if let Some(added) = &fixed.added {
-            end = add(added, scaled, bytes.place + i * bytes.apart);
+    let (by, more) = (&fixed.by[column..], &fixed.more[column..]);
+    let (by, more) = (load(by), load(more));
+    let near = _mm512_set1_epi16(fixed.near.cast_signed());
+    let unknown = _mm512_add_epi16(near, near);
+    let narrow = Narrow::new(fixed);
+    let adding = fixed.added.as_ref().map(|added| Adding::new(added));
+    let mut uncertain = 0;
+    for (i, sums) in tile.iter().enumerate() {
+        // SAFETY: 16 of 64 sums each.
+        let sums = each!(j in [0, 16, 32, 48] => unsafe { _mm512_loadu_si512(sums.as_ptr().add(j).cast()) });
+        let sums = each!(sum in sums => _mm512_cvtepi32_ps(sum));
+        let [a, b, c, d] = sums;
+        let scaled = [
+            _mm512_fmadd_ps(a, by[0], more[0]),
+            _mm512_fmadd_ps(b, by[1], more[1]),
+            _mm512_fmadd_ps(c, by[2], more[2]),
+            _mm512_fmadd_ps(d, by[3], more[3]),
+        ];
+        let mut end = each!(number in scaled => _mm512_cvtps_epi32(number));
+        let mut least = above(end, near);
+        if let Some(adding) = &adding {
+            end = adding.add(end, bytes.place + i * bytes.apart);
             least = _mm512_min_epu16(least, above(end, near));
         }
-        _mm512_storeu_si512(to.cast(), narrow(end, fixed));
-        _mm512_cmplt_epu16_mask(least, _mm512_add_epi16(near, near)) == 0
+        // SAFETY: the caller's promise.
+        unsafe {
+            _mm512_storeu_si512(
+                bytes.to.wrapping_add(i * bytes.apart).cast(),
+                narrow.bytes(end),
+            )
+        };
+        let known = _mm512_cmplt_epu16_mask(least, unknown) == 0;
+        uncertain |= u8::from(!known) << i;
     }
+    uncertain
 }
 
-/// The whole parts of numbers, cut off at the ends, as the steps of 8-bit integers to which others are added.
-///
-/// # Safety
-/// The caller is compiled for these instructions.
-#[inline(always)]
-unsafe fn add(added: &Added<'_>, numbers: Fixed64, place: usize) -> Fixed64 {
-    let others = added.x.part(place..place + COLUMNS);
-    // SAFETY: the caller's promise; there are 64 others.
-    unsafe {
-        let [low, high] = [
-            _mm512_set1_epi32(added.ends[0]),
-            _mm512_set1_epi32(added.ends[1]),
-        ];
-        let [before, by] = [_mm512_set1_ps(added.before), _mm512_set1_ps(added.by)];
-        let more = _mm512_set1_ps(added.more);
-        let others = match others {
-            Int8::Unsigned(x) => each!(j in [0, 16, 32, 48] => {
+/// The first 64 values.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(values: &[f32]) -> [__m512; 4] {
+    let values = &values[..COLUMNS];
+    // SAFETY: 16 of 64 values each.
+    each!(j in [0, 16, 32, 48] => unsafe { _mm512_loadu_ps(values.as_ptr().add(j)) })
+}
+
+/// [`Added`] in registers.
+struct Adding<'a> {
+    x: Int8<'a>,
+    low: __m512i,
+    high: __m512i,
+    before: __m512,
+    by: __m512,
+    more: __m512,
+}
+
+impl<'a> Adding<'a> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(added: &Added<'a>) -> Adding<'a> {
+        let [low, high] = added.ends;
+        Adding {
+            x: added.x,
+            low: _mm512_set1_epi32(low),
+            high: _mm512_set1_epi32(high),
+            before: _mm512_set1_ps(added.before),
+            by: _mm512_set1_ps(added.by),
+            more: _mm512_set1_ps(added.more),
+        }
+    }
+
+    /// The whole parts of numbers, cut off at the ends, as the steps of 8-bit integers to which others are added.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn add(&self, numbers: Fixed64, place: usize) -> Fixed64 {
+        let others = match self.x.part(place..place + COLUMNS) {
+            // SAFETY: 16 of 64 bytes each.
+            Int8::Unsigned(x) => each!(j in [0, 16, 32, 48] => unsafe {
                 _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().add(j).cast()))
             }),
-            Int8::Signed(x) => each!(j in [0, 16, 32, 48] => {
+            // SAFETY: as above.
+            Int8::Signed(x) => each!(j in [0, 16, 32, 48] => unsafe {
                 _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().add(j).cast()))
             }),
         };
         each!(number, others in numbers, others => {
             let steps = _mm512_srai_epi32::<16>(number);
-            let steps = _mm512_cvtepi32_ps(_mm512_max_epi32(_mm512_min_epi32(steps, high), low));
-            let others = _mm512_fmadd_ps(_mm512_cvtepi32_ps(others), by, more);
-            _mm512_cvtps_epi32(_mm512_fmadd_ps(steps, before, others))
+            let steps = _mm512_max_epi32(_mm512_min_epi32(steps, self.high), self.low);
+            let others = _mm512_fmadd_ps(_mm512_cvtepi32_ps(others), self.by, self.more);
+            _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(steps), self.before, others))
         })
     }
 }
@@ -89,38 +128,44 @@ const ODD: u32 = 0xAAAA_AAAA;
 
 /// The bits after the point, raised by `near`, of which those near to an integer are then the least; of each pair of
 /// words the lesser.
-///
-/// # Safety
-/// The caller is compiled for these instructions.
-#[inline(always)]
-unsafe fn above(numbers: Fixed64, near: __m512i) -> __m512i {
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn above(numbers: Fixed64, near: __m512i) -> __m512i {
     let [a, b, c, d] = numbers;
-    // SAFETY: the caller's promise.
-    unsafe {
-        let ab = _mm512_mask_mov_epi16(a, ODD, _mm512_slli_epi32::<16>(b));
-        let cd = _mm512_mask_mov_epi16(c, ODD, _mm512_slli_epi32::<16>(d));
-        _mm512_min_epu16(_mm512_add_epi16(ab, near), _mm512_add_epi16(cd, near))
-    }
+    let ab = _mm512_mask_mov_epi16(a, ODD, _mm512_slli_epi32::<16>(b));
+    let cd = _mm512_mask_mov_epi16(c, ODD, _mm512_slli_epi32::<16>(d));
+    _mm512_min_epu16(_mm512_add_epi16(ab, near), _mm512_add_epi16(cd, near))
 }
 
-/// The whole parts as bytes, cut off at the ends and at the least one.
-///
-/// # Safety
-/// The caller is compiled for these instructions.
-#[inline(always)]
-unsafe fn narrow(numbers: Fixed64, fixed: &Fixed<'_>) -> __m512i {
-    let [a, b, c, d] = numbers;
-    // SAFETY: the caller's promise.
-    unsafe {
+/// How whole parts become bytes.
+struct Narrow {
+    least: __m512i,
+    flip: __m512i,
+}
+
+impl Narrow {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(fixed: &Fixed<'_>) -> Narrow {
+        let [least, flip] = [fixed.least, fixed.flip].map(u8::cast_signed);
+        Narrow {
+            least: _mm512_set1_epi8(least),
+            flip: _mm512_set1_epi8(flip),
+        }
+    }
+
+    /// The whole parts, cut off at the ends and at the least one.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn bytes(&self, numbers: Fixed64) -> __m512i {
+        let [a, b, c, d] = numbers;
         let ab = _mm512_mask_mov_epi16(_mm512_srli_epi32::<16>(a), ODD, b);
         let cd = _mm512_mask_mov_epi16(_mm512_srli_epi32::<16>(c), ODD, d);
-        let least = _mm512_set1_epi8(fixed.least.cast_signed());
-        let bytes = _mm512_max_epu8(_mm512_packus_epi16(ab, cd), least);
+        let bytes = _mm512_max_epu8(_mm512_packus_epi16(ab, cd), self.least);
         // Each quarter has four values of each register: of the first and second turn by turn, then of the others.
         let apart = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
         let bytes = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(apart));
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        let flip = _mm512_set1_epi8(fixed.flip.cast_signed());
-        _mm512_xor_si512(_mm512_permutexvar_epi32(order, bytes), flip)
+        _mm512_xor_si512(_mm512_permutexvar_epi32(order, bytes), self.flip)
     }
 }

@@ -1,5 +1,7 @@
 //! Convolution of 8-bit integers with the channels last.
 
+use std::mem::MaybeUninit;
+
 use super::depthwise::Depthwise;
 use super::pack::COLUMNS;
 use super::walk::{Finish, Place, ROWS};
@@ -193,6 +195,10 @@ fn reach(axis: &Axis) -> usize {
     (axis.begin + axis.input).max((axis.output - 1) * axis.stride + axis.extent())
 }
 
+fn fill(to: &mut [MaybeUninit<u8>], value: u8) {
+    to.fill(MaybeUninit::new(value));
+}
+
 /// Bytes that may be read after the last run.
 const SLACK: usize = 3;
 
@@ -231,8 +237,11 @@ impl<'a> Input<'a> {
         }
         let line = sizes[2] * channels;
         let len = conv.batch() * sizes[0] * sizes[1] * line;
-        copy.resize(len + SLACK, padding);
-        threads.chunks(&mut copy[..len], line, |i, to| {
+        copy.clear();
+        copy.reserve_exact(len + SLACK);
+        let (lines, slack) = copy.spare_capacity_mut()[..len + SLACK].split_at_mut(len);
+        fill(slack, padding);
+        threads.chunks(lines, line, |i, to| {
             let (image, ia, ib) = (
                 i / sizes[1] / sizes[0],
                 i / sizes[1] % sizes[0],
@@ -242,12 +251,19 @@ impl<'a> Input<'a> {
                 let i = i.wrapping_sub(axis.begin);
                 (i < axis.input).then_some(i)
             };
-            if let (Some(ia), Some(ib)) = (inside(a, ia), inside(b, ib)) {
-                let from = ((image * a.input + ia) * b.input + ib) * c.input * channels;
-                let to = &mut to[c.begin * channels..][..c.input * channels];
-                x.raise(from..from + to.len(), to);
-            }
+            let (Some(ia), Some(ib)) = (inside(a, ia), inside(b, ib)) else {
+                fill(to, padding);
+                return;
+            };
+            let from = ((image * a.input + ia) * b.input + ib) * c.input * channels;
+            let (before, to) = to.split_at_mut(c.begin * channels);
+            let (to, after) = to.split_at_mut(c.input * channels);
+            fill(before, padding);
+            x.write(from..from + to.len(), to);
+            fill(after, padding);
         });
+        // SAFETY: all of it has been written: every line, whole, and the slack.
+        unsafe { copy.set_len(len + SLACK) };
         Input {
             values: copy,
             channels,

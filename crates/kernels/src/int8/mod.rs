@@ -41,6 +41,8 @@ mod portable;
 mod vnni;
 mod walk;
 
+use std::mem::MaybeUninit;
+
 use crate::chain::Chain;
 use crate::isa::Isa;
 use crate::threads::{Slots, Threads};
@@ -101,6 +103,22 @@ impl Int8<'_> {
             Int8::Signed(v) => {
                 for (out, &v) in out.iter_mut().zip(&v[range]) {
                     *out = v.cast_unsigned() ^ 0x80;
+                }
+            }
+        }
+    }
+
+    /// [`raise`](Int8::raise) to memory of which nothing is known; all of it is written.
+    fn write(&self, range: std::ops::Range<usize>, out: &mut [MaybeUninit<u8>]) {
+        match self {
+            Int8::Unsigned(v) => {
+                out.write_copy_of_slice(&v[range]);
+            }
+            Int8::Signed(v) => {
+                let v = &v[range];
+                assert_eq!(v.len(), out.len(), "a place for each value");
+                for (out, &v) in out.iter_mut().zip(v) {
+                    out.write(v.cast_unsigned() ^ 0x80);
                 }
             }
         }

@@ -10,7 +10,7 @@ pub(super) unsafe fn multiply(
     panel: &[Quad],
     units: usize,
     begin: &[i32; COLUMNS],
-    to: Lines<'_>,
+    to: Lines,
 ) {
     let width = if units == 0 { COLUMNS } else { units * UNIT };
     for (i, &start) in rows.starts.iter().enumerate() {

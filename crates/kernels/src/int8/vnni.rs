@@ -2,9 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::fixed512::{self, Bytes};
-use super::pack::{COLUMNS, QUAD, Quad, UNITS};
-use super::walk::{Lines, Rows, Tile};
+use super::pack::{COLUMNS, QUAD, Quad};
+use super::walk::{Lines, Rows};
 use crate::isa::Isa;
 
 /// Proof that this machine has AVX-512 VNNI.
@@ -24,7 +23,7 @@ impl Vnni {
         panel: &[Quad],
         units: usize,
         begin: &[i32; COLUMNS],
-        to: Lines<'_>,
+        to: Lines,
     ) {
         macro_rules! of {
             ($($u:literal: $($h:literal)+;)+) => {
@@ -38,31 +37,6 @@ impl Vnni {
         }
         of!(1: 1 2 3 4 5 6; 2: 1 2 3 4 5 6; 3: 1 2 3 4 5 6; 4: 1 2 3 4 5 6;);
     }
-
-    /// Multiplies a whole panel and takes the sums to bytes; those of rows where these are not certain go to the tile. A
-    /// bit for each of these rows.
-    ///
-    /// # Safety
-    /// Nobody else uses the bytes.
-    pub(super) unsafe fn finish(
-        self,
-        rows: &Rows<'_>,
-        panel: &[Quad],
-        begin: &[i32; COLUMNS],
-        to: &Bytes<'_>,
-        tile: &mut Tile,
-    ) -> u8 {
-        macro_rules! of {
-            ($($h:literal)+) => {
-                match rows.starts.len() {
-                    // SAFETY: as above; the bytes are the caller's.
-                    $($h => unsafe { finish::<$h>(rows, panel, begin, to, tile) },)+
-                    _ => unreachable!("tiles have 1 to 6 rows"),
-                }
-            };
-        }
-        of!(1 2 3 4 5 6)
-    }
 }
 
 #[target_feature(enable = "avx512f,avx512vnni")]
@@ -70,84 +44,37 @@ unsafe fn multiply<const H: usize, const U: usize>(
     rows: &Rows<'_>,
     panel: &[Quad],
     begin: &[i32; COLUMNS],
-    to: Lines<'_>,
+    to: Lines,
 ) {
-    // SAFETY: the caller's promise.
-    let sums = unsafe { sums::<H, U>(rows, panel, begin) };
+    let begin: [__m512i; U] =
+        // SAFETY: 16 values of 32 bits each, and U is at most 4.
+        std::array::from_fn(|u| unsafe { _mm512_loadu_si512(begin.as_ptr().add(16 * u).cast()) });
+    let mut sums = [begin; H];
+    let mut b = panel.as_ptr();
+    for &run in rows.runs {
+        let mut a: [*const u8; H] =
+            // SAFETY: every row has all runs.
+            std::array::from_fn(|i| unsafe { rows.values.as_ptr().add(rows.starts[i] + run) });
+        for _ in 0..rows.steps {
+            let units: [__m512i; U] =
+                // SAFETY: a unit is 64 bytes, aligned; the panel has U for each step.
+                std::array::from_fn(|u| unsafe { _mm512_load_si512(b.add(u).cast()) });
+            for i in 0..H {
+                // SAFETY: every row has four values for each step of a run.
+                let quad = unsafe { a[i].cast::<i32>().read_unaligned() };
+                let quad = _mm512_set1_epi32(quad);
+                for u in 0..U {
+                    sums[i][u] = _mm512_dpbusd_epi32(sums[i][u], quad, units[u]);
+                }
+            }
+            b = b.wrapping_add(U);
+            a = a.map(|a| a.wrapping_add(QUAD));
+        }
+    }
     for (i, sums) in sums.into_iter().enumerate() {
         for (u, sum) in sums.into_iter().enumerate() {
             // SAFETY: 16 places of the caller's for each unit.
             unsafe { _mm512_storeu_si512(to.at(i, 16 * u).cast(), sum) };
         }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn finish<const H: usize>(
-    rows: &Rows<'_>,
-    panel: &[Quad],
-    begin: &[i32; COLUMNS],
-    to: &Bytes<'_>,
-    tile: &mut Tile,
-) -> u8 {
-    // SAFETY: the caller's promise.
-    let sums = unsafe { sums::<H, UNITS>(rows, panel, begin) };
-    let mut uncertain = 0;
-    for (i, sums) in sums.into_iter().enumerate() {
-        // SAFETY: the caller's promise.
-        if !unsafe { fixed512::row(to, i, sums) } {
-            uncertain |= 1 << i;
-            for (u, sum) in sums.into_iter().enumerate() {
-                // SAFETY: a row of the tile has 16 places for each unit.
-                unsafe { _mm512_storeu_si512(tile[i].as_mut_ptr().add(16 * u).cast(), sum) };
-            }
-        }
-    }
-    uncertain
-}
-
-/// The sums of `H` rows and `U` units. Always inlined, so that they stay in registers.
-///
-/// # Safety
-/// The caller is compiled for AVX-512 VNNI; rows and panel have been checked.
-#[inline(always)]
-unsafe fn sums<const H: usize, const U: usize>(
-    rows: &Rows<'_>,
-    panel: &[Quad],
-    begin: &[i32; COLUMNS],
-) -> [[__m512i; U]; H] {
-    // SAFETY: the caller's promise. A unit has 16 columns, of 32 bits in `begin` and of 4 bytes, aligned, in the panel, which
-    // has U of them for each step; every row has all runs, and four values for each step of them.
-    unsafe {
-        let zero = _mm512_setzero_si512();
-        let mut sums = [[zero; U]; H];
-        for u in 0..U {
-            let begin = _mm512_loadu_si512(begin.as_ptr().add(16 * u).cast());
-            for sums in &mut sums {
-                sums[u] = begin;
-            }
-        }
-        let mut b = panel.as_ptr();
-        for &run in rows.runs {
-            let mut a = [rows.values.as_ptr(); H];
-            for (a, &start) in a.iter_mut().zip(rows.starts) {
-                *a = a.add(start + run);
-            }
-            for _ in 0..rows.steps {
-                let mut units = [zero; U];
-                for (u, unit) in units.iter_mut().enumerate() {
-                    *unit = _mm512_load_si512(b.add(u).cast());
-                }
-                for i in 0..H {
-                    let quad = _mm512_set1_epi32(a[i].cast::<i32>().read_unaligned());
-                    for u in 0..U {
-                        sums[i][u] = _mm512_dpbusd_epi32(sums[i][u], quad, units[u]);
-                    }
-                    a[i] = a[i].wrapping_add(QUAD);
-                }
-                b = b.wrapping_add(U);
-            }
-        }
-        sums
     }
 }

@@ -1,11 +1,9 @@
 //! The way through a product: groups of rows, panels of columns, tiles of both.
 
-use std::marker::PhantomData;
-
 use super::pack::{self, COLUMNS, PackedInt8, QUAD, UNITS};
 use super::{Int8, ZeroPoints, portable};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, fixed512::Bytes, vnni};
+use super::{avx2, vnni};
 use crate::isa::{Isa, Kernel};
 use crate::threads::{Slots, Threads};
 
@@ -72,20 +70,17 @@ impl<'a> Rows<'a> {
 
 /// Where the sums of a tile go: the first place, and how far its rows of 64 places are apart.
 #[derive(Clone, Copy)]
-pub(super) struct Lines<'a> {
-    first: *mut i32,
-    apart: usize,
-    of: PhantomData<&'a mut [i32]>,
+pub(super) struct Lines {
+    pub(super) first: *mut i32,
+    pub(super) apart: usize,
 }
 
-impl Lines<'_> {
-    fn new<'a>(first: *mut i32, apart: usize) -> Lines<'a> {
-        let of = PhantomData;
-        Lines { first, apart, of }
-    }
-
-    fn of(tile: &mut Tile) -> Lines<'_> {
-        Lines::new(tile.as_mut_ptr().cast(), COLUMNS)
+impl Lines {
+    fn of(tile: &mut Tile) -> Lines {
+        Lines {
+            first: tile.as_mut_ptr().cast(),
+            apart: COLUMNS,
+        }
     }
 
     /// Place `column` of row `i`.
@@ -123,22 +118,13 @@ pub(super) trait Finish: Sync {
     /// Nobody else uses this part of the result.
     unsafe fn finish(&self, at: Place, tile: &mut Tile);
 
-    /// Where the sums of a whole tile go at once, if they do.
+    /// Where the sums of a whole tile lie, if the result is that and no more.
     ///
     /// # Safety
     /// As for [`finish`](Finish::finish).
-    unsafe fn straight(&self, _at: Place) -> Option<Straight<'_>> {
+    unsafe fn lines(&self, _at: Place) -> Option<Lines> {
         None
     }
-}
-
-/// Where the sums of a whole tile go from the registers.
-pub(super) enum Straight<'a> {
-    /// They are the result.
-    Sums(Lines<'a>),
-    /// The result are bytes.
-    #[cfg(target_arch = "x86_64")]
-    Bytes(Bytes<'a>),
 }
 
 /// A part of a result, from a row and a column on.
@@ -154,12 +140,6 @@ impl<F: Finish> Finish for From<'_, F> {
         let at = Place { row, column, ..at };
         // SAFETY: the caller's part of the result.
         unsafe { self.of.finish(at, tile) };
-    }
-
-    unsafe fn straight(&self, at: Place) -> Option<Straight<'_>> {
-        let (row, column) = (self.row + at.row, self.column + at.column);
-        // SAFETY: the caller's part of the result.
-        unsafe { self.of.straight(Place { row, column, ..at }) }
     }
 }
 
@@ -254,30 +234,14 @@ pub(super) fn multiply_rows(
                     width,
                 };
                 let rows = rows.part(start, count);
-                // SAFETY: rows and columns of a task are its own.
-                let straight = unsafe {
-                    match width == COLUMNS && !weighs {
-                        true => out.straight(at),
-                        false => None,
-                    }
-                };
-                match straight {
+                if width == COLUMNS
+                    && !weighs
+                    // SAFETY: rows and columns of a task are its own.
+                    && let Some(lines) = unsafe { out.lines(at) }
+                {
                     // SAFETY: as above, and the tile is whole.
-                    Some(Straight::Sums(lines)) => unsafe {
-                        multiply(isa, &rows, b.panel(panel), &begin, lines);
-                        continue;
-                    },
-                    #[cfg(target_arch = "x86_64")]
-                    Some(Straight::Bytes(to)) => {
-                        if let Some(vnni) = vnni::Vnni::on(isa) {
-                            // SAFETY: as above.
-                            unsafe {
-                                finish(vnni, &rows, b.panel(panel), &begin, at, &to, out, &mut tile)
-                            };
-                            continue;
-                        }
-                    }
-                    _ => {}
+                    unsafe { multiply(isa, &rows, b.panel(panel), &begin, lines) };
+                    continue;
                 }
                 let lines = Lines::of(&mut tile);
                 // SAFETY: a tile has all places.
@@ -373,7 +337,7 @@ unsafe fn multiply(
     rows: &Rows<'_>,
     panel: &[pack::Quad],
     begin: &[i32; COLUMNS],
-    to: Lines<'_>,
+    to: Lines,
 ) {
     let steps = rows.runs.len() * rows.steps;
     let units = panel.len().checked_div(steps).unwrap_or(0);
@@ -397,39 +361,6 @@ unsafe fn multiply(
     }
 }
 
-/// Takes the sums of a whole tile to bytes in registers, and those of rows where these are not certain the longer way.
-///
-/// # Safety
-/// Nobody else uses this part of the result.
-#[cfg(target_arch = "x86_64")]
-#[allow(clippy::too_many_arguments, reason = "a tile, and where it goes")]
-unsafe fn finish(
-    vnni: vnni::Vnni,
-    rows: &Rows<'_>,
-    panel: &[pack::Quad],
-    begin: &[i32; COLUMNS],
-    at: Place,
-    to: &Bytes<'_>,
-    out: &impl Finish,
-    tile: &mut Tile,
-) {
-    assert_eq!(
-        panel.len(),
-        UNITS * rows.runs.len() * rows.steps,
-        "a whole panel"
-    );
-    // SAFETY: the caller's promise; rows and panel have been checked.
-    let mut uncertain = unsafe { vnni.finish(rows, panel, begin, to, tile) };
-    while uncertain != 0 {
-        let i = uncertain.trailing_zeros() as usize;
-        let (row, count) = (at.row + i, 1);
-        tile[0] = tile[i];
-        // SAFETY: the caller's promise.
-        unsafe { out.finish(Place { row, count, ..at }, tile) };
-        uncertain &= uncertain - 1;
-    }
-}
-
 /// The sums themselves: a matrix of rows as long as `n` says.
 pub(super) struct Sums<'a> {
     pub(super) out: Slots<'a, i32>,
@@ -446,11 +377,12 @@ impl Finish for Sums<'_> {
         }
     }
 
-    unsafe fn straight(&self, at: Place) -> Option<Straight<'_>> {
+    unsafe fn lines(&self, at: Place) -> Option<Lines> {
         let start = at.row * self.n + at.column;
         let len = (at.count - 1) * self.n + at.width;
         // SAFETY: what lies between the caller's parts is not written.
         let first = unsafe { self.out.pointer(start, len) };
-        Some(Straight::Sums(Lines::new(first, self.n)))
+        let apart = self.n;
+        Some(Lines { first, apart })
     }
 }

@@ -175,6 +175,8 @@ pub(crate) struct Program {
     outputs: Vec<At>,
     /// Bytes held at the peak, besides constants and inputs: an upper bound.
     memory: u64,
+    /// Bytes of 8-bit integers that are alive at one time, at most.
+    bytes: u64,
     /// More of them for each thread.
     memory_per_thread: u64,
     /// The operator at which the peak is reached.
@@ -191,6 +193,7 @@ impl Program {
             slots: Vec::new(),
             outputs: Vec::new(),
             memory: 0,
+            bytes: 0,
             memory_per_thread: 0,
             peak: 0,
         }

@@ -327,9 +327,11 @@ fn convolutions_with_channels_last_agree_with_those_with_channels_first() {
         (3, 50, 1, 3, 2, 2, 3),
         (70, 70, 70, 3, 1, 1, 2),
         (9, 9, 9, 2, 2, 3, 0),
+        (128, 128, 128, 5, 1, 1, 2),
+        (64, 64, 64, 3, 2, 1, 1),
         (64, 50, 1, 1, 1, 1, 0),
     ] {
-        for signed in [false, true] {
+        for (signed, weights_signed) in [(false, true), (true, false), (true, true)] {
             let shape = Conv::new(&ConvSpec {
                 batch: 2,
                 in_channels: channels,
@@ -345,7 +347,7 @@ fn convolutions_with_channels_last_agree_with_those_with_channels_first() {
             .expect("a valid geometry");
             let places: usize = shape.output_shape().iter().product();
             let x = Bytes::new(&mut source, shape.input_len(), signed);
-            let w = Bytes::new(&mut source, shape.filter_len(), !signed);
+            let w = Bytes::new(&mut source, shape.filter_len(), weights_signed);
             let w_zero: Vec<i32> = match stride {
                 1 => vec![0],
                 _ => (0..out).map(|_| source.below(9) as i32).collect(),

@@ -3,7 +3,11 @@
 use std::mem::MaybeUninit;
 
 use super::depthwise::Depthwise;
+#[cfg(target_arch = "x86_64")]
+use super::depthwise512::{Depthwise as Wide, Taps};
 use super::pack::COLUMNS;
+#[cfg(target_arch = "x86_64")]
+use super::vnni::Vnni;
 use super::walk::{Finish, Place, ROWS};
 use super::{Finished, Int8, Left, Output, PackedInt8, multiply_rows};
 use crate::chain::Chain;
@@ -27,7 +31,7 @@ enum Packed {
     /// Places of the window, then channels, by output channels.
     Dense(PackedInt8, Vec<i32>),
     /// Tap after tap, each a value for every channel, less its zero point.
-    Depthwise(Vec<i32>),
+    Depthwise(Vec<i32>, Wider),
 }
 
 impl FiltersInt8Last {
@@ -63,7 +67,12 @@ impl FiltersInt8Last {
                 let (tap, channel) = (i / groups, i % groups);
                 filters.at(channel * depth + tap) - zeros[channel % zeros.len()]
             };
-            Packed::Depthwise((0..filters.len()).map(tap).collect())
+            let taps: Vec<i32> = (0..filters.len()).map(tap).collect();
+            #[cfg(target_arch = "x86_64")]
+            let wide = Taps::pack(&taps, groups);
+            #[cfg(not(target_arch = "x86_64"))]
+            let wide = ();
+            Packed::Depthwise(taps, wide)
         } else {
             return None;
         };
@@ -76,10 +85,20 @@ impl FiltersInt8Last {
         let [groups, out, depth] = conv.filter_shape();
         match groups {
             1 => PackedInt8::bytes_of_runs(depth, out, run(conv)),
-            _ => 4 * conv.filter_len() as u64,
+            // As taps of 32 bits, and of 8 for as many channels as registers have, with a sum for each channel.
+            _ => {
+                let channels = groups.next_multiple_of(COLUMNS) as u64;
+                4 * conv.filter_len() as u64 + channels * (4 + depth.next_multiple_of(4) as u64)
+            }
         }
     }
 }
+
+/// The taps as the widest instructions read them, if they can.
+#[cfg(target_arch = "x86_64")]
+type Wider = Option<Taps>;
+#[cfg(not(target_arch = "x86_64"))]
+type Wider = ();
 
 /// Convolution of `x`, `[batch, …, channels]`, less its zero point, by filters less theirs, into `y`,
 /// `[batch, …, output channels]`. The sums, which wrap, become f32; a chain follows whose rows are the
@@ -132,7 +151,13 @@ pub fn conv_int8_last(
             };
             multiply_rows(isa, threads, m, &left, packed, zeros, &out);
         }
-        Packed::Depthwise(taps) => {
+        Packed::Depthwise(taps, wider) => {
+            #[cfg(target_arch = "x86_64")]
+            let wide = Vnni::on(isa).zip(wider.as_ref());
+            #[cfg(target_arch = "x86_64")]
+            let wide = wide.and_then(|(vnni, taps)| Wide::new(vnni, conv, taps, x, x_zero));
+            #[cfg(not(target_arch = "x86_64"))]
+            let () = *wider;
             let width = conv.window().axes[2].output;
             let lines = m / width;
             // Lines of at least some thousand values make a task.
@@ -140,6 +165,12 @@ pub fn conv_int8_last(
             threads.run(lines.div_ceil(together), |task| {
                 let mut tile = [[0; COLUMNS]; ROWS];
                 for line in task * together..lines.min((task + 1) * together) {
+                    #[cfg(target_arch = "x86_64")]
+                    if let Some(wide) = &wide {
+                        // SAFETY: each line is one task's.
+                        wide.line(line, &mut tile, |at, tile| unsafe { out.finish(at, tile) });
+                        continue;
+                    }
                     for at in places(line, width, n) {
                         isa.run(Depthwise {
                             conv,

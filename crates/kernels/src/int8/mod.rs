@@ -25,6 +25,8 @@
 mod avx2;
 mod conv;
 mod depthwise;
+#[cfg(target_arch = "x86_64")]
+mod depthwise512;
 mod finish;
 #[cfg(target_arch = "x86_64")]
 mod finish512;

@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::Int8;
+use super::finish512::mask;
 use super::pack::{COLUMNS, QUAD, Quad, UNIT, UNITS};
 use super::vnni::Vnni;
 use super::walk::{Place, ROWS, Tile};
@@ -99,16 +100,11 @@ impl<'a> Depthwise<'a> {
     ) {
         let (width, n) = (self.conv.window().axes[2].output, self.conv.out_channels());
         let lines = self.lines(line);
-        let mut places = vec![std::ptr::null(); ROWS * self.taps.groups * QUAD];
+        // Taps that there are not read the padding.
+        let mut places = vec![self.padding.as_ptr(); ROWS * self.taps.groups * QUAD];
         for first in (0..width).step_by(ROWS) {
             let count = ROWS.min(width - first);
-            for (i, places) in places
-                .chunks_mut(self.taps.groups * QUAD)
-                .take(count)
-                .enumerate()
-            {
-                self.places(&lines, first + i, places);
-            }
+            self.places(&lines, first, count, &mut places);
             for column in (0..n).step_by(COLUMNS) {
                 let at = Place {
                     row: line * width + first,
@@ -146,17 +142,25 @@ impl<'a> Depthwise<'a> {
         lines
     }
 
-    /// Where the channels under each tap of output `oc` of a line begin.
-    fn places(&self, lines: &[Option<usize>], oc: usize, to: &mut [*const u8]) {
+    /// Where the channels under each tap of some outputs of a line begin: output after output.
+    fn places(&self, lines: &[Option<usize>], first: usize, count: usize, to: &mut [*const u8]) {
         let c = &self.conv.window().axes[2];
-        let n = self.padding.len();
-        to.fill(self.padding.as_ptr());
-        let mut taps = to.iter_mut();
-        for line in lines {
-            for (kc, to) in taps.by_ref().take(c.kernel).enumerate() {
-                let ic = (oc * c.stride + kc * c.dilation).wrapping_sub(c.begin);
-                if let (Some(line), true) = (line, ic < c.input) {
-                    *to = self.x[(line + ic) * n..][..n].as_ptr();
+        let (n, taps) = (self.padding.len(), self.taps.groups * QUAD);
+        assert_eq!(
+            self.x.len(),
+            self.conv.input_len(),
+            "input of a convolution"
+        );
+        for (tap, line) in (0..).step_by(c.kernel).zip(lines) {
+            for kc in 0..c.kernel {
+                let begin = (first * c.stride + kc * c.dilation).wrapping_sub(c.begin);
+                let to = to[tap + kc..].iter_mut().step_by(taps).take(count);
+                for (ic, to) in (0..).map(|i| begin.wrapping_add(i * c.stride)).zip(to) {
+                    *to = match line {
+                        // Inside, as the line is and the place on it.
+                        Some(line) if ic < c.input => self.x.as_ptr().wrapping_add((line + ic) * n),
+                        _ => self.padding.as_ptr(),
+                    };
                 }
             }
         }
@@ -175,7 +179,7 @@ impl<'a> Depthwise<'a> {
             &self.taps.sums[at.column..][..COLUMNS],
             i32::from(self.zero),
         );
-        let mask = u64::MAX >> (COLUMNS - at.width);
+        let mask = mask(at.width);
         let flip = _mm512_set1_epi8(i8::MIN);
         // SAFETY: the caller's promise: the mask has a bit for each channel from `column` on.
         let load = |place: *const u8| unsafe {

@@ -370,7 +370,7 @@ impl Finish for Finished<'_, '_> {
             // SAFETY: the caller's part of the result.
             return unsafe {
                 match &self.fixed {
-                    Some(fixed) if at.width == COLUMNS => wide.bytes(self, fixed, ops, at, tile),
+                    Some(fixed) => wide.bytes(self, fixed, ops, at, tile),
                     _ => wide.tile(self, ops, at, &tile[..]),
                 }
             };

@@ -93,7 +93,7 @@ impl Avx512 {
         }
     }
 
-    /// Takes a tile of 64 columns to bytes, and rows of which these are not certain through `ops`.
+    /// Takes a tile to bytes, and rows of which these are not certain through `ops`.
     ///
     /// # Safety
     /// Nobody else uses this part of the result, which is of bytes.
@@ -107,7 +107,7 @@ impl Avx512 {
     ) {
         let (apart, column) = (store.n, at.column);
         let place = at.row * apart + column;
-        let len = (at.count - 1) * apart + COLUMNS;
+        let len = (at.count - 1) * apart + at.width;
         // SAFETY: what lies between the caller's parts is not written.
         let to = unsafe {
             match &store.to {
@@ -119,6 +119,7 @@ impl Avx512 {
         let bytes = Bytes {
             fixed,
             column,
+            width: at.width,
             place,
             to,
             apart,
@@ -182,7 +183,7 @@ impl Avx512 {
 }
 
 /// A bit for each of `width` columns.
-fn mask(width: usize) -> u64 {
+pub(super) fn mask(width: usize) -> u64 {
     u64::MAX >> (COLUMNS - width)
 }
 

@@ -32,6 +32,7 @@
 use super::Int8;
 use super::finish::{Quantisation, To};
 use super::ops::{Op, Operand};
+use super::pack::COLUMNS;
 use crate::elementwise::Binary;
 use crate::isa::{Isa, Kernel};
 
@@ -46,7 +47,8 @@ const ORDINARY: std::ops::Range<f32> = 1e-30..1e30;
 
 /// A chain from sums to 8-bit integers.
 pub(super) struct Fixed<'a> {
-    /// What the sums of each column are multiplied by, and what is added to that.
+    /// What the sums of each column are multiplied by, and what is added to that; of columns up to a whole panel, what leaves
+    /// no doubt.
     pub(super) by: Vec<f32>,
     pub(super) more: Vec<f32>,
     pub(super) added: Option<Added<'a>>,
@@ -95,7 +97,8 @@ impl<'a> Fixed<'a> {
             ] => (first, 0, Some(Added::of(first, x, how, *end, raised)?)),
             _ => return None,
         };
-        let (mut by, mut more) = (vec![0.0; scale.len()], vec![0.0; scale.len()]);
+        let columns = scale.len().next_multiple_of(COLUMNS);
+        let (mut by, mut more) = (vec![0.0; columns], vec![0.0; columns]);
         let largest = isa.run(Divide {
             scale,
             bias,

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::Int8;
-use super::finish512::each;
+use super::finish512::{each, mask};
 use super::fixed::{Added, Fixed};
 use super::pack::COLUMNS;
 
@@ -13,8 +13,9 @@ type Fixed64 = [__m512i; 4];
 /// The bytes that the sums of a tile become, from a first one on.
 pub(super) struct Bytes<'a> {
     pub(super) fixed: &'a Fixed<'a>,
-    /// The column of the first, and its place in the result.
+    /// The column of the first, how many there are, and the place of the first in the result.
     pub(super) column: usize,
+    pub(super) width: usize,
     pub(super) place: usize,
     pub(super) to: *mut u8,
     /// How far rows are apart.
@@ -25,9 +26,24 @@ pub(super) struct Bytes<'a> {
 /// gives.
 ///
 /// # Safety
-/// This machine has these instructions. Each row has 64 bytes, which nobody else uses.
+/// This machine has these instructions. Each row has as many bytes as the width says, which nobody else uses.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn rows(bytes: &Bytes<'_>, tile: &[[i32; COLUMNS]]) -> u8 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match bytes.width {
+            COLUMNS => rows_of::<true>(bytes, tile),
+            _ => rows_of::<false>(bytes, tile),
+        }
+    }
+}
+
+/// # Safety
+/// As [`rows`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn rows_of<const FULL: bool>(bytes: &Bytes<'_>, tile: &[[i32; COLUMNS]]) -> u8 {
+    let width = if FULL { COLUMNS } else { bytes.width };
+    let mask = mask(width);
     let (fixed, column) = (bytes.fixed, bytes.column);
     let (by, more) = (&fixed.by[column..], &fixed.more[column..]);
     let (by, more) = (load(by), load(more));
@@ -50,16 +66,17 @@ pub(super) unsafe fn rows(bytes: &Bytes<'_>, tile: &[[i32; COLUMNS]]) -> u8 {
         let mut end = each!(number in scaled => _mm512_cvtps_epi32(number));
         let mut least = above(end, near);
         if let Some(adding) = &adding {
-            end = adding.add(end, bytes.place + i * bytes.apart);
+            end = adding.add::<FULL>(end, bytes.place + i * bytes.apart, mask);
             least = _mm512_min_epu16(least, above(end, near));
         }
-        // SAFETY: the caller's promise.
+        let (to, made) = (bytes.to.wrapping_add(i * bytes.apart), narrow.bytes(end));
+        // SAFETY: the caller's promise: the mask has a bit for each byte.
         unsafe {
-            _mm512_storeu_si512(
-                bytes.to.wrapping_add(i * bytes.apart).cast(),
-                narrow.bytes(end),
-            )
-        };
+            match FULL {
+                true => _mm512_storeu_si512(to.cast(), made),
+                false => _mm512_mask_storeu_epi8(to.cast(), mask, made),
+            }
+        }
         let known = _mm512_cmplt_epu16_mask(least, unknown) == 0;
         uncertain |= u8::from(!known) << i;
     }
@@ -103,15 +120,20 @@ impl<'a> Adding<'a> {
     /// The whole parts of numbers, cut off at the ends, as the steps of 8-bit integers to which others are added.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn add(&self, numbers: Fixed64, place: usize) -> Fixed64 {
-        let others = match self.x.part(place..place + COLUMNS) {
-            // SAFETY: 16 of 64 bytes each.
+    fn add<const FULL: bool>(&self, numbers: Fixed64, place: usize, mask: u64) -> Fixed64 {
+        let width = if FULL {
+            COLUMNS
+        } else {
+            mask.count_ones() as usize
+        };
+        let others = match self.x.part(place..place + width) {
+            // SAFETY: a byte for each bit of the mask.
             Int8::Unsigned(x) => each!(j in [0, 16, 32, 48] => unsafe {
-                _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().add(j).cast()))
+                _mm512_cvtepu8_epi32(quarter::<FULL>(x.as_ptr().cast(), j, mask))
             }),
             // SAFETY: as above.
             Int8::Signed(x) => each!(j in [0, 16, 32, 48] => unsafe {
-                _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().add(j).cast()))
+                _mm512_cvtepi8_epi32(quarter::<FULL>(x.as_ptr(), j, mask))
             }),
         };
         each!(number, others in numbers, others => {
@@ -120,6 +142,23 @@ impl<'a> Adding<'a> {
             let others = _mm512_fmadd_ps(_mm512_cvtepi32_ps(others), self.by, self.more);
             _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(steps), self.before, others))
         })
+    }
+}
+
+/// 16 bytes from place `j` on, as far as the mask has bits for them.
+///
+/// # Safety
+/// There is a byte for each bit of the mask, and 64 if it is full.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn quarter<const FULL: bool>(x: *const i8, j: usize, mask: u64) -> __m128i {
+    let from = x.wrapping_add(j);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match FULL {
+            true => _mm_loadu_si128(from.cast()),
+            false => _mm_maskz_loadu_epi8((mask >> j) as u16, from),
+        }
     }
 }
 

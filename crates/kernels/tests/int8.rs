@@ -532,6 +532,7 @@ fn chains_to_integers_round_as_defined() {
                     _ => bias[j] = [f32::NAN, f32::INFINITY, 1e30, -4e4][j % 4] * step_size,
                 }
             }
+            let numbers: Vec<f32> = (0..n).map(|_| 0.5 * middle(&mut source)).collect();
             let other = Quantisation {
                 scale: step_size * 1.5,
                 zero: 3,
@@ -553,10 +554,29 @@ fn chains_to_integers_round_as_defined() {
             ];
             let relu = [links[0], links[1], Link::Unary(Unary::Relu, 2)];
             let [low, high] = if signed { [-128, 127] } else { [0, 255] };
-            for chain in [&links[..1], &links[..2], &relu, &links[..5], &links] {
+            let columns = [
+                links[0],
+                links[2],
+                Link::Binary(Binary::Add, Operand::columns(&numbers), Operand::Value(2)),
+            ];
+            let columns = columns.map(|link| match link {
+                Link::Requantise(_, how) => Link::Requantise(1, how),
+                link => link,
+            });
+            for chain in [
+                &links[..1],
+                &links[..2],
+                &relu,
+                &columns,
+                &links[..5],
+                &links,
+            ] {
                 let expected = |i: usize, j: usize| {
                     let mut v = f32::from(a[i]) * scale[j];
-                    if chain.len() > 1 {
+                    if matches!(chain, [_, Link::Requantise(..), _]) {
+                        let steps = step(v, first.scale, first.zero, 0, 255) - 128;
+                        v = numbers[j] + steps as f32 * first.scale;
+                    } else if chain.len() > 1 {
                         v += bias[j];
                     }
                     if chain.len() > 3 {

@@ -1,7 +1,7 @@
 //! Chains from sums to 8-bit integers as fixed-point arithmetic.
 //!
-//! Most chains scale the sums of a column, add a bias and quantise; some then add 8-bit integers of another scale and
-//! quantise again. What they come to is defined by roundings to f32, of which the last is that of a quotient:
+//! Most chains scale the sums of a column, add a bias and quantise; some then add 8-bit integers of another scale, or a
+//! number for each column, and quantise again. What they come to is defined by roundings to f32, of which the last is that of a quotient:
 //!
 //! ```text
 //! round(((sum × scale) + bias) ÷ step) + zero
@@ -27,7 +27,8 @@
 //!
 //! With 8-bit integers that are added, A = 255 · scale ÷ step of those before them, and C theirs, the defined value errs by
 //! ε(A + C) in the two products and 2ε|t| after them; the fused one by ε(A + C) in the scales, ε(C + 256) in what is added,
-//! and ε(C + 256) and ε(|t| + 256) in the sums: by ε(2A + 4C + 1539) + 2⁻¹⁷.
+//! and ε(C + 256) and ε(|t| + 256) in the sums: by ε(2A + 4C + 1539) + 2⁻¹⁷. With a number for each column instead, C the
+//! largest |number ÷ step|, they err by εA and 2ε|t|, and by εA, ε(C + 256) and ε(|t| + 256): by less than that with C once.
 
 use super::Int8;
 use super::finish::{Quantisation, To};
@@ -59,16 +60,20 @@ pub(super) struct Fixed<'a> {
     pub(super) flip: u8,
 }
 
-/// 8-bit integers that are added to others.
+/// What is added to 8-bit integers.
 pub(super) struct Added<'a> {
-    /// Those, as the result lies, and what each is multiplied by.
-    pub(super) x: Int8<'a>,
-    pub(super) by: f32,
-    /// The ends of those before, and what each is multiplied by.
+    /// The ends of those integers, and what each is multiplied by.
     pub(super) ends: [i32; 2],
     pub(super) before: f32,
-    /// What is added to both.
-    pub(super) more: f32,
+    pub(super) other: Other<'a>,
+}
+
+/// What is added.
+pub(super) enum Other<'a> {
+    /// 8-bit integers as the result lies, each multiplied by a number, and another number.
+    Bytes { x: Int8<'a>, by: f32, more: f32 },
+    /// A number for each column, up to a whole panel.
+    Columns(Vec<f32>),
 }
 
 impl<'a> Fixed<'a> {
@@ -91,10 +96,10 @@ impl<'a> Fixed<'a> {
         let raised = if end.signed { 128 } else { 0 };
         let (first, zero, added) = match *ops {
             [] => (*end, end.zero + raised, None),
-            [
-                Op::Requantise(first),
-                Op::Binary(Binary::Add, Operand::Bytes(x, how)),
-            ] => (first, 0, Some(Added::of(first, x, how, *end, raised)?)),
+            [Op::Requantise(first), Op::Binary(Binary::Add, other)] => {
+                let added = Added::of(isa, first, other, *end, raised)?;
+                (first, 0, Some(added))
+            }
             _ => return None,
         };
         let columns = scale.len().next_multiple_of(COLUMNS);
@@ -102,8 +107,8 @@ impl<'a> Fixed<'a> {
         let largest = isa.run(Divide {
             scale,
             bias,
-            first,
-            zero,
+            step: first.scale,
+            raised: zero,
             by: &mut by,
             more: &mut more,
         })?;
@@ -121,29 +126,49 @@ impl<'a> Fixed<'a> {
 }
 
 impl<'a> Added<'a> {
-    /// Integers of the second kind added to those of the first, quantised as the third; and how near nothing is known.
+    /// What is added to integers of the first kind to be quantised as the last; and how near nothing is known.
     fn of(
+        isa: Isa,
         first: Quantisation,
-        x: Int8<'a>,
-        how: Quantisation,
+        other: Operand<'a>,
         end: Quantisation,
         raised: i32,
     ) -> Option<(Added<'a>, u16)> {
-        let ordinary = [first, how, end].map(|q| ORDINARY.contains(&q.scale));
-        let [before, by] = [first, how].map(|q| f64::from(q.scale) / f64::from(end.scale));
-        if ordinary != [true; 3] || before.max(by) > LARGEST / 256.0 {
-            return None;
-        }
-        let more = f64::from(end.zero + raised) + 0.5 - f64::from(how.zero) * by;
+        let steps = |how: Quantisation| {
+            let steps = f64::from(how.scale) / f64::from(end.scale);
+            let ordinary = [how, end].iter().all(|q| ORDINARY.contains(&q.scale));
+            (ordinary && steps <= LARGEST / 256.0).then_some(steps)
+        };
+        let before = steps(first)?;
+        let zero = end.zero + raised;
+        let (other, roundings) = match other {
+            Operand::Bytes(x, how) => {
+                let by = steps(how)?;
+                let more = f64::from(zero) + 0.5 - f64::from(how.zero) * by;
+                let (by, more, roundings) =
+                    ((by * ONE) as f32, (more * ONE) as f32, by * 4.0 * 255.0);
+                (Other::Bytes { x, by, more }, roundings)
+            }
+            Operand::Columns(bias) => {
+                let mut more = vec![0.0; bias.len().next_multiple_of(COLUMNS)];
+                let largest = isa.run(Divide {
+                    scale: &[],
+                    bias,
+                    step: end.scale,
+                    raised: zero,
+                    by: &mut [],
+                    more: &mut more,
+                })?;
+                (Other::Columns(more), largest)
+            }
+            _ => return None,
+        };
         let added = Added {
-            x,
-            by: (by * ONE) as f32,
             ends: first.ends(),
             before: (before * ONE) as f32,
-            more: (more * ONE) as f32,
+            other,
         };
-        let near = near(255.0 * (2.0 * before + 4.0 * by) + 1539.0);
-        Some((added, near))
+        Some((added, near(255.0 * 2.0 * before + roundings + 1539.0)))
     }
 }
 
@@ -157,8 +182,9 @@ struct Divide<'a> {
     scale: &'a [f32],
     /// None, or as many.
     bias: &'a [f32],
-    first: Quantisation,
-    zero: i32,
+    step: f32,
+    /// What is added to the biases besides ½.
+    raised: i32,
     by: &'a mut [f32],
     more: &'a mut [f32],
 }
@@ -168,11 +194,11 @@ impl Kernel for Divide<'_> {
 
     #[inline(always)]
     fn run(self) -> Option<f64> {
-        if !ORDINARY.contains(&self.first.scale) {
+        if !ORDINARY.contains(&self.step) {
             return None;
         }
-        let inverse = ONE / f64::from(self.first.scale);
-        let raised = (f64::from(self.zero) + 0.5) * ONE;
+        let inverse = ONE / f64::from(self.step);
+        let raised = (f64::from(self.raised) + 0.5) * ONE;
         let mut good = true;
         let mut largest = 0.0f64;
         for (by, &scale) in self.by.iter_mut().zip(self.scale) {

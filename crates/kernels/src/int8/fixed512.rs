@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::Int8;
 use super::finish512::{each, mask};
-use super::fixed::{Added, Fixed};
+use super::fixed::{Added, Fixed, Other};
 use super::pack::COLUMNS;
 
 /// 64 numbers with 16 bits after the point.
@@ -50,7 +50,7 @@ unsafe fn rows_of<const FULL: bool>(bytes: &Bytes<'_>, tile: &[[i32; COLUMNS]]) 
     let near = _mm512_set1_epi16(fixed.near.cast_signed());
     let unknown = _mm512_add_epi16(near, near);
     let narrow = Narrow::new(fixed);
-    let adding = fixed.added.as_ref().map(|added| Adding::new(added));
+    let adding = fixed.added.as_ref().map(|added| Adding::new(added, column));
     let mut uncertain = 0;
     for (i, sums) in tile.iter().enumerate() {
         // SAFETY: 16 of 64 sums each.
@@ -94,30 +94,37 @@ fn load(values: &[f32]) -> [__m512; 4] {
 
 /// [`Added`] in registers.
 struct Adding<'a> {
-    x: Int8<'a>,
     low: __m512i,
     high: __m512i,
     before: __m512,
-    by: __m512,
-    more: __m512,
+    /// What is added to all rows.
+    more: [__m512; 4],
+    /// Bytes, and what each is multiplied by.
+    bytes: Option<(Int8<'a>, __m512)>,
 }
 
 impl<'a> Adding<'a> {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn new(added: &Added<'a>) -> Adding<'a> {
+    fn new(added: &Added<'a>, column: usize) -> Adding<'a> {
         let [low, high] = added.ends;
+        let (more, bytes) = match &added.other {
+            Other::Columns(more) => (load(&more[column..]), None),
+            Other::Bytes { x, by, more } => {
+                let by = _mm512_set1_ps(*by);
+                ([_mm512_set1_ps(*more); 4], Some((*x, by)))
+            }
+        };
         Adding {
-            x: added.x,
             low: _mm512_set1_epi32(low),
             high: _mm512_set1_epi32(high),
             before: _mm512_set1_ps(added.before),
-            by: _mm512_set1_ps(added.by),
-            more: _mm512_set1_ps(added.more),
+            more,
+            bytes,
         }
     }
 
-    /// The whole parts of numbers, cut off at the ends, as the steps of 8-bit integers to which others are added.
+    /// The whole parts of numbers, cut off at the ends, as the steps of 8-bit integers to which something is added.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn add<const FULL: bool>(&self, numbers: Fixed64, place: usize, mask: u64) -> Fixed64 {
@@ -126,21 +133,24 @@ impl<'a> Adding<'a> {
         } else {
             mask.count_ones() as usize
         };
-        let others = match self.x.part(place..place + width) {
-            // SAFETY: a byte for each bit of the mask.
-            Int8::Unsigned(x) => each!(j in [0, 16, 32, 48] => unsafe {
-                _mm512_cvtepu8_epi32(quarter::<FULL>(x.as_ptr().cast(), j, mask))
-            }),
-            // SAFETY: as above.
-            Int8::Signed(x) => each!(j in [0, 16, 32, 48] => unsafe {
-                _mm512_cvtepi8_epi32(quarter::<FULL>(x.as_ptr(), j, mask))
-            }),
-        };
-        each!(number, others in numbers, others => {
+        let mut others = self.more;
+        if let Some((x, by)) = self.bytes {
+            let bytes = match x.part(place..place + width) {
+                // SAFETY: a byte for each bit of the mask.
+                Int8::Unsigned(x) => each!(j in [0, 16, 32, 48] => unsafe {
+                    _mm512_cvtepu8_epi32(quarter::<FULL>(x.as_ptr().cast(), j, mask))
+                }),
+                // SAFETY: as above.
+                Int8::Signed(x) => each!(j in [0, 16, 32, 48] => unsafe {
+                    _mm512_cvtepi8_epi32(quarter::<FULL>(x.as_ptr(), j, mask))
+                }),
+            };
+            others = each!(byte, more in bytes, others => _mm512_fmadd_ps(_mm512_cvtepi32_ps(byte), by, more));
+        }
+        each!(number, other in numbers, others => {
             let steps = _mm512_srai_epi32::<16>(number);
             let steps = _mm512_max_epi32(_mm512_min_epi32(steps, self.high), self.low);
-            let others = _mm512_fmadd_ps(_mm512_cvtepi32_ps(others), self.by, self.more);
-            _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(steps), self.before, others))
+            _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(steps), self.before, other))
         })
     }
 }

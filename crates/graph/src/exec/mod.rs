@@ -11,7 +11,7 @@
 //! * **Integers**: sums of products of 8-bit integers go on as f32 while they are in the cache, up to
 //!   quantisation.
 //! * **Images**: of a batch that exceeds the caches, each image goes through as many steps as it can before the next.
-//! * **Memory**: values of f32 live in slots that later values take over.
+//! * **Memory**: values of f32 live in slots that later values take over; memory of 8-bit integers is kept for later ones.
 
 mod build;
 mod chain;

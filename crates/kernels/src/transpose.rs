@@ -23,6 +23,12 @@ pub fn transpose<T: Copy + Send + Sync>(
     if x.is_empty() {
         return;
     }
+    match rows {
+        2 => return interleave::<T, 2>(threads, columns, x, y),
+        3 => return interleave::<T, 3>(threads, columns, x, y),
+        4 => return interleave::<T, 4>(threads, columns, x, y),
+        _ => {}
+    }
     // A task is up to 16 rows of one result.
     let bands = columns.div_ceil(SIDE);
     let out = crate::threads::Slots::of(y);
@@ -40,6 +46,33 @@ pub fn transpose<T: Copy + Send + Sync>(
                 for (to, &from) in line[left..left + width].iter_mut().zip(column) {
                     *to = from;
                 }
+            }
+        }
+    });
+}
+
+/// Columns of a few rows, as images of a few colours have them, that are interleaved in one task.
+const PIECE: usize = 1 << 12;
+
+/// [`transpose`] of matrices of `R` rows.
+fn interleave<T: Copy + Send + Sync, const R: usize>(
+    threads: &Threads,
+    columns: usize,
+    x: &[T],
+    y: &mut [T],
+) {
+    let batch = x.len() / (R * columns);
+    let pieces = columns.div_ceil(PIECE);
+    let out = crate::threads::Slots::of(y);
+    threads.run(batch * pieces, |task| {
+        let (first, start) = (task % pieces * PIECE, task / pieces * R * columns);
+        let count = PIECE.min(columns - first);
+        // SAFETY: pieces of the result do not overlap, and each is one task's.
+        let to = unsafe { out.slice(start + first * R, count * R) };
+        let rows: [&[T]; R] = std::array::from_fn(|r| &x[start + r * columns + first..][..count]);
+        for (i, to) in to.as_chunks_mut::<R>().0.iter_mut().enumerate() {
+            for (to, row) in to.iter_mut().zip(rows) {
+                *to = row[i];
             }
         }
     });

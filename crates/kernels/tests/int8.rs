@@ -327,9 +327,11 @@ fn convolutions_with_channels_last_agree_with_those_with_channels_first() {
         (3, 50, 1, 3, 2, 2, 3),
         (70, 70, 70, 3, 1, 1, 2),
         (9, 9, 9, 2, 2, 3, 0),
+        (128, 128, 128, 5, 1, 1, 2),
+        (64, 64, 64, 3, 2, 1, 1),
         (64, 50, 1, 1, 1, 1, 0),
     ] {
-        for signed in [false, true] {
+        for (signed, weights_signed) in [(false, true), (true, false), (true, true)] {
             let shape = Conv::new(&ConvSpec {
                 batch: 2,
                 in_channels: channels,
@@ -345,7 +347,7 @@ fn convolutions_with_channels_last_agree_with_those_with_channels_first() {
             .expect("a valid geometry");
             let places: usize = shape.output_shape().iter().product();
             let x = Bytes::new(&mut source, shape.input_len(), signed);
-            let w = Bytes::new(&mut source, shape.filter_len(), !signed);
+            let w = Bytes::new(&mut source, shape.filter_len(), weights_signed);
             let w_zero: Vec<i32> = match stride {
                 1 => vec![0],
                 _ => (0..out).map(|_| source.below(9) as i32).collect(),
@@ -487,6 +489,130 @@ fn chains_go_over_integers() {
                     assert_eq!(i64::from(y), step(x, 0.37, -7, -128, 127), "{isa} {x:e}");
                 }
             });
+        }
+    }
+}
+
+/// Quotients in the middle between two integers, next to it, far beyond the ends, and of terms that cancel out: where the
+/// rounding of a shorter way would show.
+#[test]
+fn chains_to_integers_round_as_defined() {
+    let mut source = Source::new(312);
+    let (m, n) = (13, 200);
+    let a: Vec<u8> = (0..m).map(|i| [1, 2, 3, 5, 255][i % 5]).collect();
+    let ones = vec![1u8; n];
+    let b = PackedInt8::pack(Int8::Unsigned(&ones), 1, n, false);
+    let others = Bytes::new(&mut source, m * n, true);
+    for (step_size, zero, signed) in [
+        (0.37, 11, false),
+        (0.0625, 0, false),
+        (3e-5, -9, true),
+        (1e-38, 0, true),
+    ] {
+        for kind in 0..6 {
+            let middle = |source: &mut Source| step_size * (source.below(300) as f32 - 20.5);
+            let beside = |x: f32, source: &mut Source| {
+                f32::from_bits(x.to_bits() + source.below(5) as u32 - 2)
+            };
+            let mut scale: Vec<f32> = (0..n).map(|_| middle(&mut source)).collect();
+            let mut bias = vec![0.0; n];
+            for j in 0..n {
+                match kind {
+                    0 => {}
+                    1 => scale[j] = beside(scale[j], &mut source),
+                    2 => {
+                        (scale[j], bias[j]) =
+                            (step_size * 0.5, beside(middle(&mut source), &mut source))
+                    }
+                    3 => {
+                        (scale[j], bias[j]) =
+                            (step_size * 700.3, beside(-700.8 * step_size, &mut source))
+                    }
+                    4 => scale[j] *= [1e3, 1e6, 1e20, 1e30][j % 4],
+                    _ => bias[j] = [f32::NAN, f32::INFINITY, 1e30, -4e4][j % 4] * step_size,
+                }
+            }
+            let numbers: Vec<f32> = (0..n).map(|_| 0.5 * middle(&mut source)).collect();
+            let other = Quantisation {
+                scale: step_size * 1.5,
+                zero: 3,
+                signed: true,
+            };
+            let first = Quantisation {
+                scale: step_size * 0.75,
+                zero: 128,
+                signed: false,
+            };
+            let signed_others = others.signed();
+            let links = [
+                Link::Binary(Binary::Mul, Operand::Value(0), Operand::columns(&scale)),
+                Link::Binary(Binary::Add, Operand::Value(1), Operand::columns(&bias)),
+                Link::Requantise(2, first),
+                Link::Dequantise(Int8::Signed(&signed_others), other),
+                Link::Binary(Binary::Add, Operand::Value(4), Operand::Value(3)),
+                Link::Unary(Unary::Relu, 5),
+            ];
+            let relu = [links[0], links[1], Link::Unary(Unary::Relu, 2)];
+            let [low, high] = if signed { [-128, 127] } else { [0, 255] };
+            let columns = [
+                links[0],
+                links[2],
+                Link::Binary(Binary::Add, Operand::columns(&numbers), Operand::Value(2)),
+            ];
+            let columns = columns.map(|link| match link {
+                Link::Requantise(_, how) => Link::Requantise(1, how),
+                link => link,
+            });
+            for chain in [
+                &links[..1],
+                &links[..2],
+                &relu,
+                &columns,
+                &links[..5],
+                &links,
+            ] {
+                let expected = |i: usize, j: usize| {
+                    let mut v = f32::from(a[i]) * scale[j];
+                    if matches!(chain, [_, Link::Requantise(..), _]) {
+                        let steps = step(v, first.scale, first.zero, 0, 255) - 128;
+                        v = numbers[j] + steps as f32 * first.scale;
+                    } else if chain.len() > 1 {
+                        v += bias[j];
+                    }
+                    if chain.len() > 3 {
+                        let steps = step(v, first.scale, first.zero, 0, 255) - 128;
+                        let others = i32::from(signed_others[i * n + j]) - other.zero;
+                        v = steps as f32 * first.scale + others as f32 * other.scale;
+                    }
+                    let cut = matches!(chain, [.., Link::Unary(..)]) && v <= 0.0;
+                    step(if cut { 0.0 } else { v }, step_size, zero, low, high)
+                };
+                let chain = Chain::new(chain);
+                everywhere(|isa, threads| {
+                    let (mut u, mut s) = (vec![1u8; m * n], vec![1i8; m * n]);
+                    let y = match signed {
+                        false => Quantised::Unsigned(&mut u),
+                        true => Quantised::Signed(&mut s),
+                    };
+                    let to = Output::Quantised {
+                        y,
+                        scale: step_size,
+                        zero,
+                    };
+                    gemm_int8_with(isa, threads, m, Int8::Unsigned(&a), 0, &b, &[0], &chain, to);
+                    for (at, (&u, &s)) in u.iter().zip(&s).enumerate() {
+                        let y = if signed { i64::from(s) } else { i64::from(u) };
+                        let (i, j) = (at / n, at % n);
+                        assert_eq!(
+                            y,
+                            expected(i, j),
+                            "{isa} {kind} {step_size} {i} {j} {:e} {:e}",
+                            scale[j],
+                            bias[j]
+                        );
+                    }
+                });
+            }
         }
     }
 }

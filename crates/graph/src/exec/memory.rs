@@ -11,6 +11,9 @@ use crate::tensor::{Storage, Tensor};
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     pub(super) slots: Vec<Vec<f32>>,
+    /// Memory of 8-bit integers that nobody reads any more.
+    pub(super) unsigned: Spare<u8>,
+    pub(super) signed: Spare<i8>,
     /// That of steps which are carried out image by image, one for each thread.
     pub(super) inner: Arc<Mutex<Vec<Arena>>>,
 }
@@ -23,13 +26,17 @@ impl Arena {
             *self = Arena::default();
         }
         self.slots.resize_with(program.slots.len(), Vec::new);
+        self.unsigned.fit(program.bytes);
+        self.signed.fit(program.bytes);
     }
 
     /// Takes over the memory of the values that nobody reads after a step.
     pub(super) fn release(&mut self, program: &Program, step: &Step, values: &mut [Option<Held>]) {
         for &id in &step.free {
-            if let (Some(value), Some(slot)) = (values[id].take(), program.slot_of[id]) {
-                self.reclaim(slot, value);
+            match (values[id].take(), program.slot_of[id]) {
+                (Some(value), Some(slot)) => self.reclaim(slot, value),
+                (Some(Held::Tensor(tensor)), None) => self.keep(tensor),
+                _ => {}
             }
         }
     }
@@ -45,6 +52,15 @@ impl Arena {
                     self.slots[slot] = values;
                 }
             }
+        }
+    }
+
+    /// Keeps the memory of 8-bit integers that nobody else holds.
+    fn keep(&mut self, tensor: Tensor) {
+        match tensor.into_storage() {
+            Storage::U8(shared) => self.unsigned.keep(shared),
+            Storage::I8(shared) => self.signed.keep(shared),
+            _ => {}
         }
     }
 
@@ -69,6 +85,51 @@ impl Arena {
             values.resize(values.capacity().min(size.max(len)), 0.0);
         }
         values
+    }
+}
+
+/// Memory of 8-bit integers that is kept for those that are made next: what is fresh from the system is cleared first,
+/// page by page.
+#[derive(Debug, Default)]
+pub(super) struct Spare<T> {
+    free: Vec<Vec<T>>,
+    /// Bytes that may be kept.
+    most: u64,
+}
+
+impl<T: Copy + Default> Spare<T> {
+    /// Begins a run in which so many bytes may be kept.
+    fn fit(&mut self, most: u64) {
+        self.most = most;
+        self.give_back();
+    }
+
+    /// Gives the smallest pieces back, until no more is kept than may be.
+    fn give_back(&mut self) {
+        let mut kept: u64 = self.free.iter().map(|v| v.capacity() as u64).sum();
+        while kept > self.most
+            && let Some(least) = (0..self.free.len()).min_by_key(|&i| self.free[i].capacity())
+        {
+            kept -= self.free.swap_remove(least).capacity() as u64;
+        }
+    }
+
+    /// `len` values, whatever they are.
+    pub(super) fn take(&mut self, len: usize) -> Vec<T> {
+        let fits = (0..self.free.len()).filter(|&i| self.free[i].capacity() >= len);
+        let Some(found) = fits.min_by_key(|&i| self.free[i].capacity()) else {
+            return vec![T::default(); len];
+        };
+        let mut values = self.free.swap_remove(found);
+        values.resize(len, T::default());
+        values
+    }
+
+    fn keep(&mut self, shared: Arc<Vec<T>>) {
+        if let Some(values) = Arc::into_inner(shared) {
+            self.free.push(values);
+            self.give_back();
+        }
     }
 }
 
@@ -152,12 +213,19 @@ pub(super) fn lay_out(program: &mut Program, values: &[Value], scratch: &[(u64, 
     };
     // Memory of operators that bring their own, as the steps go by.
     let (mut own, mut most, mut most_per_thread) = (0u64, 0u64, 0u64);
+    // Of that, 8-bit integers.
+    let mut bytes = 0u64;
+    let are_bytes = |id: Id| !values[id].slotted && values[id].bytes == values[id].elements as u64;
     for (index, step) in program.steps.iter_mut().enumerate() {
         for &id in &step.writes {
             if !values[id].slotted {
                 own = own.saturating_add(values[id].bytes);
             }
+            if are_bytes(id) {
+                bytes = bytes.saturating_add(values[id].bytes);
+            }
         }
+        program.bytes = program.bytes.max(bytes);
         layout.place(step);
         let (scratch, per_thread) = scratch[index];
         let now = own.saturating_add(scratch);
@@ -168,6 +236,9 @@ pub(super) fn lay_out(program: &mut Program, values: &[Value], scratch: &[(u64, 
         for &id in &step.free {
             if !values[id].slotted {
                 own = own.saturating_sub(values[id].bytes);
+            }
+            if are_bytes(id) {
+                bytes = bytes.saturating_sub(values[id].bytes);
             }
             layout.release(id);
         }
@@ -185,7 +256,8 @@ pub(super) fn lay_out(program: &mut Program, values: &[Value], scratch: &[(u64, 
         program.peak = largest.map_or(0, |s| s.node);
     }
     program.slots = layout.sizes;
-    program.memory = slots.saturating_add(most);
+    // As many are kept for those that are made next.
+    program.memory = slots.saturating_add(most).saturating_add(program.bytes);
     program.memory_per_thread = most_per_thread;
 }
 

@@ -11,7 +11,7 @@
 //! * **Integers**: sums of products of 8-bit integers go on as f32 while they are in the cache, up to
 //!   quantisation.
 //! * **Images**: of a batch that exceeds the caches, each image goes through as many steps as it can before the next.
-//! * **Memory**: values of f32 live in slots that later values take over.
+//! * **Memory**: values of f32 live in slots that later values take over; memory of 8-bit integers is kept for later ones.
 
 mod build;
 mod chain;
@@ -175,6 +175,8 @@ pub(crate) struct Program {
     outputs: Vec<At>,
     /// Bytes held at the peak, besides constants and inputs: an upper bound.
     memory: u64,
+    /// Bytes of 8-bit integers that are alive at one time, at most.
+    bytes: u64,
     /// More of them for each thread.
     memory_per_thread: u64,
     /// The operator at which the peak is reached.
@@ -191,6 +193,7 @@ impl Program {
             slots: Vec::new(),
             outputs: Vec::new(),
             memory: 0,
+            bytes: 0,
             memory_per_thread: 0,
             peak: 0,
         }

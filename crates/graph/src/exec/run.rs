@@ -146,7 +146,7 @@ impl<'a> Context<'a> {
             _ => {}
         }
         let Some(slot) = step.slot else {
-            values[step.writes[0]] = Some(Held::Tensor(self.bytes(step, values)?));
+            values[step.writes[0]] = Some(Held::Tensor(self.bytes(step, values, arena)?));
             return Ok(());
         };
         let len = step.shape.iter().product();
@@ -281,7 +281,12 @@ impl<'a> Context<'a> {
     }
 
     /// What a step makes of 8-bit integers.
-    fn bytes(&self, step: &Step, values: &[Option<Held>]) -> Result<Tensor, OpError> {
+    fn bytes(
+        &self,
+        step: &Step,
+        values: &[Option<Held>],
+        arena: &mut Arena,
+    ) -> Result<Tensor, OpError> {
         let len = step.shape.iter().product();
         let sink = match &step.action {
             Action::Integer(integer) => integer.sink,
@@ -296,7 +301,7 @@ impl<'a> Context<'a> {
         } = &step.action
         {
             let x = self.find(*x, values);
-            return largest(self, geometry, *channels, x, &step.shape);
+            return largest(self, geometry, *channels, x, &step.shape, arena);
         }
         if let Action::Turn { x, shape, order } = &step.action {
             let x = self.find(*x, values).with_shape(shape.clone());
@@ -308,8 +313,14 @@ impl<'a> Context<'a> {
             };
             let x = self.find(*x, values);
             return Ok(match x.storage() {
-                Storage::U8(x) => Tensor::from_parts(shape, self.turned(x, *sizes)),
-                Storage::I8(x) => Tensor::from_parts(shape, self.turned(x, *sizes)),
+                Storage::U8(x) => {
+                    let y = self.turned(x, *sizes, arena.unsigned.take(len));
+                    Tensor::from_parts(shape, y)
+                }
+                Storage::I8(x) => {
+                    let y = self.turned(x, *sizes, arena.signed.take(len));
+                    Tensor::from_parts(shape, y)
+                }
                 _ => return Err(unreachable_type(x.dtype())),
             });
         };
@@ -317,11 +328,11 @@ impl<'a> Context<'a> {
         let zero = self.zero(sink.zero, values)?;
         let quantised = |y| Output::Quantised { y, scale, zero };
         Ok(if sink.to == DType::U8 {
-            let mut y = vec![0u8; len];
+            let mut y = arena.unsigned.take(len);
             self.quantised(step, values, quantised(Quantised::Unsigned(&mut y)))?;
             Tensor::from_parts(step.shape.clone(), y)
         } else {
-            let mut y = vec![0i8; len];
+            let mut y = arena.signed.take(len);
             self.quantised(step, values, quantised(Quantised::Signed(&mut y)))?;
             Tensor::from_parts(step.shape.clone(), y)
         })
@@ -346,12 +357,12 @@ impl<'a> Context<'a> {
             .ok_or_else(|| OpError::shape("a transposition makes one tensor"))
     }
 
-    fn turned<T: Copy + Default + Send + Sync>(
+    fn turned<T: Copy + Send + Sync>(
         &self,
         x: &[T],
         [batch, rows, columns]: [usize; 3],
+        mut y: Vec<T>,
     ) -> Vec<T> {
-        let mut y = vec![T::default(); x.len()];
         kernels::transpose(self.threads, batch, rows, columns, x, &mut y);
         y
     }
@@ -480,17 +491,18 @@ fn largest(
     channels: usize,
     x: &Tensor,
     shape: &[usize],
+    arena: &mut Arena,
 ) -> Result<Tensor, OpError> {
     let len = shape.iter().product();
     let (isa, threads) = (cx.isa, cx.threads);
     Ok(match x.storage() {
         Storage::U8(x) => {
-            let mut y = vec![0u8; len];
+            let mut y = arena.unsigned.take(len);
             kernels::max_pool_last(isa, threads, geometry, channels, u8::MIN, x, &mut y);
             Tensor::from_parts(shape.to_vec(), y)
         }
         Storage::I8(x) => {
-            let mut y = vec![0i8; len];
+            let mut y = arena.signed.take(len);
             kernels::max_pool_last(isa, threads, geometry, channels, i8::MIN, x, &mut y);
             Tensor::from_parts(shape.to_vec(), y)
         }

@@ -3,6 +3,8 @@
 use super::Int8;
 #[cfg(target_arch = "x86_64")]
 use super::finish512::Avx512;
+#[cfg(target_arch = "x86_64")]
+use super::fixed::Fixed;
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
 use super::walk::{Finish, Place, Tile};
@@ -203,8 +205,13 @@ pub fn dequantize(
         "dequantize: {} values are no rows of {n}",
         x.len()
     );
+    chain.check("dequantize", x.len() / n, n);
+    // Rows matter to chains alone, and short ones take long.
+    let n = match chain.is_empty() && x.len() <= TASK {
+        true => x.len().max(1),
+        false => n,
+    };
     let m = x.len() / n;
-    chain.check("dequantize", m, n);
     let together = (TASK / n).max(1);
     let store = Finished::new(isa, n, chain, y);
     let signed = matches!(x, Int8::Signed(_));
@@ -254,6 +261,9 @@ pub(super) struct Finished<'a, 'c> {
     chain: &'a Chain<'c>,
     /// The chain, if each link works on the value before it.
     ops: Option<Vec<Op<'c>>>,
+    /// The same in fixed point, if it can be that.
+    #[cfg(target_arch = "x86_64")]
+    fixed: Option<Fixed<'c>>,
     pub(super) to: To<'a>,
 }
 
@@ -280,11 +290,18 @@ impl<'a, 'c> Finished<'a, 'c> {
             }
         };
         let ops = ops::of_chain(chain);
+        #[cfg(target_arch = "x86_64")]
+        let fixed = match (&ops, isa.is_avx512()) {
+            (Some(ops), true) => Fixed::of(isa, ops, &to),
+            _ => None,
+        };
         Finished {
             isa,
             n,
             chain,
             ops,
+            #[cfg(target_arch = "x86_64")]
+            fixed,
             to,
         }
     }
@@ -356,7 +373,12 @@ impl Finish for Finished<'_, '_> {
         #[cfg(target_arch = "x86_64")]
         if let (Some(ops), Some(wide)) = (&self.ops, Avx512::on(self.isa)) {
             // SAFETY: the caller's part of the result.
-            return unsafe { wide.tile(self, ops, at, &tile[..]) };
+            return unsafe {
+                match &self.fixed {
+                    Some(fixed) => wide.bytes(self, fixed, ops, at, tile),
+                    _ => wide.tile(self, ops, at, &tile[..]),
+                }
+            };
         }
         if let Some(ops) = &self.ops {
             return self.isa.run(FinishTile {

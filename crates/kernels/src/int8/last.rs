@@ -1,7 +1,13 @@
 //! Convolution of 8-bit integers with the channels last.
 
+use std::mem::MaybeUninit;
+
 use super::depthwise::Depthwise;
+#[cfg(target_arch = "x86_64")]
+use super::depthwise512::{Depthwise as Wide, Taps};
 use super::pack::COLUMNS;
+#[cfg(target_arch = "x86_64")]
+use super::vnni::Vnni;
 use super::walk::{Finish, Place, ROWS};
 use super::{Finished, Int8, Left, Output, PackedInt8, multiply_rows};
 use crate::chain::Chain;
@@ -25,7 +31,7 @@ enum Packed {
     /// Places of the window, then channels, by output channels.
     Dense(PackedInt8, Vec<i32>),
     /// Tap after tap, each a value for every channel, less its zero point.
-    Depthwise(Vec<i32>),
+    Depthwise(Vec<i32>, Wider),
 }
 
 impl FiltersInt8Last {
@@ -61,7 +67,12 @@ impl FiltersInt8Last {
                 let (tap, channel) = (i / groups, i % groups);
                 filters.at(channel * depth + tap) - zeros[channel % zeros.len()]
             };
-            Packed::Depthwise((0..filters.len()).map(tap).collect())
+            let taps: Vec<i32> = (0..filters.len()).map(tap).collect();
+            #[cfg(target_arch = "x86_64")]
+            let wide = Taps::pack(&taps, groups);
+            #[cfg(not(target_arch = "x86_64"))]
+            let wide = ();
+            Packed::Depthwise(taps, wide)
         } else {
             return None;
         };
@@ -74,10 +85,20 @@ impl FiltersInt8Last {
         let [groups, out, depth] = conv.filter_shape();
         match groups {
             1 => PackedInt8::bytes_of_runs(depth, out, run(conv)),
-            _ => 4 * conv.filter_len() as u64,
+            // As taps of 32 bits, and of 8 for as many channels as registers have, with a sum for each channel.
+            _ => {
+                let channels = groups.next_multiple_of(COLUMNS) as u64;
+                4 * conv.filter_len() as u64 + channels * (4 + depth.next_multiple_of(4) as u64)
+            }
         }
     }
 }
+
+/// The taps as the widest instructions read them, if they can.
+#[cfg(target_arch = "x86_64")]
+type Wider = Option<Taps>;
+#[cfg(not(target_arch = "x86_64"))]
+type Wider = ();
 
 /// Convolution of `x`, `[batch, …, channels]`, less its zero point, by filters less theirs, into `y`,
 /// `[batch, …, output channels]`. The sums, which wrap, become f32; a chain follows whose rows are the
@@ -130,7 +151,13 @@ pub fn conv_int8_last(
             };
             multiply_rows(isa, threads, m, &left, packed, zeros, &out);
         }
-        Packed::Depthwise(taps) => {
+        Packed::Depthwise(taps, wider) => {
+            #[cfg(target_arch = "x86_64")]
+            let wide = Vnni::on(isa).zip(wider.as_ref());
+            #[cfg(target_arch = "x86_64")]
+            let wide = wide.and_then(|(vnni, taps)| Wide::new(vnni, conv, taps, x, x_zero));
+            #[cfg(not(target_arch = "x86_64"))]
+            let () = *wider;
             let width = conv.window().axes[2].output;
             let lines = m / width;
             // Lines of at least some thousand values make a task.
@@ -138,6 +165,12 @@ pub fn conv_int8_last(
             threads.run(lines.div_ceil(together), |task| {
                 let mut tile = [[0; COLUMNS]; ROWS];
                 for line in task * together..lines.min((task + 1) * together) {
+                    #[cfg(target_arch = "x86_64")]
+                    if let Some(wide) = &wide {
+                        // SAFETY: each line is one task's.
+                        wide.line(line, &mut tile, |at, tile| unsafe { out.finish(at, tile) });
+                        continue;
+                    }
                     for at in places(line, width, n) {
                         isa.run(Depthwise {
                             conv,
@@ -193,6 +226,10 @@ fn reach(axis: &Axis) -> usize {
     (axis.begin + axis.input).max((axis.output - 1) * axis.stride + axis.extent())
 }
 
+fn fill(to: &mut [MaybeUninit<u8>], value: u8) {
+    to.fill(MaybeUninit::new(value));
+}
+
 /// Bytes that may be read after the last run.
 const SLACK: usize = 3;
 
@@ -231,8 +268,11 @@ impl<'a> Input<'a> {
         }
         let line = sizes[2] * channels;
         let len = conv.batch() * sizes[0] * sizes[1] * line;
-        copy.resize(len + SLACK, padding);
-        threads.chunks(&mut copy[..len], line, |i, to| {
+        copy.clear();
+        copy.reserve_exact(len + SLACK);
+        let (lines, slack) = copy.spare_capacity_mut()[..len + SLACK].split_at_mut(len);
+        fill(slack, padding);
+        threads.chunks(lines, line, |i, to| {
             let (image, ia, ib) = (
                 i / sizes[1] / sizes[0],
                 i / sizes[1] % sizes[0],
@@ -242,12 +282,19 @@ impl<'a> Input<'a> {
                 let i = i.wrapping_sub(axis.begin);
                 (i < axis.input).then_some(i)
             };
-            if let (Some(ia), Some(ib)) = (inside(a, ia), inside(b, ib)) {
-                let from = ((image * a.input + ia) * b.input + ib) * c.input * channels;
-                let to = &mut to[c.begin * channels..][..c.input * channels];
-                x.raise(from..from + to.len(), to);
-            }
+            let (Some(ia), Some(ib)) = (inside(a, ia), inside(b, ib)) else {
+                fill(to, padding);
+                return;
+            };
+            let from = ((image * a.input + ia) * b.input + ib) * c.input * channels;
+            let (before, to) = to.split_at_mut(c.begin * channels);
+            let (to, after) = to.split_at_mut(c.input * channels);
+            fill(before, padding);
+            x.write(from..from + to.len(), to);
+            fill(after, padding);
         });
+        // SAFETY: all of it has been written: every line, whole, and the slack.
+        unsafe { copy.set_len(len + SLACK) };
         Input {
             values: copy,
             channels,

@@ -25,9 +25,15 @@
 mod avx2;
 mod conv;
 mod depthwise;
+#[cfg(target_arch = "x86_64")]
+mod depthwise512;
 mod finish;
 #[cfg(target_arch = "x86_64")]
 mod finish512;
+#[cfg(target_arch = "x86_64")]
+mod fixed;
+#[cfg(target_arch = "x86_64")]
+mod fixed512;
 mod last;
 mod ops;
 mod pack;
@@ -36,6 +42,8 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 mod walk;
+
+use std::mem::MaybeUninit;
 
 use crate::chain::Chain;
 use crate::isa::Isa;
@@ -97,6 +105,22 @@ impl Int8<'_> {
             Int8::Signed(v) => {
                 for (out, &v) in out.iter_mut().zip(&v[range]) {
                     *out = v.cast_unsigned() ^ 0x80;
+                }
+            }
+        }
+    }
+
+    /// [`raise`](Int8::raise) to memory of which nothing is known; all of it is written.
+    fn write(&self, range: std::ops::Range<usize>, out: &mut [MaybeUninit<u8>]) {
+        match self {
+            Int8::Unsigned(v) => {
+                out.write_copy_of_slice(&v[range]);
+            }
+            Int8::Signed(v) => {
+                let v = &v[range];
+                assert_eq!(v.len(), out.len(), "a place for each value");
+                for (out, &v) in out.iter_mut().zip(v) {
+                    out.write(v.cast_unsigned() ^ 0x80);
                 }
             }
         }

@@ -16,7 +16,7 @@ pub(crate) const UNITS: usize = 4;
 pub(crate) const COLUMNS: usize = UNITS * UNIT;
 
 /// Four values of k for each of 16 columns.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Quad(pub(crate) [i8; QUAD * UNIT]);
 

@@ -12,7 +12,6 @@ pub mod oip;
 pub mod openai;
 mod request;
 mod rpc;
-mod serve;
 mod v1;
 
 use std::time::Instant;
@@ -27,7 +26,6 @@ use lemma_node::{Gateway, Ledger};
 use lemma_store::StoreError;
 use rpc::Rpc;
 pub use rpc::holds_a_call as rpc_holds_a_call;
-pub use serve::serve;
 use v1::Uploads;
 
 /// Bounds that an operator may choose.

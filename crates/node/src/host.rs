@@ -16,7 +16,7 @@ use lemma_store::{BlobReader, BlobStore, StoreError};
 use lemma_types::Digest;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-use crate::{listen::undelayed, metrics as names};
+use crate::{metrics as names, serve::serve};
 
 /// Bytes that are read from the disk at a time.
 const PIECE: usize = 128 << 10;
@@ -42,10 +42,9 @@ impl Host {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let base = format!("http://{}", listener.local_addr()?);
         let (shutdown, stop) = oneshot::channel();
-        let server =
-            axum::serve(undelayed(listener), routes(store)).with_graceful_shutdown(async {
-                let _ = stop.await;
-            });
+        let server = serve(listener, routes(store), async {
+            let _ = stop.await;
+        });
         let server = tokio::spawn(async move {
             if let Err(error) = server.await {
                 tracing::error!(%error, "the host's server failed");

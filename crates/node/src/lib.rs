@@ -21,11 +21,11 @@ pub mod integer;
 pub mod keys;
 pub mod language;
 pub mod ledger;
-mod listen;
 pub mod metrics;
 pub mod model;
 pub mod network;
 pub mod protocol;
+pub mod serve;
 pub mod worker;
 
 pub use gateway::Gateway;

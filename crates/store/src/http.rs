@@ -1,6 +1,9 @@
 //! The one place that makes HTTP clients: what they trust, and whose cryptography they use.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use reqwest::ClientBuilder;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
@@ -20,7 +23,13 @@ static TLS: LazyLock<ClientConfig> = LazyLock::new(|| {
         .with_no_client_auth()
 });
 
+/// How long an unused connection is kept: less than servers of ours wait for its next request, so that they do not close it
+/// under one.
+const IDLE: Duration = Duration::from_secs(20);
+
 /// A client for HTTP, and for HTTPS with the certificates that the system trusts.
 pub fn client() -> ClientBuilder {
-    reqwest::Client::builder().tls_backend_preconfigured(TLS.clone())
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(TLS.clone())
+        .pool_idle_timeout(IDLE)
 }

@@ -56,9 +56,9 @@ use crate::{
     clock::{Clock, SystemClock},
     keys,
     ledger::{Account, Ledger},
-    listen::undelayed,
     model::engine,
     protocol,
+    serve::serve,
 };
 
 /// How long a graceful stop waits for requests in flight.
@@ -297,11 +297,10 @@ impl Worker {
             });
             let (shutdown, stop) = oneshot::channel();
             let (done, served) = oneshot::channel();
-            let server = axum::serve(undelayed(listener), http::routes(Arc::clone(&service)))
-                .with_graceful_shutdown(async {
-                    // Dropped or told: either way it is over.
-                    let _ = stop.await;
-                });
+            let server = serve(listener, http::routes(Arc::clone(&service)), async {
+                // Dropped or told: either way it is over.
+                let _ = stop.await;
+            });
             runtime.spawn(async move {
                 if let Err(error) = server.await {
                     tracing::error!(%error, "the worker's server failed");

@@ -236,8 +236,12 @@ impl Servers {
             }
         };
         let servers = Self {
-            api: tokio::spawn(lemma_api::serve(api_listener, api.router(), shutdown())),
-            metrics: tokio::spawn(lemma_api::serve(
+            api: tokio::spawn(lemma_node::serve::serve(
+                api_listener,
+                api.router(),
+                shutdown(),
+            )),
+            metrics: tokio::spawn(lemma_node::serve::serve(
                 metrics_listener,
                 api.metrics_router(exporter),
                 shutdown(),

@@ -1,4 +1,4 @@
-//! The servers: so many connections, so much time for a request's head, and an end that lets requests in flight finish.
+//! Every server of a node: so many connections, so much time for a request's head, and an end that lets requests in flight finish.
 
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 

@@ -5,6 +5,7 @@
 //! of its links applied one by one to whole tensors.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::elementwise::{Binary, Unary, binary, binary_in_place, gate_by_sigmoid, unary_in_place};
 use crate::int8::{Int8, Quantisation};
@@ -170,8 +171,8 @@ impl<'a> Chain<'a> {
         }
         if self.by_rows() {
             let size = n;
-            for (i, piece) in values.chunks_mut(size).enumerate() {
-                self.piece(isa, first + i, 1, n, 0, piece);
+            for (i, row) in values.chunks_mut(size).enumerate() {
+                self.piece(isa, &Place::whole(first + i, 1, n), row);
             }
         } else if n > PIECE {
             for (i, row) in values.chunks_mut(n).enumerate() {
@@ -183,9 +184,9 @@ impl<'a> Chain<'a> {
             } else {
                 1
             };
-            for (i, piece) in values.chunks_mut(together * n).enumerate() {
-                let rows = piece.len() / n;
-                self.piece(isa, first + i * together, rows, n, 0, piece);
+            for (i, rows) in values.chunks_mut(together * n).enumerate() {
+                let place = Place::whole(first + i * together, rows.len() / n, n);
+                self.piece(isa, &place, rows);
             }
         }
     }
@@ -203,9 +204,61 @@ impl<'a> Chain<'a> {
             return;
         }
         debug_assert!(!self.by_rows());
-        for (i, piece) in values.chunks_mut(PIECE).enumerate() {
-            self.piece(isa, row, 1, n, column + i * PIECE, piece);
+        for (i, values) in values.chunks_mut(PIECE).enumerate() {
+            let place = Place {
+                column: column + i * PIECE,
+                width: values.len(),
+                ..Place::whole(row, 1, n)
+            };
+            self.piece(isa, &place, values);
         }
+    }
+
+    /// Applies the chain to some columns of some rows; `line` gives that part of a row.
+    pub(crate) fn apply_block<'l>(
+        &self,
+        isa: Isa,
+        rows: Range<usize>,
+        n: usize,
+        columns: Range<usize>,
+        line: impl Fn(usize) -> &'l mut [f32],
+    ) {
+        let width = columns.len();
+        let together = PIECE / width.max(1);
+        if together < 2 || self.is_empty() || !self.by_columns() {
+            return rows.for_each(|row| self.apply_part(isa, row, n, columns.start, line(row)));
+        }
+        // So short lines are brought together: to copy them costs less than to begin with each of them anew.
+        let mut piece = [0.0; PIECE];
+        for first in rows.clone().step_by(together) {
+            let rows = first..rows.end.min(first + together);
+            let piece = &mut piece[..rows.len() * width];
+            for (row, values) in rows.clone().zip(piece.chunks_exact_mut(width)) {
+                values.copy_from_slice(line(row));
+            }
+            let place = Place {
+                column: columns.start,
+                width,
+                ..Place::whole(first, rows.len(), n)
+            };
+            self.piece(isa, &place, piece);
+            for (row, values) in rows.zip(piece.chunks_exact(width)) {
+                line(row).copy_from_slice(values);
+            }
+        }
+    }
+
+    /// Whether every operand is one row for all, or one value.
+    fn by_columns(&self) -> bool {
+        let one = |source: &Source<'_>| match *source {
+            Source::Value(_) | Source::Scalar(_) => true,
+            Source::Rows { modulo, .. } | Source::Each { modulo, .. } => modulo == 1,
+        };
+        self.links().iter().all(|link| match link {
+            Link::Binary(_, a, b) => one(a) && one(b),
+            Link::Unary(..) | Link::Requantise(..) => true,
+            Link::Softmax(_) | Link::Dequantise(..) => false,
+        })
     }
 
     /// Whether every operand is one row for all, or lies as the matrix does.
@@ -223,32 +276,18 @@ impl<'a> Chain<'a> {
         })
     }
 
-    /// Applies the chain to `rows` rows or to a part of one row, in `values`.
-    fn piece(
-        &self,
-        isa: Isa,
-        row: usize,
-        rows: usize,
-        n: usize,
-        column: usize,
-        values: &mut [f32],
-    ) {
-        let at = Place {
-            row,
-            rows,
-            n,
-            column,
-            len: values.len(),
-        };
+    /// Applies the chain to a piece of the matrix, in `values`.
+    fn piece(&self, isa: Isa, at: &Place, values: &mut [f32]) {
+        let len = values.len();
         SCRATCH.with_borrow_mut(|scratch| {
-            let needed = self.links().len() * at.len;
+            let needed = self.links().len() * len;
             if scratch.len() < needed {
                 scratch.resize(needed, 0.0);
             }
             // Place 0 is the piece itself, the others are free at first.
             let mut places: [&mut [f32]; MAX_LINKS + 1] =
                 std::array::from_fn(|_| Default::default());
-            for (place, free) in places[1..].iter_mut().zip(scratch.chunks_exact_mut(at.len)) {
+            for (place, free) in places[1..].iter_mut().zip(scratch.chunks_exact_mut(len)) {
                 *place = free;
             }
             places[0] = values;
@@ -276,7 +315,7 @@ impl<'a> Chain<'a> {
                 if let Some(from) = from.filter(|&from| from != to) {
                     out.copy_from_slice(places[from]);
                 }
-                link.apply(isa, &at, out, |value| &places[place_of[value]][..]);
+                link.apply(isa, at, out, |value| &places[place_of[value]][..]);
                 places[to] = out;
                 i += 1;
                 place_of[i] = to;
@@ -407,16 +446,26 @@ impl Kernel for Requantise<'_> {
     }
 }
 
-/// Where a piece lies in its matrix.
+/// Where a piece lies in its matrix of rows of `n` values: whole rows, or some columns of them.
 struct Place {
     row: usize,
     rows: usize,
     n: usize,
     column: usize,
-    len: usize,
+    width: usize,
 }
 
 impl Place {
+    fn whole(row: usize, rows: usize, n: usize) -> Place {
+        Place {
+            row,
+            rows,
+            n,
+            column: 0,
+            width: n,
+        }
+    }
+
     /// The operand that this piece meets.
     #[inline]
     fn operand<'r, 's: 'r, 'v: 'r>(
@@ -438,10 +487,10 @@ impl Place {
             } => {
                 let at = (self.row / divide) % modulo * self.n + self.column;
                 // One row for all is repeated by the kernel.
-                let wanted = if modulo == 1 && self.rows > 1 {
-                    self.n
+                let wanted = if modulo == 1 {
+                    self.width
                 } else {
-                    self.len
+                    self.rows * self.width
                 };
                 &values[at..at + wanted]
             }

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::elementwise::{Binary, Unary, binary, binary_in_place, gate_by_sigmoid, unary_in_place};
+use crate::elementwise::{Binary, Unary, binary, binary_in_place, unary_in_place};
 use crate::int8::{Int8, Quantisation};
 use crate::isa::{Isa, Kernel};
 use crate::norm::softmax_in_place;
@@ -123,6 +123,11 @@ impl<'a> Chain<'a> {
     /// The links that are to be done, which read values by their number in the whole chain.
     pub(crate) fn links(&self) -> &'a [Link<'a>] {
         &self.links[self.done..]
+    }
+
+    /// All links, those that were done elsewhere too.
+    pub(crate) fn all(&self) -> &'a [Link<'a>] {
+        self.links
     }
 
     /// Whether nothing is to be done.
@@ -295,14 +300,14 @@ impl<'a> Chain<'a> {
             let (mut place_of, mut free) = ([0; MAX_LINKS + 1], 1);
             let mut i = self.done;
             while let Some(link) = self.links.get(i) {
-                let from = link.main().map(|value| place_of[value]);
-                if let Some(from) = from
-                    && self.gates_itself(i)
-                {
-                    gate_by_sigmoid(isa, places[from]);
-                    (place_of[i + 2], i) = (from, i + 2);
+                if let Some(found) = self.activation(i) {
+                    let at = place_of[found.of];
+                    found.activation.apply(isa, places[at]);
+                    i += found.links;
+                    place_of[i] = at;
                     continue;
                 }
+                let from = link.main().map(|value| place_of[value]);
                 let taken = link.main().is_some_and(|value| self.is_last_read(i, value));
                 let to = match from {
                     Some(from) if taken => from,
@@ -326,22 +331,6 @@ impl<'a> Chain<'a> {
                 piece[0].copy_from_slice(others[result - 1]);
             }
         });
-    }
-
-    /// Whether link `i` and the next one multiply a value by its sigmoid, and nobody else reads either.
-    fn gates_itself(&self, i: usize) -> bool {
-        let [
-            Link::Unary(Unary::Sigmoid, x),
-            Link::Binary(Binary::Mul, a, b),
-        ] = self.links[i..][..2.min(self.links.len() - i)]
-        else {
-            return false;
-        };
-        let both = match (a, b) {
-            (Source::Value(a), Source::Value(b)) => (a.min(b), a.max(b)) == (x, i + 1),
-            _ => false,
-        };
-        both && !self.is_read_from(i + 2, x) && !self.is_read_from(i + 2, i + 1)
     }
 
     /// Whether nobody but link `i`, and it only once, reads a value from there on.

@@ -216,7 +216,11 @@ pub(super) fn reads(action: &Action, plain: &[At]) -> Vec<At> {
         Action::Quantise { x, sink } => [*x].into_iter().chain(sink.reads()).collect(),
         Action::Images(images) => images.operands.iter().map(|o| o.at).collect(),
         Action::Batched(b) => with(&[b.a.at, b.b.at], &b.chain),
-        Action::Conv { x, chain, .. } | Action::Chain { x, chain, .. } => with(&[*x], chain),
+        Action::Conv { x, gate, chain, .. } => {
+            let own = [Some(*x), *gate].into_iter().flatten();
+            own.chain(chain.reads()).collect()
+        }
+        Action::Chain { x, chain, .. } => with(&[*x], chain),
         Action::Pool { x, .. }
         | Action::Largest { x, .. }
         | Action::Places { x, .. }

@@ -51,6 +51,19 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Which values of the matrix a link keeps: those whose element of the mask is `keep`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask<'a> {
+    /// Row after row, as wide as those of the matrix; row r of it meets row `(r ÷ divide) mod modulo`.
+    pub values: &'a [bool],
+    /// How many rows of the matrix share one.
+    pub divide: usize,
+    /// How many rows there are.
+    pub modulo: usize,
+    /// What says that a value is kept.
+    pub keep: bool,
+}
+
 /// One operation of a chain.
 #[derive(Clone, Copy, Debug)]
 pub enum Link<'a> {
@@ -58,6 +71,8 @@ pub enum Link<'a> {
     Unary(Unary, usize),
     /// A function of two operands.
     Binary(Binary, Source<'a>, Source<'a>),
+    /// An earlier value where a mask says so, one number elsewhere.
+    Select(Mask<'a>, usize, f32),
     /// Softmax of each row of an earlier value.
     Softmax(usize),
     /// Numbers that 8-bit integers stand for, which lie as the matrix does.
@@ -103,7 +118,10 @@ impl<'a> Chain<'a> {
             let known = |source: &Source<'_>| !matches!(source, Source::Value(v) if *v > i);
             assert!(
                 match link {
-                    Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => *v <= i,
+                    Link::Unary(_, v)
+                    | Link::Select(_, v, _)
+                    | Link::Softmax(v)
+                    | Link::Requantise(v, _) => *v <= i,
                     Link::Binary(_, a, b) => known(a) && known(b),
                     Link::Dequantise(..) => true,
                 },
@@ -143,23 +161,27 @@ impl<'a> Chain<'a> {
 
     /// Checks that every operand has what a matrix of `m` rows of `n` values asks of it.
     pub(crate) fn check(&self, what: &str, m: usize, n: usize) {
+        let enough = |len: usize, divide: usize, modulo: usize, width: usize| {
+            divide > 0 && modulo > 0 && len >= modulo.min(m.div_ceil(divide)) * width
+        };
         let fits = |source: &Source<'_>| match *source {
             Source::Value(_) | Source::Scalar(_) => true,
             Source::Rows {
                 values,
                 divide,
                 modulo,
-            } => divide > 0 && modulo > 0 && values.len() >= modulo.min(m.div_ceil(divide)) * n,
+            } => enough(values.len(), divide, modulo, n),
             Source::Each {
                 values,
                 divide,
                 modulo,
-            } => divide > 0 && modulo > 0 && values.len() >= modulo.min(m.div_ceil(divide)),
+            } => enough(values.len(), divide, modulo, 1),
         };
         for (i, link) in self.links.iter().enumerate() {
             let fits = match link {
                 Link::Binary(_, a, b) => fits(a) && fits(b),
                 Link::Dequantise(values, _) => values.len() == m * n,
+                Link::Select(mask, ..) => enough(mask.values.len(), mask.divide, mask.modulo, n),
                 Link::Unary(..) | Link::Softmax(_) | Link::Requantise(..) => true,
             };
             assert!(
@@ -261,7 +283,7 @@ impl<'a> Chain<'a> {
         };
         self.links().iter().all(|link| match link {
             Link::Binary(_, a, b) => one(a) && one(b),
-            Link::Unary(..) | Link::Requantise(..) => true,
+            Link::Unary(..) | Link::Select(..) | Link::Requantise(..) => true,
             Link::Softmax(_) | Link::Dequantise(..) => false,
         })
     }
@@ -353,9 +375,10 @@ impl Link<'_> {
             _ => 0,
         };
         match self {
-            Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => {
-                usize::from(*v == value)
-            }
+            Link::Unary(_, v)
+            | Link::Select(_, v, _)
+            | Link::Softmax(v)
+            | Link::Requantise(v, _) => usize::from(*v == value),
             Link::Binary(_, a, b) => read(a) + read(b),
             Link::Dequantise(..) => 0,
         }
@@ -364,7 +387,10 @@ impl Link<'_> {
     /// The value that the result can take the place of, if the link has one.
     fn main(&self) -> Option<usize> {
         match *self {
-            Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => Some(v),
+            Link::Unary(_, v)
+            | Link::Select(_, v, _)
+            | Link::Softmax(v)
+            | Link::Requantise(v, _) => Some(v),
             Link::Binary(_, Source::Value(v), _) | Link::Binary(_, _, Source::Value(v)) => Some(v),
             Link::Binary(..) | Link::Dequantise(..) => None,
         }
@@ -376,6 +402,19 @@ impl Link<'_> {
         match *self {
             Link::Unary(op, _) => unary_in_place(isa, op, out),
             Link::Softmax(_) => softmax_in_place(isa, at.n, out),
+            Link::Select(mask, _, other) => {
+                for (i, out) in out.chunks_exact_mut(at.width).enumerate() {
+                    let row = ((at.row + i) / mask.divide) % mask.modulo;
+                    let (keep, start) = (mask.keep, row * at.n + at.column);
+                    let mask = &mask.values[start..start + at.width];
+                    isa.run(Select {
+                        mask,
+                        keep,
+                        other,
+                        out,
+                    });
+                }
+            }
             Link::Dequantise(values, how) => {
                 let start = at.row * at.n + at.column;
                 let values = values.part(start..start + out.len());
@@ -400,6 +439,24 @@ impl Link<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+struct Select<'a> {
+    mask: &'a [bool],
+    keep: bool,
+    other: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Select<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (v, &mask) in self.out.iter_mut().zip(self.mask) {
+            *v = if mask == self.keep { *v } else { self.other };
         }
     }
 }

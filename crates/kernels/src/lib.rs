@@ -67,7 +67,7 @@ pub use allocator::LargePages;
 pub use attention::{
     Attention, Gate, PAGE, Rotation, Stretch, add_in_place, attention, gated, rotate, store_kv,
 };
-pub use chain::{Chain, Link, MAX_LINKS, Source, apply};
+pub use chain::{Chain, Link, MAX_LINKS, Mask, Source, apply};
 pub use conv::{
     Channels, Conv, ConvSpec, FiltersLast, PackedFilters, conv, conv_last, conv_last_gated,
     conv_last_gated_scratch, conv_last_scratch, conv_last_takes_gate,

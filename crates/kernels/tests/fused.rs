@@ -5,10 +5,11 @@ mod common;
 
 use common::{Source, assert_same_bits, everywhere};
 use lemma_kernels::{
-    Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, PackedB, PackedFilters, Pool,
-    PoolSpec, Pooling, Source as Operand, Strided, Threads, Unary, average_pool, binary, conv,
-    conv_last, conv_last_gated, conv_last_takes_gate, gemm, gemm_with, matmul, matmul_strided,
-    max_pool, max_pool_last, pool_last, product, softmax, transpose, unary_in_place,
+    Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, Mask, PackedB, PackedFilters,
+    Pool, PoolSpec, Pooling, Source as Operand, Strided, Threads, Unary, average_pool, binary,
+    conv, conv_last, conv_last_gated, conv_last_takes_gate, gemm, gemm_with, matmul,
+    matmul_strided, max_pool, max_pool_last, pool_last, product, softmax, transpose,
+    unary_in_place,
 };
 
 #[test]
@@ -180,6 +181,13 @@ fn one_by_one(links: &[Link<'_>], m: usize, n: usize, start: &[f32]) -> Vec<f32>
                 };
                 binary(Isa::PORTABLE, op, &whole(a), &whole(b), &mut y);
             }
+            Link::Select(mask, v, other) => {
+                for (i, y) in y.iter_mut().enumerate() {
+                    let row = i / n / mask.divide % mask.modulo;
+                    let keep = mask.values[row * n + i % n] == mask.keep;
+                    *y = if keep { values[v][i] } else { other };
+                }
+            }
             Link::Softmax(_) | Link::Dequantise(..) | Link::Requantise(..) => {
                 unreachable!("no ending has one")
             }
@@ -187,6 +195,44 @@ fn one_by_one(links: &[Link<'_>], m: usize, n: usize, start: &[f32]) -> Vec<f32>
         values.push(y);
     }
     values.pop().expect("the start at least")
+}
+
+#[test]
+fn masks_meet_their_rows() {
+    let mut source = Source::new(213);
+    for (m, k, n) in [(24, 9, 20), (90, 260, 160), (6, 30, 1500)] {
+        let (a, b, bias) = (source.wild(m * k), source.wild(k * n), source.wild(n));
+        let packed = PackedB::pack(&b, k, n, false);
+        let mut plain = vec![0.0; m * n];
+        gemm(Isa::PORTABLE, m, &a, &packed, &mut plain);
+        for (divide, modulo, keep) in [
+            (1, m / 3, true),
+            (2, 3, false),
+            (1, 1, true),
+            (1, usize::MAX, true),
+        ] {
+            let values: Vec<bool> = (0..modulo.min(m) * n)
+                .map(|_| source.bits() & 4 == 0)
+                .collect();
+            let mask = Mask {
+                values: &values,
+                divide,
+                modulo,
+                keep,
+            };
+            let links = [
+                Link::Binary(Binary::Add, Operand::Value(0), Operand::columns(&bias)),
+                Link::Select(mask, 1, f32::NEG_INFINITY),
+                Link::Unary(Unary::Neg, 2),
+            ];
+            let expected = one_by_one(&links, m, n, &plain);
+            everywhere(|isa, threads| {
+                let mut c = vec![f32::NAN; m * n];
+                gemm_with(isa, threads, m, &a, &packed, &Chain::new(&links), &mut c);
+                assert_same_bits(&c, &expected, format!("{isa} {threads:?} {m}x{k}x{n}"));
+            });
+        }
+    }
 }
 
 #[test]

@@ -364,7 +364,9 @@ impl One {
                     LinkSpec::Binary(*op, self.operand(*a, rows)?, self.operand(*b, rows)?)
                 }
                 LinkSpec::Unary(..) | LinkSpec::Softmax(_) => link.clone(),
-                LinkSpec::Dequantise(..) | LinkSpec::Requantise(..) => return None,
+                LinkSpec::Select { .. } | LinkSpec::Dequantise(..) | LinkSpec::Requantise(..) => {
+                    return None;
+                }
             })
         });
         Some(ChainSpec {

@@ -196,25 +196,20 @@ impl<'a> Chain<'a> {
         if self.is_empty() || n == 0 {
             return;
         }
-        if self.by_rows() {
-            let size = n;
-            for (i, row) in values.chunks_mut(size).enumerate() {
-                self.piece(isa, &Place::whole(first + i, 1, n), row);
-            }
-        } else if n > PIECE {
+        if n > PIECE && !self.by_rows() {
             for (i, row) in values.chunks_mut(n).enumerate() {
                 self.apply_part(isa, first + i, n, 0, row);
             }
+            return;
+        }
+        let together = if self.regular() {
+            (PIECE / n).max(1)
         } else {
-            let together = if self.regular() {
-                (PIECE / n).max(1)
-            } else {
-                1
-            };
-            for (i, rows) in values.chunks_mut(together * n).enumerate() {
-                let place = Place::whole(first + i * together, rows.len() / n, n);
-                self.piece(isa, &place, rows);
-            }
+            1
+        };
+        for (i, rows) in values.chunks_mut(together * n).enumerate() {
+            let place = Place::whole(first + i * together, rows.len() / n, n);
+            self.piece(isa, &place, rows);
         }
     }
 

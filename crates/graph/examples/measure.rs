@@ -14,6 +14,10 @@ use lemma_graph::io::npy;
 use lemma_graph::{Folder, Isa, Limits, Model, RunOptions, Tensor};
 use rustix::time::{ClockId, clock_gettime};
 
+/// As in the `lemma` binary, which is what is measured.
+#[global_allocator]
+static ALLOCATOR: lemma_kernels::LargePages = lemma_kernels::LargePages;
+
 type Error = Box<dyn std::error::Error>;
 
 struct Arguments {

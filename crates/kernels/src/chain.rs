@@ -5,8 +5,9 @@
 //! of its links applied one by one to whole tensors.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
-use crate::elementwise::{Binary, Unary, binary, binary_in_place, gate_by_sigmoid, unary_in_place};
+use crate::elementwise::{Binary, Unary, binary, binary_in_place, unary_in_place};
 use crate::int8::{Int8, Quantisation};
 use crate::isa::{Isa, Kernel};
 use crate::norm::softmax_in_place;
@@ -50,6 +51,19 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Which values of the matrix a link keeps: those whose element of the mask is `keep`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask<'a> {
+    /// Row after row, as wide as those of the matrix; row r of it meets row `(r ÷ divide) mod modulo`.
+    pub values: &'a [bool],
+    /// How many rows of the matrix share one.
+    pub divide: usize,
+    /// How many rows there are.
+    pub modulo: usize,
+    /// What says that a value is kept.
+    pub keep: bool,
+}
+
 /// One operation of a chain.
 #[derive(Clone, Copy, Debug)]
 pub enum Link<'a> {
@@ -57,6 +71,8 @@ pub enum Link<'a> {
     Unary(Unary, usize),
     /// A function of two operands.
     Binary(Binary, Source<'a>, Source<'a>),
+    /// An earlier value where a mask says so, one number elsewhere.
+    Select(Mask<'a>, usize, f32),
     /// Softmax of each row of an earlier value.
     Softmax(usize),
     /// Numbers that 8-bit integers stand for, which lie as the matrix does.
@@ -102,7 +118,10 @@ impl<'a> Chain<'a> {
             let known = |source: &Source<'_>| !matches!(source, Source::Value(v) if *v > i);
             assert!(
                 match link {
-                    Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => *v <= i,
+                    Link::Unary(_, v)
+                    | Link::Select(_, v, _)
+                    | Link::Softmax(v)
+                    | Link::Requantise(v, _) => *v <= i,
                     Link::Binary(_, a, b) => known(a) && known(b),
                     Link::Dequantise(..) => true,
                 },
@@ -124,6 +143,11 @@ impl<'a> Chain<'a> {
         &self.links[self.done..]
     }
 
+    /// All links, those that were done elsewhere too.
+    pub(crate) fn all(&self) -> &'a [Link<'a>] {
+        self.links
+    }
+
     /// Whether nothing is to be done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -137,23 +161,27 @@ impl<'a> Chain<'a> {
 
     /// Checks that every operand has what a matrix of `m` rows of `n` values asks of it.
     pub(crate) fn check(&self, what: &str, m: usize, n: usize) {
+        let enough = |len: usize, divide: usize, modulo: usize, width: usize| {
+            divide > 0 && modulo > 0 && len >= modulo.min(m.div_ceil(divide)) * width
+        };
         let fits = |source: &Source<'_>| match *source {
             Source::Value(_) | Source::Scalar(_) => true,
             Source::Rows {
                 values,
                 divide,
                 modulo,
-            } => divide > 0 && modulo > 0 && values.len() >= modulo.min(m.div_ceil(divide)) * n,
+            } => enough(values.len(), divide, modulo, n),
             Source::Each {
                 values,
                 divide,
                 modulo,
-            } => divide > 0 && modulo > 0 && values.len() >= modulo.min(m.div_ceil(divide)),
+            } => enough(values.len(), divide, modulo, 1),
         };
         for (i, link) in self.links.iter().enumerate() {
             let fits = match link {
                 Link::Binary(_, a, b) => fits(a) && fits(b),
                 Link::Dequantise(values, _) => values.len() == m * n,
+                Link::Select(mask, ..) => enough(mask.values.len(), mask.divide, mask.modulo, n),
                 Link::Unary(..) | Link::Softmax(_) | Link::Requantise(..) => true,
             };
             assert!(
@@ -168,25 +196,20 @@ impl<'a> Chain<'a> {
         if self.is_empty() || n == 0 {
             return;
         }
-        if self.by_rows() {
-            let size = n;
-            for (i, piece) in values.chunks_mut(size).enumerate() {
-                self.piece(isa, first + i, 1, n, 0, piece);
-            }
-        } else if n > PIECE {
+        if n > PIECE && !self.by_rows() {
             for (i, row) in values.chunks_mut(n).enumerate() {
                 self.apply_part(isa, first + i, n, 0, row);
             }
+            return;
+        }
+        let together = if self.regular() {
+            (PIECE / n).max(1)
         } else {
-            let together = if self.regular() {
-                (PIECE / n).max(1)
-            } else {
-                1
-            };
-            for (i, piece) in values.chunks_mut(together * n).enumerate() {
-                let rows = piece.len() / n;
-                self.piece(isa, first + i * together, rows, n, 0, piece);
-            }
+            1
+        };
+        for (i, rows) in values.chunks_mut(together * n).enumerate() {
+            let place = Place::whole(first + i * together, rows.len() / n, n);
+            self.piece(isa, &place, rows);
         }
     }
 
@@ -203,9 +226,61 @@ impl<'a> Chain<'a> {
             return;
         }
         debug_assert!(!self.by_rows());
-        for (i, piece) in values.chunks_mut(PIECE).enumerate() {
-            self.piece(isa, row, 1, n, column + i * PIECE, piece);
+        for (i, values) in values.chunks_mut(PIECE).enumerate() {
+            let place = Place {
+                column: column + i * PIECE,
+                width: values.len(),
+                ..Place::whole(row, 1, n)
+            };
+            self.piece(isa, &place, values);
         }
+    }
+
+    /// Applies the chain to some columns of some rows; `line` gives that part of a row.
+    pub(crate) fn apply_block<'l>(
+        &self,
+        isa: Isa,
+        rows: Range<usize>,
+        n: usize,
+        columns: Range<usize>,
+        line: impl Fn(usize) -> &'l mut [f32],
+    ) {
+        let width = columns.len();
+        let together = PIECE / width.max(1);
+        if together < 2 || self.is_empty() || !self.by_columns() {
+            return rows.for_each(|row| self.apply_part(isa, row, n, columns.start, line(row)));
+        }
+        // So short lines are brought together: to copy them costs less than to begin with each of them anew.
+        let mut piece = [0.0; PIECE];
+        for first in rows.clone().step_by(together) {
+            let rows = first..rows.end.min(first + together);
+            let piece = &mut piece[..rows.len() * width];
+            for (row, values) in rows.clone().zip(piece.chunks_exact_mut(width)) {
+                values.copy_from_slice(line(row));
+            }
+            let place = Place {
+                column: columns.start,
+                width,
+                ..Place::whole(first, rows.len(), n)
+            };
+            self.piece(isa, &place, piece);
+            for (row, values) in rows.zip(piece.chunks_exact(width)) {
+                line(row).copy_from_slice(values);
+            }
+        }
+    }
+
+    /// Whether every operand is one row for all, or one value.
+    fn by_columns(&self) -> bool {
+        let one = |source: &Source<'_>| match *source {
+            Source::Value(_) | Source::Scalar(_) => true,
+            Source::Rows { modulo, .. } | Source::Each { modulo, .. } => modulo == 1,
+        };
+        self.links().iter().all(|link| match link {
+            Link::Binary(_, a, b) => one(a) && one(b),
+            Link::Unary(..) | Link::Select(..) | Link::Requantise(..) => true,
+            Link::Softmax(_) | Link::Dequantise(..) => false,
+        })
     }
 
     /// Whether every operand is one row for all, or lies as the matrix does.
@@ -223,32 +298,18 @@ impl<'a> Chain<'a> {
         })
     }
 
-    /// Applies the chain to `rows` rows or to a part of one row, in `values`.
-    fn piece(
-        &self,
-        isa: Isa,
-        row: usize,
-        rows: usize,
-        n: usize,
-        column: usize,
-        values: &mut [f32],
-    ) {
-        let at = Place {
-            row,
-            rows,
-            n,
-            column,
-            len: values.len(),
-        };
+    /// Applies the chain to a piece of the matrix, in `values`.
+    fn piece(&self, isa: Isa, at: &Place, values: &mut [f32]) {
+        let len = values.len();
         SCRATCH.with_borrow_mut(|scratch| {
-            let needed = self.links().len() * at.len;
+            let needed = self.links().len() * len;
             if scratch.len() < needed {
                 scratch.resize(needed, 0.0);
             }
             // Place 0 is the piece itself, the others are free at first.
             let mut places: [&mut [f32]; MAX_LINKS + 1] =
                 std::array::from_fn(|_| Default::default());
-            for (place, free) in places[1..].iter_mut().zip(scratch.chunks_exact_mut(at.len)) {
+            for (place, free) in places[1..].iter_mut().zip(scratch.chunks_exact_mut(len)) {
                 *place = free;
             }
             places[0] = values;
@@ -256,14 +317,14 @@ impl<'a> Chain<'a> {
             let (mut place_of, mut free) = ([0; MAX_LINKS + 1], 1);
             let mut i = self.done;
             while let Some(link) = self.links.get(i) {
-                let from = link.main().map(|value| place_of[value]);
-                if let Some(from) = from
-                    && self.gates_itself(i)
-                {
-                    gate_by_sigmoid(isa, places[from]);
-                    (place_of[i + 2], i) = (from, i + 2);
+                if let Some(found) = self.activation(i) {
+                    let at = place_of[found.of];
+                    found.activation.apply(isa, places[at]);
+                    i += found.links;
+                    place_of[i] = at;
                     continue;
                 }
+                let from = link.main().map(|value| place_of[value]);
                 let taken = link.main().is_some_and(|value| self.is_last_read(i, value));
                 let to = match from {
                     Some(from) if taken => from,
@@ -276,7 +337,7 @@ impl<'a> Chain<'a> {
                 if let Some(from) = from.filter(|&from| from != to) {
                     out.copy_from_slice(places[from]);
                 }
-                link.apply(isa, &at, out, |value| &places[place_of[value]][..]);
+                link.apply(isa, at, out, |value| &places[place_of[value]][..]);
                 places[to] = out;
                 i += 1;
                 place_of[i] = to;
@@ -287,22 +348,6 @@ impl<'a> Chain<'a> {
                 piece[0].copy_from_slice(others[result - 1]);
             }
         });
-    }
-
-    /// Whether link `i` and the next one multiply a value by its sigmoid, and nobody else reads either.
-    fn gates_itself(&self, i: usize) -> bool {
-        let [
-            Link::Unary(Unary::Sigmoid, x),
-            Link::Binary(Binary::Mul, a, b),
-        ] = self.links[i..][..2.min(self.links.len() - i)]
-        else {
-            return false;
-        };
-        let both = match (a, b) {
-            (Source::Value(a), Source::Value(b)) => (a.min(b), a.max(b)) == (x, i + 1),
-            _ => false,
-        };
-        both && !self.is_read_from(i + 2, x) && !self.is_read_from(i + 2, i + 1)
     }
 
     /// Whether nobody but link `i`, and it only once, reads a value from there on.
@@ -325,9 +370,10 @@ impl Link<'_> {
             _ => 0,
         };
         match self {
-            Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => {
-                usize::from(*v == value)
-            }
+            Link::Unary(_, v)
+            | Link::Select(_, v, _)
+            | Link::Softmax(v)
+            | Link::Requantise(v, _) => usize::from(*v == value),
             Link::Binary(_, a, b) => read(a) + read(b),
             Link::Dequantise(..) => 0,
         }
@@ -336,7 +382,10 @@ impl Link<'_> {
     /// The value that the result can take the place of, if the link has one.
     fn main(&self) -> Option<usize> {
         match *self {
-            Link::Unary(_, v) | Link::Softmax(v) | Link::Requantise(v, _) => Some(v),
+            Link::Unary(_, v)
+            | Link::Select(_, v, _)
+            | Link::Softmax(v)
+            | Link::Requantise(v, _) => Some(v),
             Link::Binary(_, Source::Value(v), _) | Link::Binary(_, _, Source::Value(v)) => Some(v),
             Link::Binary(..) | Link::Dequantise(..) => None,
         }
@@ -348,6 +397,19 @@ impl Link<'_> {
         match *self {
             Link::Unary(op, _) => unary_in_place(isa, op, out),
             Link::Softmax(_) => softmax_in_place(isa, at.n, out),
+            Link::Select(mask, _, other) => {
+                for (i, out) in out.chunks_exact_mut(at.width).enumerate() {
+                    let row = ((at.row + i) / mask.divide) % mask.modulo;
+                    let (keep, start) = (mask.keep, row * at.n + at.column);
+                    let mask = &mask.values[start..start + at.width];
+                    isa.run(Select {
+                        mask,
+                        keep,
+                        other,
+                        out,
+                    });
+                }
+            }
             Link::Dequantise(values, how) => {
                 let start = at.row * at.n + at.column;
                 let values = values.part(start..start + out.len());
@@ -372,6 +434,24 @@ impl Link<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+struct Select<'a> {
+    mask: &'a [bool],
+    keep: bool,
+    other: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Select<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (v, &mask) in self.out.iter_mut().zip(self.mask) {
+            *v = if mask == self.keep { *v } else { self.other };
         }
     }
 }
@@ -407,16 +487,26 @@ impl Kernel for Requantise<'_> {
     }
 }
 
-/// Where a piece lies in its matrix.
+/// Where a piece lies in its matrix of rows of `n` values: whole rows, or some columns of them.
 struct Place {
     row: usize,
     rows: usize,
     n: usize,
     column: usize,
-    len: usize,
+    width: usize,
 }
 
 impl Place {
+    fn whole(row: usize, rows: usize, n: usize) -> Place {
+        Place {
+            row,
+            rows,
+            n,
+            column: 0,
+            width: n,
+        }
+    }
+
     /// The operand that this piece meets.
     #[inline]
     fn operand<'r, 's: 'r, 'v: 'r>(
@@ -438,10 +528,10 @@ impl Place {
             } => {
                 let at = (self.row / divide) % modulo * self.n + self.column;
                 // One row for all is repeated by the kernel.
-                let wanted = if modulo == 1 && self.rows > 1 {
-                    self.n
+                let wanted = if modulo == 1 {
+                    self.width
                 } else {
-                    self.len
+                    self.rows * self.width
                 };
                 &values[at..at + wanted]
             }

@@ -168,16 +168,6 @@ pub fn unary_in_place(isa: Isa, op: Unary, y: &mut [f32]) {
     }
 }
 
-/// `y[i] = y[i] × sigmoid(y[i])`, product and function rounded apart: not [`Unary::Silu`], which is −0 where the
-/// sigmoid is 0.
-pub(crate) fn gate_by_sigmoid(isa: Isa, y: &mut [f32]) {
-    isa.run(Staged {
-        y,
-        first: math::sigmoid_stage,
-        second: math::gated_by_sigmoid,
-    });
-}
-
 /// `y[i] = op(a[i mod a.len()], b[i mod b.len()])`.
 ///
 /// An operand that is shorter than the output is repeated; so a scalar has length 1 and a bias
@@ -303,11 +293,11 @@ impl<F: Fn(f32) -> f32> Kernel for Map<'_, F> {
 /// A function of one value in two stages, each applied to many values before the next. Every step of a long computation
 /// waits for the one before, and a processor looks ahead so far as to overlap a few values only; of short ones it
 /// overlaps many.
-struct Staged<'a, F, G> {
-    y: &'a mut [f32],
-    first: F,
+pub(crate) struct Staged<'a, F, G> {
+    pub(crate) y: &'a mut [f32],
+    pub(crate) first: F,
     /// From the value and what the first stage made of it.
-    second: G,
+    pub(crate) second: G,
 }
 
 impl<F: Fn(f32) -> f32, G: Fn(f32, f32) -> f32> Kernel for Staged<'_, F, G> {

@@ -38,6 +38,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod activation;
 mod allocator;
 mod attention;
 pub mod cast;
@@ -66,9 +67,10 @@ pub use allocator::LargePages;
 pub use attention::{
     Attention, Gate, PAGE, Rotation, Stretch, add_in_place, attention, gated, rotate, store_kv,
 };
-pub use chain::{Chain, Link, MAX_LINKS, Source, apply};
+pub use chain::{Chain, Link, MAX_LINKS, Mask, Source, apply};
 pub use conv::{
-    Channels, Conv, ConvSpec, FiltersLast, PackedFilters, conv, conv_last, conv_last_scratch,
+    Channels, Conv, ConvSpec, FiltersLast, PackedFilters, conv, conv_last, conv_last_gated,
+    conv_last_gated_scratch, conv_last_scratch, conv_last_takes_gate,
 };
 pub use elementwise::{Binary, Unary, binary, unary, unary_in_place};
 pub use gemm::{

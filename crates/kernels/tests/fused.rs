@@ -5,10 +5,11 @@ mod common;
 
 use common::{Source, assert_same_bits, everywhere};
 use lemma_kernels::{
-    Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, PackedB, PackedFilters, Pool,
-    PoolSpec, Pooling, Source as Operand, Strided, Threads, Unary, average_pool, binary, conv,
-    conv_last, gemm, gemm_with, matmul, matmul_strided, max_pool, max_pool_last, pool_last,
-    product, softmax, transpose, unary_in_place,
+    Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, Mask, PackedB, PackedFilters,
+    Pool, PoolSpec, Pooling, Source as Operand, Strided, Threads, Unary, average_pool, binary,
+    conv, conv_last, conv_last_gated, conv_last_takes_gate, gemm, gemm_with, matmul,
+    matmul_strided, max_pool, max_pool_last, pool_last, product, softmax, transpose,
+    unary_in_place,
 };
 
 #[test]
@@ -95,6 +96,37 @@ fn a_chain_has_the_bits_of_its_links() {
     }
 }
 
+/// As exporters spell it out, after a bias.
+fn gelu_by_erf(bias: Operand<'_>) -> Vec<Link<'_>> {
+    let scalar =
+        |op, value, number| Link::Binary(op, Operand::Value(value), Operand::Scalar(number));
+    vec![
+        Link::Binary(Binary::Add, bias, Operand::Value(0)),
+        scalar(Binary::Div, 1, std::f32::consts::SQRT_2),
+        Link::Unary(Unary::Erf, 2),
+        scalar(Binary::Add, 3, 1.0),
+        Link::Binary(Binary::Mul, Operand::Value(1), Operand::Value(4)),
+        scalar(Binary::Mul, 5, 0.5),
+    ]
+}
+
+/// Likewise, where the power is 3.
+fn gelu_by_tanh(bias: Operand<'_>, power: f32) -> Vec<Link<'_>> {
+    let scalar =
+        |op, value, number| Link::Binary(op, Operand::Scalar(number), Operand::Value(value));
+    vec![
+        Link::Binary(Binary::Add, bias, Operand::Value(0)),
+        scalar(Binary::Mul, 1, 0.5),
+        Link::Binary(Binary::Pow, Operand::Value(1), Operand::Scalar(power)),
+        scalar(Binary::Mul, 3, 0.044715),
+        Link::Binary(Binary::Add, Operand::Value(4), Operand::Value(1)),
+        scalar(Binary::Mul, 5, 0.797_884_6),
+        Link::Unary(Unary::Tanh, 6),
+        scalar(Binary::Add, 7, 1.0),
+        Link::Binary(Binary::Mul, Operand::Value(2), Operand::Value(8)),
+    ]
+}
+
 /// What follows a product or a convolution in real models, and bounds that are told from others by the sign of a zero.
 fn endings<'a>(bias: &'a [f32], full: &'a [f32]) -> Vec<Vec<Link<'a>>> {
     let add = |value, values| Link::Binary(Binary::Add, values, Operand::Value(value));
@@ -117,6 +149,12 @@ fn endings<'a>(bias: &'a [f32], full: &'a [f32]) -> Vec<Vec<Link<'a>>> {
         vec![Link::Unary(Unary::Clip { min: 0.0, max: 2.0 }, 0)],
         vec![add(0, columns), Link::Unary(Unary::Sigmoid, 1), gate(1)],
         vec![Link::Unary(Unary::Sigmoid, 0), gate(0), add(2, columns)],
+        gelu_by_erf(columns),
+        [gelu_by_erf(columns), vec![add(4, Operand::Value(6))]].concat(),
+        gelu_by_tanh(columns, 3.0),
+        gelu_by_tanh(columns, 2.0),
+        [gelu_by_tanh(columns, 3.0), vec![add(9, matrix)]].concat(),
+        [gelu_by_tanh(columns, 3.0), vec![add(9, Operand::Value(1))]].concat(),
     ]
 }
 
@@ -143,6 +181,13 @@ fn one_by_one(links: &[Link<'_>], m: usize, n: usize, start: &[f32]) -> Vec<f32>
                 };
                 binary(Isa::PORTABLE, op, &whole(a), &whole(b), &mut y);
             }
+            Link::Select(mask, v, other) => {
+                for (i, y) in y.iter_mut().enumerate() {
+                    let row = i / n / mask.divide % mask.modulo;
+                    let keep = mask.values[row * n + i % n] == mask.keep;
+                    *y = if keep { values[v][i] } else { other };
+                }
+            }
             Link::Softmax(_) | Link::Dequantise(..) | Link::Requantise(..) => {
                 unreachable!("no ending has one")
             }
@@ -153,9 +198,53 @@ fn one_by_one(links: &[Link<'_>], m: usize, n: usize, start: &[f32]) -> Vec<f32>
 }
 
 #[test]
+fn masks_meet_their_rows() {
+    let mut source = Source::new(213);
+    for (m, k, n) in [(24, 9, 20), (90, 260, 160), (6, 30, 1500)] {
+        let (a, b, bias) = (source.wild(m * k), source.wild(k * n), source.wild(n));
+        let packed = PackedB::pack(&b, k, n, false);
+        let mut plain = vec![0.0; m * n];
+        gemm(Isa::PORTABLE, m, &a, &packed, &mut plain);
+        for (divide, modulo, keep) in [
+            (1, m / 3, true),
+            (2, 3, false),
+            (1, 1, true),
+            (1, usize::MAX, true),
+        ] {
+            let values: Vec<bool> = (0..modulo.min(m) * n)
+                .map(|_| source.bits() & 4 == 0)
+                .collect();
+            let mask = Mask {
+                values: &values,
+                divide,
+                modulo,
+                keep,
+            };
+            let links = [
+                Link::Binary(Binary::Add, Operand::Value(0), Operand::columns(&bias)),
+                Link::Select(mask, 1, f32::NEG_INFINITY),
+                Link::Unary(Unary::Neg, 2),
+            ];
+            let expected = one_by_one(&links, m, n, &plain);
+            everywhere(|isa, threads| {
+                let mut c = vec![f32::NAN; m * n];
+                gemm_with(isa, threads, m, &a, &packed, &Chain::new(&links), &mut c);
+                assert_same_bits(&c, &expected, format!("{isa} {threads:?} {m}x{k}x{n}"));
+            });
+        }
+    }
+}
+
+#[test]
 fn what_is_done_in_registers_has_the_same_bits() {
     let mut source = Source::new(208);
-    for (m, k, n) in [(13, 9, 24), (30, 300, 70), (8, 256, 128), (1, 40, 515)] {
+    for (m, k, n) in [
+        (13, 9, 24),
+        (30, 300, 70),
+        (8, 256, 128),
+        (1, 40, 515),
+        (90, 260, 160),
+    ] {
         let (a, b) = (source.wild(m * k), source.wild(k * n));
         let packed = PackedB::pack(&b, k, n, false);
         let (bias, full) = (source.wild(n), source.wild(m * n));
@@ -438,6 +527,79 @@ fn convolutions_with_channels_last() {
                     format!("{isa} {threads:?} {kernel:?} {input:?}"),
                 );
             }
+        });
+    }
+}
+
+#[test]
+fn a_gate_is_a_product_before_the_convolution() {
+    let mut source = Source::new(212);
+    for (batch, channels, out, places) in [
+        (1, 32, 16, [13, 11]),
+        (3, 70, 90, [7, 7]),
+        (2, 700, 20, [2, 1]),
+    ] {
+        let geometry = Conv::new(&ConvSpec {
+            batch,
+            in_channels: channels,
+            out_channels: out,
+            groups: 1,
+            input: &places,
+            kernel: &[1, 1],
+            strides: &[1, 1],
+            dilations: &[1, 1],
+            pads_begin: &[0, 0],
+            pads_end: &[0, 0],
+        })
+        .expect("a geometry");
+        assert!(conv_last_takes_gate(&geometry));
+        let x = source.wild(geometry.input_len());
+        let gate = source.wild(batch * channels);
+        let filters = source.values(geometry.filter_len());
+        let packed = FiltersLast::pack(&geometry, &filters).expect("one group");
+        let gated: Vec<f32> = x
+            .chunks_exact(channels)
+            .enumerate()
+            .flat_map(|(row, x)| {
+                let image = row / (places[0] * places[1]);
+                let mut y = vec![0.0; channels];
+                binary(
+                    Isa::PORTABLE,
+                    Binary::Mul,
+                    &gate[image * channels..][..channels],
+                    x,
+                    &mut y,
+                );
+                y
+            })
+            .collect();
+        let bias = source.values(out);
+        let links = [Link::Binary(
+            Binary::Add,
+            Operand::Value(0),
+            Operand::columns(&bias),
+        )];
+        let (chain, one) = (Chain::new(&links), Threads::single());
+        let mut expected = vec![f32::NAN; geometry.output_len()];
+        let last = Channels::Last;
+        conv_last(
+            Isa::PORTABLE,
+            &one,
+            &geometry,
+            last,
+            &gated,
+            &packed,
+            &chain,
+            &mut expected,
+        );
+        everywhere(|isa, threads| {
+            let mut y = vec![f32::NAN; geometry.output_len()];
+            conv_last_gated(isa, threads, &geometry, &x, &gate, &packed, &chain, &mut y);
+            assert_same_bits(
+                &y,
+                &expected,
+                format!("{isa} {threads:?} {channels} to {out}"),
+            );
         });
     }
 }

@@ -116,6 +116,10 @@ impl<'a> Builder<'a> {
             // It is made where it is needed, often as an operand of something else.
             return;
         }
+        if self.gates(index).is_some() {
+            // The convolution that reads it does it.
+            return;
+        }
         if self.is_lazy(index) {
             // It is made where it is needed; but no chain of such operators is left unmade.
             if let Some(Ref::Node(operand, _)) = self.node(index).inputs[0]

@@ -1,12 +1,13 @@
 //! Chains with their operands by reference.
 
 use lemma_kernels::int8::Quantisation;
-use lemma_kernels::{Binary, Chain, Isa, Link, Source, Threads, Unary};
+use lemma_kernels::{Binary, Chain, Isa, Link, Mask, Source, Threads, Unary};
 use lemma_types::tensor::DType;
 
 use super::At;
 use super::integer::Sink;
 use crate::error::OpError;
+use crate::operator::typed;
 use crate::ops::quantize::{self, widened};
 use crate::ops::unreachable_type;
 use crate::tensor::Tensor;
@@ -55,6 +56,15 @@ pub(super) enum LinkSpec {
     Unary(Unary, usize),
     Binary(Binary, Operand, Operand),
     Softmax(usize),
+    Select {
+        mask: At,
+        divide: usize,
+        modulo: usize,
+        keep: bool,
+        value: usize,
+        /// One number.
+        other: At,
+    },
     /// 8-bit integers as numbers.
     Dequantise(At, Sink),
     /// A value quantised and dequantised.
@@ -75,6 +85,7 @@ impl ChainSpec {
             .flat_map(|link| match link {
                 LinkSpec::Unary(..) | LinkSpec::Softmax(_) => [None; 3],
                 LinkSpec::Binary(_, a, b) => [a.at(), b.at(), None],
+                LinkSpec::Select { mask, other, .. } => [Some(*mask), Some(*other), None],
                 LinkSpec::Dequantise(at, how) => [Some(*at), Some(how.scale), how.zero],
                 LinkSpec::Requantise(_, how) => [Some(how.scale), how.zero, None],
             })
@@ -87,13 +98,14 @@ impl ChainSpec {
         values: &impl Values<'t>,
         with: impl FnOnce(&Chain<'_>) -> R,
     ) -> Result<R, OpError> {
+        let number = |at: At| -> Result<f32, OpError> {
+            let first = values.floats(at)?.first().copied();
+            first.ok_or_else(|| OpError::shape("an operand is empty"))
+        };
         let source = |operand: Operand| -> Result<Source<'t>, OpError> {
             Ok(match operand {
                 Operand::Value(v) => Source::Value(v),
-                Operand::Scalar(at) => {
-                    let first = values.floats(at)?.first().copied();
-                    Source::Scalar(first.ok_or_else(|| OpError::shape("an operand is empty"))?)
-                }
+                Operand::Scalar(at) => Source::Scalar(number(at)?),
                 Operand::Rows { at, divide, modulo } => Source::Rows {
                     values: values.floats(at)?,
                     divide,
@@ -115,6 +127,22 @@ impl ChainSpec {
                     LinkSpec::Unary(op, v) => Link::Unary(op, v),
                     LinkSpec::Softmax(v) => Link::Softmax(v),
                     LinkSpec::Requantise(v, how) => Link::Requantise(v, quantisation(how)?),
+                    LinkSpec::Select {
+                        mask,
+                        divide,
+                        modulo,
+                        keep,
+                        value,
+                        other,
+                    } => {
+                        let mask = Mask {
+                            values: typed(values.tensor(mask))?,
+                            divide,
+                            modulo,
+                            keep,
+                        };
+                        Link::Select(mask, value, number(other)?)
+                    }
                     LinkSpec::Dequantise(at, how) => {
                         let x = values.tensor(at);
                         let bytes =

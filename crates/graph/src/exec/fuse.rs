@@ -6,7 +6,7 @@ use lemma_kernels::{Binary, Channels, FiltersLast, PackedB, Pooling};
 use super::build::{Builder, channels_last, layouts_agree};
 use super::chain::{Operand, broadcast};
 use super::grow::{Growing, padded};
-use super::pattern::{as_op, elementwise, permutation};
+use super::pattern::{Elementwise, as_op, elementwise, permutation};
 use super::{Action, Batched, Matrices};
 use crate::graph::Ref;
 use crate::ops::broadcast::strides;
@@ -29,7 +29,10 @@ impl Builder<'_> {
         let shape = planned.operands.first()?.clone()?.shape;
         let out = planned.outputs[0].shape.clone();
         let geometry = op.geometry(shape[0], shape[1], &shape[2..], out[1]).ok()?;
-        let source = node.inputs[0]?;
+        let (source, gate) = match node.inputs[0]? {
+            Ref::Node(product, _) if let Some((x, gate)) = self.gates(product) => (x, Some(gate)),
+            source => (source, None),
+        };
         let first = op.groups == 1
             && shape[1] <= FEW_CHANNELS
             && self.brought_last(source).is_none()
@@ -50,17 +53,59 @@ impl Builder<'_> {
             chain.add(Binary::Add, Operand::Value(0), rows);
         }
         let end = self.grow(&mut chain);
-        let padded = kernels::conv_last_scratch(&geometry, input) as u64 * 4;
+        let gate = gate.map(|gate| self.first(gate));
+        let held = match gate {
+            Some(_) => kernels::conv_last_gated_scratch(&geometry),
+            None => kernels::conv_last_scratch(&geometry, input),
+        };
+        let held = held as u64 * 4;
         let offsets = geometry.filter_len() as u64 / out[1].max(1) as u64 * 4 + 4 * shape[1] as u64;
         let action = Action::Conv {
             x,
+            gate,
             input,
             geometry,
             chain: chain.spec(),
         };
-        let at = self.emit(end, index, action, channels_last(&out), (offsets, padded));
+        let at = self.emit(end, index, action, channels_last(&out), (offsets, held));
         self.finish(end, at, true);
         Some(())
+    }
+
+    /// The two operands of a product of a value, which lies with its channels last, and a gate of its channels, if nothing
+    /// but a convolution reads it that can multiply for itself.
+    pub(super) fn gates(&self, index: usize) -> Option<(Ref, Ref)> {
+        let node = self.node(index);
+        let op = elementwise(node, 0)?;
+        let free = self.made[index].is_none() && !self.absorbed[index] && self.is_f32(index);
+        if !free || !matches!(op, Elementwise::Binary(Binary::Mul)) {
+            return None;
+        }
+        let reader = self.only_reader(index)?;
+        let conv = as_op::<Conv>(self.node(reader))?;
+        if self.node(reader).inputs[0] != Some(Ref::Node(index, 0)) {
+            return None;
+        }
+        self.prepared
+            .get(reader)?
+            .as_ref()?
+            .downcast_ref::<FiltersLast>()?;
+        let shape = &self.planned[index].outputs[0].shape;
+        let out = &self.planned[reader].outputs[0].shape;
+        let geometry = conv
+            .geometry(shape[0], shape[1], &shape[2..], out[1])
+            .ok()?;
+        if !kernels::conv_last_takes_gate(&geometry) {
+            return None;
+        }
+        let mut each = vec![1; shape.len()];
+        each[..2].copy_from_slice(&shape[..2]);
+        let shape_of = |i: usize| Some(&self.planned[index].operands[i].as_ref()?.shape);
+        [(0, 1), (1, 0)].into_iter().find_map(|(x, gate)| {
+            let fits = shape_of(x)? == shape && *shape_of(gate)? == each;
+            let (x, gate) = (node.inputs[x]?, node.inputs[gate]?);
+            (fits && self.lying_last(x).is_some()).then_some((x, gate))
+        })
     }
 
     pub(super) fn pool(&mut self, index: usize) -> Option<()> {

@@ -8,8 +8,9 @@ use lemma_types::tensor::DType;
 use super::At;
 use super::build::{Builder, channels_last, layouts_agree};
 use super::chain::{ChainSpec, LinkSpec, Operand, broadcast};
-use super::pattern::{Elementwise, elementwise, is_alias};
+use super::pattern::{Elementwise, as_op, elementwise, is_alias};
 use crate::graph::Ref;
+use crate::ops::select::Where;
 
 /// Most operators of a chain, those that are no links included.
 const MOST_MEMBERS: usize = 2 * MAX_LINKS;
@@ -64,6 +65,9 @@ impl Builder<'_> {
             let (value, _) = chain.value(node.inputs[0]?)?;
             let rows = !chain.lies_last && out.last() == chain.shape.last();
             return rows.then(|| chain.member(index, value, &out));
+        }
+        if as_op::<Where>(node).is_some() {
+            return self.select(chain, index, &out);
         }
         let operands: Vec<Option<Operand>> = {
             let mut found = Vec::new();
@@ -125,6 +129,53 @@ impl Builder<'_> {
         Some(())
     }
 
+    /// Adds a selection between a value of the chain and a number, as masks of attention are.
+    fn select(&mut self, chain: &mut Growing, index: usize, out: &[usize]) -> Option<()> {
+        let &[Some(mask), Some(yes), Some(no)] = &self.node(index).inputs[..] else {
+            return None;
+        };
+        if chain.lies_last || chain.links.len() == MAX_LINKS {
+            return None;
+        }
+        let whole = |source| chain.value(source).filter(|(_, shape)| *shape == out);
+        let (value, keep, other) = match (whole(yes), whole(no)) {
+            (Some((value, _)), None) => (value, true, 2),
+            (None, Some((value, _))) => (value, false, 1),
+            _ => return None,
+        };
+        let source = self.node(index).inputs[other]?;
+        let Operand::Scalar(other) = self.operand(chain, index, other, source, out)? else {
+            return None;
+        };
+        let own = self.planned[index].operands[0].as_ref()?;
+        let own = padded(&own.shape, out.len())?;
+        let rows = broadcast(At::Input(0), &own, out)?;
+        if !self.precedes(chain, mask) {
+            return None;
+        }
+        let Operand::Rows { divide, modulo, .. } = rows else {
+            return None;
+        };
+        chain.links.push(LinkSpec::Select {
+            mask: self.first(mask),
+            divide,
+            modulo,
+            keep,
+            value,
+            other,
+        });
+        chain.member(index, chain.links.len(), out);
+        Some(())
+    }
+
+    /// Whether an operand is there when a chain begins.
+    fn precedes(&self, chain: &Growing, source: Ref) -> bool {
+        match source {
+            Ref::Node(i, _) => self.planned[i].known.is_some() || i < chain.first(),
+            _ => true,
+        }
+    }
+
     /// Operand `i` of an operator that may join a chain.
     pub(super) fn operand(
         &mut self,
@@ -140,11 +191,7 @@ impl Builder<'_> {
         if let Some(value) = self.dequantised(chain, source, out) {
             return Some(Operand::Value(value));
         }
-        // It has to be there when the chain begins.
-        if let Ref::Node(operand, _) = source
-            && self.planned[operand].known.is_none()
-            && operand >= chain.first()
-        {
+        if !self.precedes(chain, source) {
             return None;
         }
         let operand = self.planned[index].operands[i].as_ref()?;

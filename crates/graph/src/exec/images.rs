@@ -287,6 +287,7 @@ impl One {
         Some(match &step.action {
             Action::Conv {
                 x,
+                gate,
                 input,
                 geometry,
                 chain,
@@ -298,8 +299,13 @@ impl One {
                     return None;
                 }
                 let rows = elements / own.out_channels();
+                let gate = match gate {
+                    Some(gate) => Some(self.at(*gate, true)?),
+                    None => None,
+                };
                 Action::Conv {
                     x: self.at(*x, true)?,
+                    gate,
                     input: *input,
                     geometry: own,
                     chain: self.chain(chain, rows)?,
@@ -358,7 +364,9 @@ impl One {
                     LinkSpec::Binary(*op, self.operand(*a, rows)?, self.operand(*b, rows)?)
                 }
                 LinkSpec::Unary(..) | LinkSpec::Softmax(_) => link.clone(),
-                LinkSpec::Dequantise(..) | LinkSpec::Requantise(..) => return None,
+                LinkSpec::Select { .. } | LinkSpec::Dequantise(..) | LinkSpec::Requantise(..) => {
+                    return None;
+                }
             })
         });
         Some(ChainSpec {

@@ -71,8 +71,8 @@ impl Arena {
         Slab { values, start, len }
     }
 
-    /// The elements of a slot, at least `len` of them, whatever they are: more where memory that was in use before would
-    /// have to be cleared otherwise.
+    /// The elements of a slot, at least `len` of them, whatever they are. No more than these are cleared: what was cut off
+    /// for a tensor before is far less than all that a slot may have to hold.
     pub(super) fn take(&mut self, slot: usize, size: usize, len: usize) -> Vec<f32> {
         let size = size + SPARE;
         let mut values = std::mem::take(&mut self.slots[slot]);
@@ -82,7 +82,7 @@ impl Arena {
                 values = Vec::new();
                 values.reserve_exact(size.max(len));
             }
-            values.resize(values.capacity().min(size.max(len)), 0.0);
+            values.resize(len, 0.0);
         }
         values
     }
@@ -288,7 +288,11 @@ pub(super) fn reads(action: &Action, plain: &[At]) -> Vec<At> {
         Action::Quantise { x, sink } => [*x].into_iter().chain(sink.reads()).collect(),
         Action::Images(images) => images.operands.iter().map(|o| o.at).collect(),
         Action::Batched(b) => with(&[b.a.at, b.b.at], &b.chain),
-        Action::Conv { x, chain, .. } | Action::Chain { x, chain, .. } => with(&[*x], chain),
+        Action::Conv { x, gate, chain, .. } => {
+            let own = [Some(*x), *gate].into_iter().flatten();
+            own.chain(chain.reads()).collect()
+        }
+        Action::Chain { x, chain, .. } => with(&[*x], chain),
         Action::Pool { x, .. }
         | Action::Largest { x, .. }
         | Action::Places { x, .. }

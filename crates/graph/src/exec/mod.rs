@@ -67,6 +67,8 @@ enum Action {
     /// A convolution by packed filters, into channels-last layout.
     Conv {
         x: At,
+        /// What each channel of each image is multiplied by first.
+        gate: Option<At>,
         input: Channels,
         geometry: kernels::Conv,
         chain: ChainSpec,

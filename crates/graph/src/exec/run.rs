@@ -214,13 +214,19 @@ impl<'a> Context<'a> {
             Action::Batched(batched) => self.batched(batched, values, y),
             Action::Conv {
                 x,
+                gate,
                 input,
                 geometry,
                 chain,
             } => {
                 let (x, filters) = (slice(*x)?, self.packed::<FiltersLast>(step)?);
-                chain.resolve(&Reader { cx: self, values }, |chain| {
-                    kernels::conv_last(isa, threads, geometry, *input, x, filters, chain, y);
+                let gate = gate.map(slice).transpose()?;
+                let conv = geometry;
+                chain.resolve(&Reader { cx: self, values }, |chain| match gate {
+                    Some(gate) => {
+                        kernels::conv_last_gated(isa, threads, conv, x, gate, filters, chain, y);
+                    }
+                    None => kernels::conv_last(isa, threads, conv, *input, x, filters, chain, y),
                 })
             }
             Action::Pool {

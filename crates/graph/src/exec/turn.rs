@@ -83,7 +83,7 @@ impl Pairs {
         let free = |link: &LinkSpec| match link {
             LinkSpec::Unary(..) | LinkSpec::Requantise(..) => true,
             LinkSpec::Binary(_, a, b) => anywhere(a) && anywhere(b),
-            LinkSpec::Softmax(_) | LinkSpec::Dequantise(..) => false,
+            LinkSpec::Select { .. } | LinkSpec::Softmax(_) | LinkSpec::Dequantise(..) => false,
         };
         if order.last() != Some(&(rank - 1)) || !chain.links.iter().all(free) {
             return false;

@@ -2,7 +2,7 @@
 
 use super::Conv;
 use super::depthwise_last::depthwise;
-use super::windows::{Padded, Plain, Sheet};
+use super::windows::{Gated, Padded, Plain, Sheet};
 use crate::chain::Chain;
 use crate::gemm::{BLOCK_K, PackedB, rows_by_panels};
 use crate::isa::Isa;
@@ -92,6 +92,58 @@ pub fn conv_last_scratch(conv: &Conv, input: Channels) -> usize {
     }
 }
 
+/// Whether [`conv_last_gated`] knows such convolutions: those of single places, all channels in one group.
+#[must_use]
+pub fn conv_last_takes_gate(conv: &Conv) -> bool {
+    Gated::serves(conv)
+}
+
+/// Values that each thread keeps in [`conv_last_gated`] besides its operands, at most.
+#[must_use]
+pub fn conv_last_gated_scratch(conv: &Conv) -> usize {
+    Gated::scratch(conv)
+}
+
+/// [`conv_last`] of an input with its channels last, each channel of each image multiplied first by a value of its own, as a
+/// Squeeze-and-Excitation block does. `gate` has the shape batch × input channels.
+///
+/// # Panics
+/// As [`conv_last`], or if [`conv_last_takes_gate`] says no, or the gate has another length.
+#[allow(clippy::too_many_arguments, reason = "as conv_last")]
+pub fn conv_last_gated(
+    isa: Isa,
+    threads: &Threads,
+    conv: &Conv,
+    x: &[f32],
+    gate: &[f32],
+    filters: &FiltersLast,
+    chain: &Chain<'_>,
+    y: &mut [f32],
+) {
+    let rows = check(conv, x, filters, chain, y);
+    assert_eq!(gate.len(), conv.batch * conv.group_in, "conv: gate length");
+    let Packed::Dense(packed) = &filters.packed else {
+        panic!("conv: a gate before depthwise filters");
+    };
+    assert!(Gated::serves(conv), "conv: a gate before windows");
+    let places = Gated { isa, conv, x, gate };
+    rows_by_panels(isa, threads, rows, &places, packed, chain, y);
+}
+
+/// Checks the operands of a convolution; gives the number of its places.
+fn check(conv: &Conv, x: &[f32], filters: &FiltersLast, chain: &Chain<'_>, y: &[f32]) -> usize {
+    assert_eq!(x.len(), conv.input_len(), "conv: input length");
+    assert_eq!(y.len(), conv.output_len(), "conv: output length");
+    assert_eq!(
+        filters.shape,
+        conv.filter_shape(),
+        "conv: filters of another geometry"
+    );
+    let rows = conv.batch * conv.window.output_len();
+    chain.check("conv", rows, conv.out_channels());
+    rows
+}
+
 /// [`conv`](crate::conv) into channels-last layout, from either; a chain of elementwise operations
 /// follows, whose rows are the outputs of all channels at one place. The bits are those of `conv`
 /// and the operations one by one.
@@ -110,18 +162,9 @@ pub fn conv_last(
     chain: &Chain<'_>,
     y: &mut [f32],
 ) {
-    assert_eq!(x.len(), conv.input_len(), "conv: input length");
-    assert_eq!(y.len(), conv.output_len(), "conv: output length");
-    assert_eq!(
-        filters.shape,
-        conv.filter_shape(),
-        "conv: filters of another geometry"
-    );
-    let rows = conv.batch * conv.window.output_len();
-    chain.check("conv", rows, conv.out_channels());
+    let rows = check(conv, x, filters, chain, y);
     match &filters.packed {
         Packed::Dense(packed) => {
-            let rows = conv.batch * conv.window.output_len();
             if Sheet::is_plain(conv) {
                 let windows = Plain::of(conv, input, x);
                 rows_by_panels(isa, threads, rows, &windows, packed, chain, y);

@@ -12,7 +12,10 @@ use crate::gemm::BLOCK_K;
 use crate::isa::{Isa, Kernel};
 use crate::math::canonical;
 use crate::window::{ShapeError, Window, WindowSpec, product};
-pub use last::{Channels, FiltersLast, conv_last, conv_last_scratch};
+pub use last::{
+    Channels, FiltersLast, conv_last, conv_last_gated, conv_last_gated_scratch, conv_last_scratch,
+    conv_last_takes_gate,
+};
 
 /// What a convolution geometry is built from. Every list has one entry for each spatial axis,
 /// outermost first (`[height, width]`).

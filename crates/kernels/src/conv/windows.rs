@@ -2,21 +2,24 @@
 //!
 //! Without padding they are read where they lie ([`Plain`]). With padding ([`Padded`]) each task first writes the part of
 //! the input that its windows see, padding included, into memory of its thread: a part is little, so it is in the nearest
-//! cache when the product reads it, and the input passes through memory once.
+//! cache when the product reads it, and the input passes through memory once. So it is with places whose channels are
+//! multiplied by a gate first ([`Gated`]).
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Conv;
 use super::last::Channels;
-use crate::gemm::{GROUP, Left, Rows};
+use crate::gemm::{GROUP, Left, Rows, group};
+use crate::isa::{Isa, Kernel};
+use crate::math;
 use crate::window::{AXES, Axis};
 
-/// Values of padded input that a thread keeps between tasks, at most: 4 MiB.
+/// Values of its input that a thread keeps between tasks, at most: 4 MiB.
 const KEPT: usize = 1 << 20;
 
 thread_local! {
-    /// Padded input of a task.
+    /// Input of a task, with its padding or after its gate.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -307,5 +310,83 @@ impl Rows for Padded<'_> {
                 *scratch = Vec::new();
             }
         });
+    }
+}
+
+/// The places of images, channels last, as rows of a product; each channel of an image is multiplied by a value of its own.
+pub(super) struct Gated<'a> {
+    pub(super) isa: Isa,
+    pub(super) conv: &'a Conv,
+    pub(super) x: &'a [f32],
+    /// For each image a value for each channel.
+    pub(super) gate: &'a [f32],
+}
+
+impl Gated<'_> {
+    /// Whether a convolution is a product of places.
+    pub(super) fn serves(conv: &Conv) -> bool {
+        let alone = |axis: &Axis| axis.kernel == 1 && axis.stride == 1 && axis.output == axis.input;
+        conv.groups == 1 && conv.window.axes.iter().all(alone)
+    }
+
+    /// Values that a task keeps, at most.
+    pub(super) fn scratch(conv: &Conv) -> usize {
+        let rows = conv.batch.saturating_mul(conv.window.output_len());
+        rows.min(group(2 * conv.group_in))
+            .saturating_mul(conv.group_in)
+    }
+}
+
+impl Rows for Gated<'_> {
+    fn weight(&self) -> usize {
+        // As it lies in the input, and multiplied.
+        2 * self.conv.group_in
+    }
+
+    fn with(&self, rows: Range<usize>, with: impl FnOnce(&Left<'_>, &[usize])) {
+        let channels = self.conv.group_in;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let len = rows.len() * channels;
+            if scratch.len() < len {
+                scratch.resize(len, 0.0);
+            }
+            let mut to = &mut scratch[..len];
+            for part in Part::all(self.conv, rows.clone()) {
+                let row = part.image * self.conv.window.output_len() + part.first;
+                let (y, rest) = to.split_at_mut(part.count * channels);
+                self.isa.run(Multiply {
+                    x: &self.x[row * channels..][..y.len()],
+                    gate: &self.gate[part.image * channels..][..channels],
+                    y,
+                });
+                to = rest;
+            }
+            let places: [usize; GROUP] = std::array::from_fn(|i| i * channels);
+            with(&Left::rows(scratch), &places[..rows.len()]);
+            if scratch.len() > KEPT {
+                *scratch = Vec::new();
+            }
+        });
+    }
+}
+
+/// Rows times a row.
+struct Multiply<'a> {
+    x: &'a [f32],
+    gate: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let n = self.gate.len();
+        for (y, x) in self.y.chunks_exact_mut(n).zip(self.x.chunks_exact(n)) {
+            for ((y, &x), &gate) in y.iter_mut().zip(x).zip(self.gate) {
+                *y = math::mul(x, gate);
+            }
+        }
     }
 }

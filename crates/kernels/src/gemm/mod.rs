@@ -144,9 +144,9 @@ pub(crate) fn rows_by_panels(
     let cut = Cut::of(threads.count(), [m, k, n], a.weight(), &chain);
     let out = Slots::of(c);
     threads.run(cut.tasks(), |task| {
-        let (rows, panels) = cut.task(task);
+        let (rows, columns) = cut.task(task);
         let (first, height) = (rows.start, rows.len());
-        let columns = panels.start * PANEL..n.min(panels.end * PANEL);
+        let panels = columns.start / PANEL..columns.end.div_ceil(PANEL);
         let epilogue = epilogue.part(first, columns.start, n);
         a.with(rows.clone(), |left, places| {
             // SAFETY: tasks have different rows or different columns of the result.
@@ -161,10 +161,8 @@ pub(crate) fn rows_by_panels(
                 let lines = out.slice(first * n, height * n);
                 chain.apply(isa, first, n, lines);
             } else {
-                for row in rows {
-                    let line = out.slice(row * n + columns.start, columns.len());
-                    chain.apply_part(isa, row, n, columns.start, line);
-                }
+                let line = |row: usize| out.slice(row * n + columns.start, columns.len());
+                chain.apply_block(isa, rows, n, columns.clone(), line);
             }
         }
     });
@@ -174,8 +172,9 @@ pub(crate) fn rows_by_panels(
 #[derive(Clone, Copy)]
 struct Cut {
     m: usize,
+    /// Rows of a group.
     group: usize,
-    panels: usize,
+    n: usize,
     /// Panels of a part.
     together: usize,
 }
@@ -189,10 +188,12 @@ impl Cut {
             let near = HELD_NEAR / (n * size_of::<f32>()) / 6 * 6;
             most = most.min(near.max(12));
         }
+        // Alone a thread fills its tiles; several had better have equally much to do.
+        let tiles = if threads == 1 { 6 } else { 1 };
         let cut = |groups: usize, parts: usize| Cut {
             m,
-            group: m.div_ceil(groups).next_multiple_of(6).min(most),
-            panels,
+            group: m.div_ceil(groups).next_multiple_of(tiles).min(most),
+            n,
             together: panels.div_ceil(parts),
         };
         let groups = m.div_ceil(most);
@@ -211,42 +212,56 @@ impl Cut {
             true => 1,
             false => panels.min(8 * threads).max(fewest),
         };
-        // Few groups, so that the panels are read few times; but all threads have work to the end.
+        // Few groups, so that the panels are read few times, and few parts; but all threads have work to the end.
         let cuts = (groups..=groups.max(2 * wanted))
             .flat_map(|groups| (fewest..=highest).map(move |parts| (groups, parts)))
             .map(|(groups, parts)| cut(groups, parts))
             .filter(|cut| cut.tasks() >= wanted.min(2 * threads));
-        let mut best = cut(groups, highest);
+        let mut best: Option<(usize, Cut)> = None;
         for cut in cuts {
-            if cut.span(threads) < best.span(threads) {
-                best = cut;
+            let span = cut.span(threads);
+            if best.is_none_or(|(least, _)| span < least) {
+                best = Some((span, cut));
             }
-            if cut.tasks() >= wanted && best.span(threads) * threads * 16 <= m * panels * 17 {
+            let even = |(least, _)| least * threads * 32 <= m * n * 33;
+            if cut.tasks() >= wanted && best.is_some_and(even) {
                 break;
             }
         }
-        best
+        best.map_or(cut(groups, highest), |(_, cut)| cut)
     }
 
-    /// What the thread that has most to do computes: so many rows of a panel.
+    /// Results of the thread that has most to do.
     fn span(&self, threads: usize) -> usize {
-        self.tasks().div_ceil(threads) * self.group.min(self.m) * self.together
+        let tasks = self.tasks();
+        if tasks > 4 * threads {
+            let (rows, columns) = self.task(0);
+            return tasks.div_ceil(threads) * rows.len() * columns.len();
+        }
+        // Each task goes to who has done least.
+        let mut done = vec![0; threads];
+        for (rows, columns) in (0..tasks).map(|task| self.task(task)) {
+            if let Some(least) = done.iter_mut().min() {
+                *least += rows.len() * columns.len();
+            }
+        }
+        done.into_iter().max().unwrap_or(0)
     }
 
     fn parts(&self) -> usize {
-        self.panels.div_ceil(self.together)
+        self.n.div_ceil(self.together * PANEL)
     }
 
     fn tasks(&self) -> usize {
         self.m.div_ceil(self.group) * self.parts()
     }
 
-    /// The rows and the panels of a task.
+    /// The rows and the columns of a task.
     fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let (group, part) = (task / self.parts(), task % self.parts());
         let rows = group * self.group..self.m.min((group + 1) * self.group);
-        let panels = part * self.together..self.panels.min((part + 1) * self.together);
-        (rows, panels)
+        let width = self.together * PANEL;
+        (rows, part * width..self.n.min((part + 1) * width))
     }
 }
 

@@ -3,9 +3,12 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
+/// A large page.
+pub(crate) const LARGE: usize = 2 << 20;
+
 /// Bytes from which on a piece is large. What glibc's allocator gives of this size and is given back it mostly returns to the
 /// system at once, and then has it cleared again page by small page.
-const WORTH: usize = 8 << 20;
+pub(crate) const WORTH: usize = 8 << 20;
 
 /// An allocator for programs that fill hundreds of megabytes and give them back, again and again, as a prover does.
 ///
@@ -76,11 +79,10 @@ unsafe impl GlobalAlloc for LargePages {
 mod map {
     use std::ptr::null_mut;
 
+    use super::LARGE;
+
     /// What maps begin and end at: a page at least, on all systems.
     pub(super) const PAGE: usize = 64 << 10;
-
-    /// A large page.
-    const LARGE: usize = 2 << 20;
 
     /// A map of zeros that begins at a large page; null if there is no memory.
     pub(super) fn new(size: usize) -> *mut u8 {

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::{Mmap, MmapMut};
 
+use crate::allocator::{LARGE, WORTH};
+
 /// A file as memory. What was read of it stays in the system's cache and does not count against
 /// this process for long: [`release`](FileMap::release) hands parts back.
 ///
@@ -77,12 +79,6 @@ pub(crate) struct Line(pub(crate) [u8; 64]);
 impl Line {
     pub(crate) const ZERO: Line = Line([0; 64]);
 }
-
-/// Size of a large page.
-const LARGE: usize = 2 << 20;
-
-/// Bytes from which on large pages are asked for.
-const WORTH: usize = 8 << 20;
 
 /// Most bytes of one chunk.
 const CHUNK: usize = 256 << 20;

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::claims::{Claim, Rows, Target};
 use crate::error::{Check, VerifyError, require};
-use crate::field::{Base, Ext, PackedBase, PackedExt, PrimeCharacteristicRing, lane_sum};
+use crate::field::{Base, Ext, PackedBase, PackedExt, PrimeCharacteristicRing, add, lane_sum};
 use crate::layout::Piece;
 use crate::poly::{eq_index, eq_table};
 use crate::sumcheck::{Multiply, Values, prove, verify};
@@ -64,7 +64,7 @@ impl PartSums {
                 (0..PARTS).for_each(|part| sums[part] += h * own[part]);
                 sums
             })
-            .reduce(zero, |a, b| std::array::from_fn(|part| a[part] + b[part]))
+            .reduce(zero, add)
             .map(lane_sum);
         PartSums { rows, part, sums }
     }
@@ -110,7 +110,6 @@ pub(crate) fn prove_batch<'c>(
     let mut weights: Vec<PartSums> = sums.collect();
     let mut point = Vec::with_capacity(bits);
     for half in (0..FIRST).rev().map(|variable| 1 << variable) {
-        let add = |[a, b]: [Ext; 2], [c, d]: [Ext; 2]| [a + c, b + d];
         let sums = weights.iter().map(|w| w.round(half));
         let _ = transcript.send("round", sums.fold([Ext::ZERO; 2], add));
         let c = transcript.draw("round challenge");

@@ -89,6 +89,14 @@ pub(crate) fn unpack(values: &[PackedExt]) -> Vec<Ext> {
         .collect()
 }
 
+/// Sums, one by one.
+pub(crate) fn add<T: PrimeCharacteristicRing + Copy, const N: usize>(
+    a: [T; N],
+    b: [T; N],
+) -> [T; N] {
+    std::array::from_fn(|i| a[i] + b[i])
+}
+
 /// The sum of the lanes.
 pub(crate) fn lane_sum(value: PackedExt) -> Ext {
     (0..LANES).map(|lane| value.extract(lane)).sum()

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::{Check, VerifyError, require};
 use crate::field::{
-    Algebra, Ext, InvertibleField, LANES, PackedExt, PrimeCharacteristicRing, lane_sum, pack,
+    Algebra, Ext, InvertibleField, LANES, PackedExt, PrimeCharacteristicRing, add, lane_sum, pack,
     unpack,
 };
 use crate::poly::{eq_packed, eq_table, quadratic};
@@ -100,13 +100,15 @@ pub(crate) fn prove<const N: usize, G: Gate<N>>(
                     rest = None;
                 }
                 if values[0].len() == 2 {
-                    values.iter_mut().for_each(|v| fold_packed(v, 1, c));
+                    for v in &mut values {
+                        v[0] = v[0] + (v[1] - v[0]) * PackedExt::from(c);
+                    }
                     break;
                 }
                 sums = fold_and_sum(gate, &mut values, rest.as_mut(), c);
             }
         }
-        scalar = values.map(|v| unpack(&v));
+        scalar = values.map(|v| unpack(&v[..1]));
     }
     let done = point.len();
     let mut rest = (done < weights.len()).then(|| spread(&weights[done + 1..], tail));
@@ -179,7 +181,7 @@ fn round_packed<const N: usize, G: Gate<N>>(
             }
             [s0 + u0, s2 + u2]
         })
-        .reduce(zero, |a, b| [a[0] + b[0], a[1] + b[1]]);
+        .reduce(zero, add);
     sums.map(lane_sum)
 }
 
@@ -198,16 +200,6 @@ fn round_scalar<const N: usize, G: Gate<N>>(
         sums[1] += weight * gate.apply(difference);
     }
     sums
-}
-
-/// Binds the first variable of values over a cube.
-fn fold_packed(values: &mut Vec<PackedExt>, half: usize, c: Ext) {
-    let c = PackedExt::from(c);
-    let (low, high) = values.split_at_mut(half);
-    for (a, b) in low.iter_mut().zip(high) {
-        *a += (*b - *a) * c;
-    }
-    values.truncate(half);
 }
 
 /// Values of a function at the same places of the four quarters of its cube. The first two quarters are kept; what the other
@@ -256,7 +248,7 @@ fn fold_and_sum<const N: usize, G: Gate<N>>(
     let sums = pieces
         .into_par_iter()
         .map(|(functions, weights)| fold_and_sum_piece(gate, functions, weights, c))
-        .reduce(|| [PackedExt::ZERO; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
+        .reduce(|| [PackedExt::ZERO; 2], add);
     drop((functions, weights));
     values.iter_mut().for_each(|v| v.truncate(2 * quarter));
     if let Some(rest) = rest {

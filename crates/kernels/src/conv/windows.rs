@@ -282,18 +282,28 @@ fn seen(axis: &Axis, outputs: &Range<usize>) -> Range<usize> {
     first..(outputs.end - 1) * axis.stride + axis.extent()
 }
 
+/// Memory of this thread of at least so many values.
+fn with_scratch(len: usize, with: impl FnOnce(&mut [f32])) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        with(scratch);
+        if scratch.len() > KEPT {
+            *scratch = Vec::new();
+        }
+    });
+}
+
 impl Rows for Padded<'_> {
     fn weight(&self) -> usize {
         weight(self.conv)
     }
 
     fn with(&self, rows: Range<usize>, with: impl FnOnce(&Left<'_>, &[usize])) {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let len = self.sheet.len;
-            let parts = Part::all(self.conv, rows.clone()).count();
-            if scratch.len() < parts * len {
-                scratch.resize(parts * len, 0.0);
-            }
+        let len = self.sheet.len;
+        let parts = Part::all(self.conv, rows.clone()).count();
+        with_scratch(parts * len, |scratch| {
             let mut places = [0; GROUP];
             let mut found = 0;
             let sheets = scratch.chunks_exact_mut(len);
@@ -306,9 +316,6 @@ impl Rows for Padded<'_> {
             }
             let left = Left::gathered(scratch, &self.offsets);
             with(&left, &places[..found]);
-            if scratch.len() > KEPT {
-                *scratch = Vec::new();
-            }
         });
     }
 }
@@ -345,11 +352,8 @@ impl Rows for Gated<'_> {
 
     fn with(&self, rows: Range<usize>, with: impl FnOnce(&Left<'_>, &[usize])) {
         let channels = self.conv.group_in;
-        SCRATCH.with_borrow_mut(|scratch| {
-            let len = rows.len() * channels;
-            if scratch.len() < len {
-                scratch.resize(len, 0.0);
-            }
+        let len = rows.len() * channels;
+        with_scratch(len, |scratch| {
             let mut to = &mut scratch[..len];
             for part in Part::all(self.conv, rows.clone()) {
                 let row = part.image * self.conv.window.output_len() + part.first;
@@ -363,9 +367,6 @@ impl Rows for Gated<'_> {
             }
             let places: [usize; GROUP] = std::array::from_fn(|i| i * channels);
             with(&Left::rows(scratch), &places[..rows.len()]);
-            if scratch.len() > KEPT {
-                *scratch = Vec::new();
-            }
         });
     }
 }

@@ -4,7 +4,7 @@
 //!     tiny_gguf FOLDER
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a tool for tests")]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/llm/common/mod.rs"]
 mod common;
 
 use lemma_kernels::Format;

@@ -7,7 +7,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/verify/support/mod.rs"]
 mod support;
 
 use std::path::PathBuf;

@@ -32,6 +32,8 @@ pub struct Opened {
     pub recompute: Recompute,
     /// The weights of a quantised model, for the bundle's proof.
     pub weights: Option<Weight>,
+    /// Whether what was asked and answered comes from an answer of an API, which says more than a receipt signs.
+    pub answer: bool,
 }
 
 /// Whether the model was to be run again, and what came of it.
@@ -189,7 +191,7 @@ fn verify(
         model: Some(receipt.model_root),
         worker: Some(receipt.worker),
         finality,
-        does_not_cover: gaps(receipt.mode, &checks, opened.weights.is_some()),
+        does_not_cover: gaps(receipt.mode, &checks, opened),
         checks: checks.into_vec(),
     }
 }
@@ -497,18 +499,24 @@ pub(crate) fn opens(what: &str, actual: B256, committed: B256) -> Finding {
 }
 
 /// What stays open even if every check holds.
-fn gaps(mode: Mode, checks: &Checks, derived: bool) -> Vec<String> {
+fn gaps(mode: Mode, checks: &Checks, opened: &Opened) -> Vec<String> {
     let holds = |name| checks.outcome(name) == Outcome::Ok;
     let mut gaps = Vec::new();
     if holds(CheckName::Proof) {
         gaps.push(Mode::Proved.does_not_cover().to_owned());
-        gaps.extend(proved::gaps(derived));
+        gaps.extend(proved::gaps(opened.weights.is_some()));
     } else if !(mode == Mode::Signed && holds(CheckName::Recomputation)) {
         gaps.push(mode.does_not_cover().to_owned());
     }
     if !holds(CheckName::Request) || !holds(CheckName::Response) {
         gaps.push(
             "what was asked and answered: inputs and outputs were not both compared".to_owned(),
+        );
+    }
+    if opened.answer {
+        gaps.push(
+            "in the answer: the model's name (the receipt has its root), the time, the request's settings said again"
+                .to_owned(),
         );
     }
     gaps.push("the worker's own statements of time, price and compute units".to_owned());

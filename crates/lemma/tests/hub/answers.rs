@@ -19,6 +19,8 @@ fn check(user: &User, root: &str, honest: &Value, edits: &[Edit]) {
     let report = verify(honest);
     assert_eq!(report.code, 8, "{}\n{}\n{honest}", report.out, report.err);
     assert!(!report.out.contains("FAILED"), "{}", report.out);
+    let unsigned = "in the answer: the model's name (the receipt has its root), the time";
+    assert!(report.out.contains(unsigned), "{}", report.out);
     for (pointer, value) in edits {
         let mut edited = honest.clone();
         let (parent, field) = pointer.rsplit_once('/').unwrap();

@@ -97,6 +97,7 @@ fn open_answer(arguments: &Verify, answer: &Answer, expected: Digest) -> Command
         inputs: answer.inputs.clone(),
         outputs: answer.outputs.clone(),
         recompute: again,
+        answer: true,
         ..Opened::default()
     })
 }
@@ -211,11 +212,11 @@ fn open(arguments: &Verify, bundle: &mut Bundle, chain_id: u64) -> CommandResult
         _ => Recompute::NotAsked,
     };
     Ok(Opened {
-        text: None,
         inputs,
         outputs,
         recompute,
         weights,
+        ..Opened::default()
     })
 }
 

@@ -1,6 +1,5 @@
 //! Each architecture against transformers: logits within a tolerance, 64 greedy tokens equal.
 //! `fixtures/make.py` made the references.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;

@@ -1,17 +1,13 @@
 //! One thing forged at a time, everything else made consistent with it: exactly the check that is responsible fails. Remove
 //! a check of the verifier and a test here fails.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{
+    ANCHOR, CHAIN_ID, Case, HEIGHT, Plan, SETTLED, block_hash, floats, inputs, outputs,
+    validators::{Round, Validators},
+};
 use lemma_types::{Amount, B256, Mode, TrustedRoot, keys::SecretKey, tensor::TensorData};
 use lemma_verify::{
     CheckName, Opened, Outcome, Recompute, Report, Verdict, Verifier, verify_answer,
-};
-use support::{
-    ANCHOR, CHAIN_ID, Case, HEIGHT, Plan, SETTLED, block_hash, floats, inputs, outputs,
-    validators::{Round, Validators},
 };
 
 fn names<'a>(checks: impl Iterator<Item = &'a lemma_verify::Check>) -> Vec<CheckName> {

@@ -1,12 +1,9 @@
 //! Answers do not depend on how they were scheduled, and replay catches every change.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{VOCAB, tiny, tokens};
+use crate::common::{VOCAB, tiny, tokens};
 use lemma_kernels::{Format, Threads};
 use lemma_llm::engine::{Engine, Event, Finish, Limits, Request, RequestId, SubmitError};
 use lemma_llm::replay::{Verdict, replay};
@@ -462,7 +459,7 @@ fn differs(verdict: Verdict) -> bool {
 fn another_quantisation_is_caught() {
     // The same weights, in eight bits, and rounded to four.
     let s = served();
-    let coarse = Model::from_gguf(&Threads::single(), &common::coarser(1)).unwrap();
+    let coarse = Model::from_gguf(&Threads::single(), &crate::common::coarser(1)).unwrap();
     let cheap = alone(&Arc::new(coarse), &s.request);
     assert!(differs(check(
         &s.model,

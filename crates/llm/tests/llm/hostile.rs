@@ -1,9 +1,6 @@
 //! Damaged and hostile files are refused, without a panic and without memory taken on their word.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{Numbers, Writer, tiny, tiny_writer};
+use crate::common::{Numbers, Writer, tiny, tiny_writer};
 use lemma_kernels::{Format, Threads};
 use lemma_llm::gguf::{Gguf, GgufError};
 use lemma_llm::tensors::{TensorError, Tensors};

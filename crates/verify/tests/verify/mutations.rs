@@ -1,15 +1,11 @@
 //! A bundle's JSON text, damaged in every way that can be tried: it is refused, or it still means the same.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::sync::LazyLock;
 
+use crate::support::Case;
 use lemma_types::bundle::Bundle;
 use lemma_verify::{Opened, Verdict, Verifier, decode_bundle};
 use proptest::prelude::*;
-use support::Case;
 
 struct Target {
     json: Vec<u8>,

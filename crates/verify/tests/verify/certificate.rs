@@ -1,16 +1,12 @@
 //! The certificate check accepts and refuses what the consensus engine itself accepts and refuses.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-use lemma_types::B256;
-use lemma_verify::certificate::{CertificateError, NetworkKey, Proposal};
-use proptest::prelude::*;
-use support::{
+use crate::support::{
     CHAIN_ID,
     validators::{Round, Validators, engine_accepts},
 };
+use lemma_types::B256;
+use lemma_verify::certificate::{CertificateError, NetworkKey, Proposal};
+use proptest::prelude::*;
 
 const ROUND: Round = Round {
     epoch: 0,

@@ -1,15 +1,13 @@
 //! A bundle that was written once must verify forever, with the same report.
 
-#![allow(clippy::unwrap_used)]
-
 use lemma_types::{Bytes, tensor};
 use lemma_verify::{
     CheckName, Opened, Outcome, Recompute, Recomputed, Verdict, Verifier, decode_bundle,
     decode_trusted_root,
 };
 
-const BUNDLE: &[u8] = include_bytes!("vectors/bundle.json");
-const ROOT: &[u8] = include_bytes!("vectors/trusted_root.json");
+const BUNDLE: &[u8] = include_bytes!("../vectors/bundle.json");
+const ROOT: &[u8] = include_bytes!("../vectors/trusted_root.json");
 
 fn tensors(json: &[u8]) -> Vec<tensor::TensorData> {
     let bytes: Bytes = serde_json::from_slice(json).unwrap();
@@ -19,17 +17,16 @@ fn tensors(json: &[u8]) -> Vec<tensor::TensorData> {
 #[test]
 fn the_golden_bundle_verifies() {
     let bundle = decode_bundle(BUNDLE).unwrap();
-    let outputs = tensors(include_bytes!("vectors/outputs.json"));
+    let outputs = tensors(include_bytes!("../vectors/outputs.json"));
     let opened = Opened {
-        text: None,
-        inputs: Some(tensors(include_bytes!("vectors/inputs.json"))),
+        inputs: Some(tensors(include_bytes!("../vectors/inputs.json"))),
         outputs: Some(outputs.clone()),
         recompute: Recompute::Done(Recomputed {
             graph_root: bundle.manifest.graph_root,
             numeric_spec: 1,
             outputs,
         }),
-        weights: None,
+        ..Opened::default()
     };
     let verifier = Verifier::new(&decode_trusted_root(ROOT).unwrap()).unwrap();
     let report = verifier.verify_bytes(BUNDLE, &opened);
@@ -41,7 +38,7 @@ fn the_golden_bundle_verifies() {
         };
         assert_eq!(report.outcome(name), Some(expected));
     }
-    assert_eq!(report.render(), include_str!("vectors/report.txt"));
+    assert_eq!(report.render(), include_str!("../vectors/report.txt"));
 }
 
 /// What is written is what was read: no field is lost, renamed or reordered.

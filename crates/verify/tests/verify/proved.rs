@@ -1,23 +1,19 @@
 //! Mode `proved`, and receipts that a later proof raises to it: bundles with real proofs, and what is wrong with others.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod support;
-
 use std::sync::{Arc, OnceLock};
 
+use crate::support::{Case, Plan, floats};
 use lemma_graph::integer::IntegerGraph;
 use lemma_proof::{Evidence, HeldWeights, Model, Profile, Weights, prove_inference};
 use lemma_types::{
     B256, Digest, Manifest, Mode, bundle::Bundle, manifest::Format, tensor::TensorData,
 };
 use lemma_verify::{CheckName, Opened, Outcome, Report, Verdict, Verifier, Weight};
-use support::{Case, Plan, floats};
 
 fn model() -> &'static Model {
     static MODEL: OnceLock<Model> = OnceLock::new();
     MODEL.get_or_init(|| {
-        let bytes = include_bytes!("../../../models/digits-int8/model.integer");
+        let bytes = include_bytes!("../../../../models/digits-int8/model.integer");
         Model::register(IntegerGraph::from_bytes(bytes).unwrap()).unwrap()
     })
 }
@@ -55,7 +51,7 @@ fn manifest() -> Manifest {
         graph_root: Digest::new(model().root()),
         inputs: skeleton.input_specs(),
         outputs: skeleton.output_specs(),
-        ..support::manifest()
+        ..crate::support::manifest()
     }
 }
 

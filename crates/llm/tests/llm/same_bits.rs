@@ -1,10 +1,7 @@
 //! Logits depend on the model and the tokens alone: not on instruction set, threads, chunking, or
 //! what else is in the batch.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{FORMATS, VOCAB, tiny, tiny_experts, tokens};
+use crate::common::{FORMATS, VOCAB, tiny, tiny_experts, tokens};
 use lemma_kernels::{Format, Isa, Threads};
 use lemma_llm::gguf::Gguf;
 use lemma_llm::{Cache, Chunk, Compute, FileMap, Model, Scratch};

@@ -314,11 +314,10 @@ impl Case {
     /// What an owner opens who also ran the model again.
     pub fn opened(&self) -> Opened {
         Opened {
-            text: None,
             inputs: Some(self.inputs.clone()),
             outputs: Some(self.outputs.clone()),
             recompute: Recompute::Done(self.recomputed()),
-            weights: None,
+            ..Opened::default()
         }
     }
 

@@ -1,5 +1,4 @@
 //! The sample model `nano`: what its page says of it holds, and its answers replay.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,12 +1,9 @@
 //! The identity of a model: golden values, and what changes it.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::{tiny, tiny_writer};
+use crate::common::{tiny, tiny_writer};
 use lemma_kernels::{Format, Threads};
 use lemma_llm::gguf::Gguf;
 use lemma_llm::{Config, Model, Root};
@@ -132,7 +129,7 @@ fn how_files_are_cut_and_arranged_does_not_matter() {
 fn every_part_of_a_model_changes_its_root() {
     let plain = tiny(Format::Q8_0, 1);
     let root = gguf(&plain);
-    let with = |change: &dyn Fn(&mut common::Writer)| {
+    let with = |change: &dyn Fn(&mut crate::common::Writer)| {
         let mut writer = tiny_writer(Format::Q8_0, 1, 0);
         change(&mut writer);
         gguf(&writer.finish())

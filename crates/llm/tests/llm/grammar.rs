@@ -1,11 +1,8 @@
 //! Answers that have to keep to a form do, whatever the model says, and replay follows the form.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::sync::Arc;
 
-use common::{Numbers, tiny_text};
+use crate::common::{Numbers, tiny_text};
 use lemma_kernels::{Format, Threads};
 use lemma_llm::engine::{Engine, Event, Finish, Limits, Request};
 use lemma_llm::grammar::{Form, GrammarError, Grammars, MAX_SCHEMA};

@@ -1,8 +1,4 @@
 //! Answers in text: what opens a receipt, what does not, and what a replay adds.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on should fail there"
-)]
 
 use lemma_types::{
     Address, Amount, B256, Digest, Engine, Manifest, Mode, Receipt,

@@ -1,12 +1,9 @@
 //! Each format of GGUF files against llama.cpp. `fixtures/make_gguf.py` made the references.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::{FORMATS, VOCAB, tiny};
+use crate::common::{FORMATS, VOCAB, tiny};
 use lemma_kernels::{Format, PackedMatrix, Threads};
 use lemma_llm::{Cache, Chunk, Compute, Model, Scratch};
 
@@ -30,7 +27,7 @@ fn logits(file: &[u8]) -> Vec<f32> {
 
 /// The same model with its weights widened to F32, so that activations are not quantised.
 fn widened(format: Format) -> Vec<u8> {
-    let mut writer = common::tiny_writer(format, 1, 0);
+    let mut writer = crate::common::tiny_writer(format, 1, 0);
     for (_, shape, kind, data) in &mut writer.tensors {
         let (k, n) = (shape[0] as usize, shape.get(1).map_or(1, |n| *n as usize));
         if *kind == 0 {

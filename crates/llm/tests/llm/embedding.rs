@@ -1,8 +1,5 @@
 //! Encoders against transformers: tokens equal, vectors within a tolerance. `fixtures/make_bert.py`
 //! made the references.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -106,11 +103,11 @@ fn xlm_roberta() {
 }
 
 /// The reference encoder as a GGUF file has it.
-fn gguf(change: impl FnOnce(&mut common::Writer)) -> Vec<u8> {
+fn gguf(change: impl FnOnce(&mut crate::common::Writer)) -> Vec<u8> {
     let weights = fs::read(folder("bert").join("model.safetensors")).unwrap();
     let mut tensors = Tensors::default();
     safetensors::read(&weights, &mut tensors).unwrap();
-    let mut w = common::Writer::default();
+    let mut w = crate::common::Writer::default();
     for (key, value) in [
         ("embedding_length", 32),
         ("feed_forward_length", 48),
@@ -239,7 +236,7 @@ fn the_gguf_fixture_is_the_encoder() {
 
 #[test]
 fn gguf_files_that_are_no_encoders_are_refused() {
-    let load = |change: fn(&mut common::Writer)| {
+    let load = |change: fn(&mut crate::common::Writer)| {
         let bytes = gguf(change);
         let file = Gguf::parse(&bytes).unwrap();
         let model = EmbeddingModel::from_gguf(&Threads::single(), &file);

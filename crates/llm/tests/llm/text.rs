@@ -1,9 +1,6 @@
 //! Vocabularies of GGUF files and of model folders.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::Writer;
+use crate::common::Writer;
 use lemma_llm::gguf::Gguf;
 use lemma_llm::text::{TextError, Tokenizer};
 use serde_json::json;

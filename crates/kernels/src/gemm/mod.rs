@@ -16,6 +16,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod batch;
+mod cut;
 mod definition;
 mod pack;
 mod portable;
@@ -27,6 +28,8 @@ use crate::chain::Chain;
 use crate::isa::Isa;
 use crate::threads::{Slots, Threads};
 pub use batch::{Strided, matmul_scratch, matmul_strided};
+use cut::Cut;
+pub(crate) use cut::WORTH_A_TASK;
 pub use definition::product;
 pub use pack::PackedB;
 pub(crate) use pack::{Unit, pack_panels};
@@ -45,12 +48,6 @@ pub(crate) const PANEL: usize = 4 * UNIT;
 /// Bytes of the left operand that stay in the second-level cache while the panels pass by.
 const HELD_LEFT: usize = 512 << 10;
 
-/// Bytes of a result that a chain finds in the second-level cache.
-const HELD_RESULT: usize = 256 << 10;
-
-/// Bytes of a result that a chain finds in the first-level cache, beside as many others.
-const HELD_NEAR: usize = 16 << 10;
-
 /// Most rows that are multiplied together.
 pub(crate) const GROUP: usize = 240;
 
@@ -58,9 +55,6 @@ pub(crate) const GROUP: usize = 240;
 pub(crate) fn group(weight: usize) -> usize {
     (HELD_LEFT / (weight.max(1) * size_of::<f32>()) / 6 * 6).clamp(12, GROUP)
 }
-
-/// Multiply-accumulates that are worth a task of their own.
-pub(crate) const WORTH_A_TASK: usize = 1 << 18;
 
 /// `C = A · B`: `a` is `m × k`, `c` is `m × n`, both row-major.
 ///
@@ -166,103 +160,6 @@ pub(crate) fn rows_by_panels(
             }
         }
     });
-}
-
-/// How a product is cut into tasks: groups of rows, and for each the same parts of all panels.
-#[derive(Clone, Copy)]
-struct Cut {
-    m: usize,
-    /// Rows of a group.
-    group: usize,
-    n: usize,
-    /// Panels of a part.
-    together: usize,
-}
-
-impl Cut {
-    fn of(threads: usize, [m, k, n]: [usize; 3], weight: usize, chain: &Chain<'_>) -> Cut {
-        let panels = n.div_ceil(PANEL);
-        let mut most = group(weight);
-        if !chain.is_empty() && k * n * size_of::<f32>() <= 2 * HELD_NEAR {
-            // The panels are read again at no cost: what the chain works on may be little.
-            let near = HELD_NEAR / (n * size_of::<f32>()) / 6 * 6;
-            most = most.min(near.max(12));
-        }
-        // Alone a thread fills its tiles; several had better have equally much to do.
-        let tiles = if threads == 1 { 6 } else { 1 };
-        let cut = |groups: usize, parts: usize| Cut {
-            m,
-            group: m.div_ceil(groups).next_multiple_of(tiles).min(most),
-            n,
-            together: panels.div_ceil(parts),
-        };
-        let groups = m.div_ceil(most);
-        let fewest = if chain.by_rows() || chain.is_empty() {
-            1
-        } else {
-            // A chain finds its values in the cache.
-            let held = cut(groups, 1).group.min(m) * n * size_of::<f32>();
-            held.div_ceil(HELD_RESULT).min(panels)
-        };
-        let wanted = (m * k * n / WORTH_A_TASK).clamp(1, 4 * threads);
-        if threads == 1 || wanted == 1 {
-            return cut(groups, fewest);
-        }
-        let highest = match chain.by_rows() {
-            true => 1,
-            false => panels.min(8 * threads).max(fewest),
-        };
-        // Few groups, so that the panels are read few times, and few parts; but all threads have work to the end.
-        let cuts = (groups..=groups.max(2 * wanted))
-            .flat_map(|groups| (fewest..=highest).map(move |parts| (groups, parts)))
-            .map(|(groups, parts)| cut(groups, parts))
-            .filter(|cut| cut.tasks() >= wanted.min(2 * threads));
-        let mut best: Option<(usize, Cut)> = None;
-        for cut in cuts {
-            let span = cut.span(threads);
-            if best.is_none_or(|(least, _)| span < least) {
-                best = Some((span, cut));
-            }
-            let even = |(least, _)| least * threads * 32 <= m * n * 33;
-            if cut.tasks() >= wanted && best.is_some_and(even) {
-                break;
-            }
-        }
-        best.map_or(cut(groups, highest), |(_, cut)| cut)
-    }
-
-    /// Results of the thread that has most to do.
-    fn span(&self, threads: usize) -> usize {
-        let tasks = self.tasks();
-        if tasks > 4 * threads {
-            let (rows, columns) = self.task(0);
-            return tasks.div_ceil(threads) * rows.len() * columns.len();
-        }
-        // Each task goes to who has done least.
-        let mut done = vec![0; threads];
-        for (rows, columns) in (0..tasks).map(|task| self.task(task)) {
-            if let Some(least) = done.iter_mut().min() {
-                *least += rows.len() * columns.len();
-            }
-        }
-        done.into_iter().max().unwrap_or(0)
-    }
-
-    fn parts(&self) -> usize {
-        self.n.div_ceil(self.together * PANEL)
-    }
-
-    fn tasks(&self) -> usize {
-        self.m.div_ceil(self.group) * self.parts()
-    }
-
-    /// The rows and the columns of a task.
-    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        let (group, part) = (task / self.parts(), task % self.parts());
-        let rows = group * self.group..self.m.min((group + 1) * self.group);
-        let width = self.together * PANEL;
-        (rows, part * width..self.n.min((part + 1) * width))
-    }
 }
 
 /// `C[i] = A[i] · B[i]` for each of `batch` pairs of matrices: `A[i]` is `m × k`, `B[i]` is

@@ -3,8 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::Int8;
+use super::finish::SHIFT;
 use super::finish512::{each, mask};
-use super::fixed::{Added, Fixed, Other};
+use super::fixed::{Added, Fixed, Other, Unit};
+use super::gelu;
 use super::pack::COLUMNS;
 
 /// 64 numbers with 16 bits after the point.
@@ -51,24 +53,30 @@ unsafe fn rows_of<const FULL: bool>(bytes: &Bytes<'_>, tile: &[[i32; COLUMNS]]) 
     let unknown = _mm512_add_epi16(near, near);
     let narrow = Narrow::new(fixed);
     let adding = fixed.added.as_ref().map(|added| Adding::new(added, column));
+    let unit = fixed.unit.as_ref().map(|unit| Curve::new(unit));
     let mut uncertain = 0;
     for (i, sums) in tile.iter().enumerate() {
         // SAFETY: 16 of 64 sums each.
         let sums = each!(j in [0, 16, 32, 48] => unsafe { _mm512_loadu_si512(sums.as_ptr().add(j).cast()) });
         let sums = each!(sum in sums => _mm512_cvtepi32_ps(sum));
         let [a, b, c, d] = sums;
-        let scaled = [
+        let mut scaled = [
             _mm512_fmadd_ps(a, by[0], more[0]),
             _mm512_fmadd_ps(b, by[1], more[1]),
             _mm512_fmadd_ps(c, by[2], more[2]),
             _mm512_fmadd_ps(d, by[3], more[3]),
         ];
-        let mut end = each!(number in scaled => _mm512_cvtps_epi32(number));
-        let mut least = above(end, near);
+        let mut least = unknown;
         if let Some(adding) = &adding {
-            end = adding.add::<FULL>(end, bytes.place + i * bytes.apart, mask);
-            least = _mm512_min_epu16(least, above(end, near));
+            let steps = each!(number in scaled => _mm512_cvtps_epi32(number));
+            least = above(steps, near);
+            scaled = adding.add::<FULL>(steps, bytes.place + i * bytes.apart, mask);
         }
+        if let Some(unit) = &unit {
+            scaled = each!(x in scaled => unit.apply(x));
+        }
+        let end = each!(number in scaled => _mm512_cvtps_epi32(number));
+        least = _mm512_min_epu16(least, above(end, near));
         let (to, made) = (bytes.to.wrapping_add(i * bytes.apart), narrow.bytes(end));
         // SAFETY: the caller's promise: the mask has a bit for each byte.
         unsafe {
@@ -127,7 +135,7 @@ impl<'a> Adding<'a> {
     /// The whole parts of numbers, cut off at the ends, as the steps of 8-bit integers to which something is added.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn add<const FULL: bool>(&self, numbers: Fixed64, place: usize, mask: u64) -> Fixed64 {
+    fn add<const FULL: bool>(&self, numbers: Fixed64, place: usize, mask: u64) -> [__m512; 4] {
         let width = if FULL {
             COLUMNS
         } else {
@@ -150,8 +158,49 @@ impl<'a> Adding<'a> {
         each!(number, other in numbers, others => {
             let steps = _mm512_srai_epi32::<16>(number);
             let steps = _mm512_max_epi32(_mm512_min_epi32(steps, self.high), self.low);
-            _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(steps), self.before, other))
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(steps), self.before, other)
         })
+    }
+}
+
+/// [`Unit`] in registers.
+struct Curve {
+    by: __m512,
+    more: __m512,
+    powers: [__m512; 5],
+}
+
+impl Curve {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(unit: &Unit) -> Curve {
+        let [a, b, c, d, e] = &unit.powers;
+        // SAFETY: 16 values each.
+        let load = |power: &[f32; 16]| unsafe { _mm512_loadu_ps(power.as_ptr()) };
+        Curve {
+            by: _mm512_set1_ps(unit.by),
+            more: _mm512_set1_ps(unit.more),
+            powers: [load(a), load(b), load(c), load(d), load(e)],
+        }
+    }
+
+    /// The unit of 16 numbers, none of them NaN, in fixed point.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn apply(&self, x: __m512) -> __m512 {
+        let place = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(gelu::PER_UNIT));
+        let place = _mm512_min_ps(place, _mm512_set1_ps(gelu::END));
+        // The low bits of what is raised are the nearest integer, and how far that is away.
+        let nearest = _mm512_castps_si512(_mm512_add_ps(place, _mm512_set1_ps(SHIFT)));
+        let away = _mm512_reduce_ps::<0>(place);
+        let [a, b, c, d, e] = self.powers;
+        let sum = _mm512_permutexvar_ps(nearest, a);
+        let sum = _mm512_fmadd_ps(sum, away, _mm512_permutexvar_ps(nearest, b));
+        let sum = _mm512_fmadd_ps(sum, away, _mm512_permutexvar_ps(nearest, c));
+        let sum = _mm512_fmadd_ps(sum, away, _mm512_permutexvar_ps(nearest, d));
+        let sum = _mm512_fmadd_ps(sum, away, _mm512_permutexvar_ps(nearest, e));
+        let above = _mm512_max_ps(x, _mm512_setzero_ps());
+        _mm512_add_ps(_mm512_fmadd_ps(above, self.by, self.more), sum)
     }
 }
 

@@ -8,7 +8,7 @@ use super::depthwise512::{Depthwise as Wide, Taps};
 use super::pack::COLUMNS;
 #[cfg(target_arch = "x86_64")]
 use super::vnni::Vnni;
-use super::walk::{Finish, Place, ROWS};
+use super::walk::{Finish, InLines, Place, ROWS};
 use super::{Finished, Int8, Left, Output, PackedInt8, multiply_rows};
 use crate::chain::Chain;
 use crate::conv::Conv;
@@ -163,12 +163,12 @@ pub fn conv_int8_last(
             // Lines of at least some thousand values make a task.
             let together = (8192 / (width * n)).max(1);
             threads.run(lines.div_ceil(together), |task| {
-                let mut tile = [[0; COLUMNS]; ROWS];
+                let InLines(tile) = &mut InLines::new();
                 for line in task * together..lines.min((task + 1) * together) {
                     #[cfg(target_arch = "x86_64")]
                     if let Some(wide) = &wide {
                         // SAFETY: each line is one task's.
-                        wide.line(line, &mut tile, |at, tile| unsafe { out.finish(at, tile) });
+                        wide.line(line, tile, |at, tile| unsafe { out.finish(at, tile) });
                         continue;
                     }
                     for at in places(line, width, n) {
@@ -178,10 +178,10 @@ pub fn conv_int8_last(
                             x_zero,
                             taps,
                             at,
-                            tile: &mut tile,
+                            tile,
                         });
                         // SAFETY: each line is one task's.
-                        unsafe { out.finish(at, &mut tile) };
+                        unsafe { out.finish(at, tile) };
                     }
                 }
             });

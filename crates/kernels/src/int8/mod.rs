@@ -34,6 +34,8 @@ mod finish512;
 mod fixed;
 #[cfg(target_arch = "x86_64")]
 mod fixed512;
+#[cfg(target_arch = "x86_64")]
+mod gelu;
 mod last;
 mod ops;
 mod pack;

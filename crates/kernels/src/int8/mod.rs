@@ -35,6 +35,8 @@ mod fixed;
 #[cfg(target_arch = "x86_64")]
 mod fixed512;
 #[cfg(target_arch = "x86_64")]
+mod fold;
+#[cfg(target_arch = "x86_64")]
 mod gelu;
 mod last;
 mod ops;

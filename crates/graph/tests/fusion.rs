@@ -410,15 +410,15 @@ fn images_go_through_quantised_convolutions_one_by_one() {
     again(&mut graph, "c2", "s");
     graph.extend([
         node("GlobalAveragePool", &["c2d"], "y", &[]),
-        value(11, "x", &[-1, 3, 40, 40]),
+        value(11, "x", &[-1, 3, 20, 20]),
         value(12, "y", &[-1, 6, 1, 1]),
     ]);
-    check(&graph, &[3, 40, 40]);
-    // One image holds some values of 39 × 39 × 24; as many as there are images would exceed this bound.
+    check(&graph, &[3, 20, 20]);
+    // One image holds some values of 19 × 19 × 24; as many as there are images would exceed this bound.
     let model = Model::load(model(&graph), &NoFiles, &Limits::small()).unwrap();
-    let x = Tensor::new(&[32, 3, 40, 40], vec![0.5f32; 32 * 3 * 40 * 40]).unwrap();
+    let x = Tensor::new(&[128, 3, 20, 20], vec![0.5f32; 128 * 3 * 20 * 20]).unwrap();
     let options = RunOptions {
-        memory: 2 << 20,
+        memory: 1 << 20,
         ..RunOptions::default()
     };
     model.run(&[("x", x)], &options).unwrap();

@@ -1,6 +1,8 @@
 //! Gaussian error linear units between products and 8-bit integers.
 
-use lemma_kernels::int8::{Int8, Output, PackedInt8, Quantisation, Quantised, gemm_int8_with};
+use lemma_kernels::int8::{
+    Int8, Output, PackedInt8, Quantisation, Quantised, dequantize, gemm_int8_with,
+};
 use lemma_kernels::{Binary, Chain, Isa, Link, Source as Operand, Threads, Unary};
 
 mod common;
@@ -114,4 +116,53 @@ fn units_are_quantised_as_they_are_defined() {
         certain[1] > certain[0],
         "most results have several integers"
     );
+}
+
+/// Functions of one integer that gives one: of many values they are looked up, of few they are not.
+#[test]
+fn functions_of_one_integer_are_the_same_for_many() {
+    let mut source = Source::new(314);
+    let x: Vec<u8> = (0..9000).map(|_| source.bits() as u8).collect();
+    let signed_x: Vec<i8> = x.iter().map(|x| x.cast_signed()).collect();
+    let first = Quantisation {
+        scale: 0.05,
+        zero: 3,
+        signed: true,
+    };
+    let swish = [
+        Link::Unary(Unary::Sigmoid, 0),
+        Link::Binary(Binary::Mul, Operand::Value(0), Operand::Value(1)),
+    ];
+    let tanh = [Link::Unary(Unary::Tanh, 0), Link::Requantise(1, first)];
+    let cosine = [Link::Unary(Unary::Cos, 0)];
+    for chain in [&unit(0)[..], &swish, &tanh, &cosine] {
+        let chain = Chain::new(chain);
+        let run = |isa: Isa, threads: &Threads, x: Int8<'_>, zero: i32| {
+            let mut y = vec![1i8; x.len()];
+            let to = Output::Quantised {
+                y: Quantised::Signed(&mut y),
+                scale: 0.013,
+                zero: -7,
+            };
+            dequantize(isa, threads, x, 0.031, zero, x.len(), &chain, to);
+            y
+        };
+        let one = Threads::single();
+        let few = |x| run(Isa::PORTABLE, &one, x, 12);
+        let unsigned: Vec<i8> = x.chunks(100).flat_map(|x| few(Int8::Unsigned(x))).collect();
+        let signed: Vec<i8> = signed_x
+            .chunks(100)
+            .flat_map(|x| few(Int8::Signed(x)))
+            .collect();
+        everywhere(|isa, threads| {
+            assert!(
+                run(isa, threads, Int8::Unsigned(&x), 12) == unsigned,
+                "{isa}"
+            );
+            assert!(
+                run(isa, threads, Int8::Signed(&signed_x), 12) == signed,
+                "{isa}"
+            );
+        });
+    }
 }

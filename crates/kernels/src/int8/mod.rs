@@ -43,6 +43,7 @@ mod ops;
 mod pack;
 mod pairs;
 mod portable;
+mod table;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 mod walk;

@@ -360,6 +360,70 @@ fn quantised_convolutions_and_products() {
     check(&graph, &[3, 10, 8]);
 }
 
+/// Blocks of quantised convolutions, whose steps a batch goes through image by image.
+#[test]
+fn images_go_through_quantised_convolutions_one_by_one() {
+    let mut s = Source(9);
+    let mut graph = vec![
+        floats("s", &[], &[0.02]),
+        floats("t", &[], &[0.05]),
+        bytes("z", &[], &[-5]),
+    ];
+    let mut conv = |graph: &mut Vec<Field>, from: &str, name: &str, shape: &[i64; 4]| {
+        let n = shape.iter().product::<i64>() as usize;
+        let values: Vec<i8> = s.values(n).iter().map(|v| (v * 127.0) as i8).collect();
+        let bias: Vec<f32> = s.values(shape[0] as usize);
+        let [w, scale, b, wide] = ["i", "s", "b", "w"].map(|part| format!("{name}.{part}"));
+        let pad = shape[2] / 2;
+        graph.extend([
+            bytes(&w, shape, &values),
+            floats(&scale, &shape[..1], &vec![0.004; shape[0] as usize]),
+            floats(&b, &shape[..1], &bias),
+            node("DequantizeLinear", &[&w, &scale], &wide, &[("axis", &[0])]),
+            node(
+                "Conv",
+                &[from, &wide, &b],
+                name,
+                &[("pads", &[pad, pad, pad, pad])],
+            ),
+        ]);
+    };
+    // Quantises a value and dequantises it again.
+    let again = |graph: &mut Vec<Field>, from: &str, scale: &str| {
+        let (q, d) = (format!("{from}q"), format!("{from}d"));
+        graph.push(node("QuantizeLinear", &[from, scale, "z"], &q, &[]));
+        graph.push(node("DequantizeLinear", &[&q, scale, "z"], &d, &[]));
+    };
+    let pool: [(&str, &[i64]); 2] = [("kernel_shape", &[2, 2]), ("strides", &[1, 1])];
+    again(&mut graph, "x", "s");
+    conv(&mut graph, "xd", "c0", &[24, 3, 3, 3]);
+    graph.push(node("Relu", &["c0"], "r0", &[]));
+    again(&mut graph, "r0", "t");
+    graph.push(node("MaxPool", &["r0d"], "p0", &pool));
+    again(&mut graph, "p0", "t");
+    conv(&mut graph, "p0d", "c1", &[24, 24, 3, 3]);
+    again(&mut graph, "c1", "s");
+    graph.push(node("Add", &["c1d", "p0d"], "a0", &[]));
+    graph.push(node("Relu", &["a0"], "a1", &[]));
+    again(&mut graph, "a1", "t");
+    conv(&mut graph, "a1d", "c2", &[6, 24, 1, 1]);
+    again(&mut graph, "c2", "s");
+    graph.extend([
+        node("GlobalAveragePool", &["c2d"], "y", &[]),
+        value(11, "x", &[-1, 3, 20, 20]),
+        value(12, "y", &[-1, 6, 1, 1]),
+    ]);
+    check(&graph, &[3, 20, 20]);
+    // One image holds some values of 19 × 19 × 24; as many as there are images would exceed this bound.
+    let model = Model::load(model(&graph), &NoFiles, &Limits::small()).unwrap();
+    let x = Tensor::new(&[128, 3, 20, 20], vec![0.5f32; 128 * 3 * 20 * 20]).unwrap();
+    let options = RunOptions {
+        memory: 1 << 20,
+        ..RunOptions::default()
+    };
+    model.run(&[("x", x)], &options).unwrap();
+}
+
 /// The meaning of a product of dequantised integers: one sum of integers, scaled.
 #[test]
 fn products_of_dequantised_integers_are_sums_of_integers() {

@@ -1,6 +1,6 @@
 //! Chains with their operands by reference.
 
-use lemma_kernels::int8::Quantisation;
+use lemma_kernels::int8::{Int8, Quantisation};
 use lemma_kernels::{Binary, Chain, Isa, Link, Mask, Source, Threads, Unary};
 use lemma_types::tensor::DType;
 
@@ -8,8 +8,7 @@ use super::At;
 use super::integer::Sink;
 use crate::error::OpError;
 use crate::operator::typed;
-use crate::ops::quantize::{self, widened};
-use crate::ops::unreachable_type;
+use crate::ops::quantize::widened;
 use crate::tensor::Tensor;
 
 /// The values of a run, by where they are.
@@ -17,7 +16,10 @@ pub(super) trait Values<'t> {
     /// The elements of a value of f32.
     fn floats(&self, at: At) -> Result<&'t [f32], OpError>;
 
-    /// A value that a tensor was made of: integers are.
+    /// The elements of a value of 8-bit integers.
+    fn bytes(&self, at: At) -> Result<Int8<'t>, OpError>;
+
+    /// A value that a tensor was made of: what the caller gave is.
     fn tensor(&self, at: At) -> &'t Tensor;
 }
 
@@ -144,10 +146,7 @@ impl ChainSpec {
                         Link::Select(mask, value, number(other)?)
                     }
                     LinkSpec::Dequantise(at, how) => {
-                        let x = values.tensor(at);
-                        let bytes =
-                            quantize::bytes(x).ok_or_else(|| unreachable_type(x.dtype()))?;
-                        Link::Dequantise(bytes, quantisation(how)?)
+                        Link::Dequantise(values.bytes(at)?, quantisation(how)?)
                     }
                     LinkSpec::Binary(op, a, b) => Link::Binary(op, source(a)?, source(b)?),
                 })

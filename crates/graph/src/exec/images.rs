@@ -8,9 +8,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use lemma_kernels::{FiltersLast, Threads};
+use lemma_kernels::int8::{FiltersInt8Last, Int8, conv_int8_last_scratch};
+use lemma_kernels::{Conv, FiltersLast, Threads};
 
 use super::chain::{ChainSpec, LinkSpec, Operand};
+use super::integer::{Dequantised, GROUP, Integer, Sink, Sums};
 use super::memory::{Held, Value, lay_out, reads};
 use super::run::Context;
 use super::{Action, Arena, At, Id, Program, Step};
@@ -25,6 +27,25 @@ const FEWEST: usize = 2;
 /// Places of an image below which the images of a batch had better go through a convolution together, as rows of one
 /// product.
 const FEW_PLACES: usize = 16;
+
+/// Elements that steps on one image read of the rest of a program.
+#[derive(Clone, Copy)]
+pub(crate) enum Part<'a> {
+    Floats(&'a [f32]),
+    Bytes(Int8<'a>),
+}
+
+impl<'a> Part<'a> {
+    /// One of `count` equal parts.
+    fn share(self, count: usize, index: usize) -> Part<'a> {
+        let of = |len: usize| index * (len / count)..(index + 1) * (len / count);
+        match self {
+            Part::Floats(x) => Part::Floats(&x[of(x.len())]),
+            Part::Bytes(Int8::Unsigned(x)) => Part::Bytes(Int8::Unsigned(&x[of(x.len())])),
+            Part::Bytes(Int8::Signed(x)) => Part::Bytes(Int8::Signed(&x[of(x.len())])),
+        }
+    }
+}
 
 /// Steps on one image after the other.
 #[derive(Debug)]
@@ -107,6 +128,23 @@ fn id(at: At) -> Option<Id> {
     }
 }
 
+/// An operand that is the same in every run: it is read where it lies.
+fn fixed(at: At) -> Option<At> {
+    matches!(at, At::Constant(_) | At::Known(..)).then_some(at)
+}
+
+/// The geometry of a convolution.
+fn convolution(action: &Action) -> Option<&Conv> {
+    match action {
+        Action::Conv { geometry, .. } => Some(geometry),
+        Action::Integer(integer) => match &integer.sums {
+            Sums::Conv(geometry) => Some(geometry),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 impl Images {
     /// As many of these steps as can be gathered, the first being number `first` of all; and the number of the step after
     /// them.
@@ -117,9 +155,7 @@ impl Images {
         values: &[Value],
         last_read: &[usize],
     ) -> Option<(Images, usize)> {
-        let Action::Conv { .. } = steps[0].action else {
-            return None;
-        };
+        convolution(&steps[0].action)?;
         let count = *steps[0].shape.first().filter(|&&n| n > 1)?;
         let mut one = One {
             count,
@@ -134,16 +170,18 @@ impl Images {
             let Some(step) = one.step(step, values) else {
                 break;
             };
-            if let Action::Conv { geometry, .. } = &step.action {
+            if let Some(geometry) = convolution(&step.action) {
                 many_places = geometry.output_len() >= FEW_PLACES * geometry.out_channels();
                 convolutions += usize::from(many_places);
             }
+            let made = values[steps[i].writes[0]].slotted || step.action.sink().is_some();
             program.push(step);
             let end = first + i + 1;
             let outside = one.inner.keys().filter(|&&id| last_read[id] >= end);
             if convolutions >= FEWEST
                 && many_places
                 && outside.count() == 1
+                && made
                 && last_read[steps[i].writes[0]] >= end
             {
                 whole = (i + 1, one.operands.len());
@@ -159,8 +197,17 @@ impl Images {
             .map(|step| Value {
                 elements: values[step.writes[0]].elements / count,
                 bytes: values[step.writes[0]].bytes / count as u64,
-                slotted: true,
+                slotted: values[step.writes[0]].slotted,
                 aliases: Vec::new(),
+            })
+            .collect();
+        let scratch: Vec<(u64, u64)> = (program.iter().zip(&scratch[first..]))
+            .map(|(step, &held)| match &step.action {
+                Action::Integer(integer) => match &integer.sums {
+                    Sums::Conv(own) => (conv_int8_last_scratch(own), GROUP),
+                    _ => held,
+                },
+                _ => held,
             })
             .collect();
         let mut program = Program {
@@ -168,7 +215,7 @@ impl Images {
             values: inner.len(),
             ..Program::of(program)
         };
-        lay_out(&mut program, &inner, &scratch[first..first + end]);
+        lay_out(&mut program, &inner, &scratch);
         Some((
             Images {
                 count,
@@ -179,34 +226,39 @@ impl Images {
         ))
     }
 
-    /// Takes all images through the steps; `read` gives the elements of an operand.
-    pub(super) fn run<'t>(
+    /// The quantisation with which the last step ends.
+    pub(super) fn sink(&self) -> Option<Sink> {
+        self.program.steps.last()?.action.sink()
+    }
+
+    /// Takes all images through the steps; `read` gives the elements of an operand, and `last` carries the last step out.
+    pub(super) fn run<'t, T: Send>(
         &self,
         cx: &Context<'_>,
-        read: impl Fn(At) -> Result<&'t [f32], OpError>,
+        read: impl Fn(At) -> Result<Part<'t>, OpError>,
         arenas: &Mutex<Vec<Arena>>,
-        y: &mut [f32],
+        y: &mut [T],
+        last: impl Fn(&Context<'_>, &Step, &[Option<Held>], &Arena, &mut [T]) -> Result<(), OpError>
+        + Sync,
     ) -> Result<(), OpError> {
         let operands = (self.operands.iter())
             .map(|operand| read(operand.at))
             .collect::<Result<Vec<_>, _>>()?;
         let lock = || arenas.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = Mutex::new(None);
-        let one = |threads: &Threads, image: usize, y: &mut [f32]| {
-            let part = |(outside, values): (&Outside, &&'t [f32])| match outside.each {
-                true => values.chunks_exact(values.len() / self.count).nth(image),
-                false => Some(*values),
+        let one = |threads: &Threads, image: usize, y: &mut [T]| {
+            let part = |(outside, values): (&Outside, &Part<'t>)| match outside.each {
+                true => values.share(self.count, image),
+                false => *values,
             };
-            let parts: Vec<&[f32]> = (self.operands.iter().zip(&operands))
-                .map(|pair| part(pair).unwrap_or(&[]))
-                .collect();
+            let parts: Vec<Part<'_>> = self.operands.iter().zip(&operands).map(part).collect();
             let cx = Context {
                 outside: &parts,
                 threads,
                 ..*cx
             };
             let mut arena = lock().pop().unwrap_or_default();
-            if let Err(error) = self.image(&cx, &mut arena, y) {
+            if let Err(error) = self.image(&cx, &mut arena, y, &last) {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             }
             lock().push(arena);
@@ -226,7 +278,13 @@ impl Images {
     }
 
     /// Takes one image through the steps.
-    fn image(&self, cx: &Context<'_>, arena: &mut Arena, y: &mut [f32]) -> Result<(), OpError> {
+    fn image<T>(
+        &self,
+        cx: &Context<'_>,
+        arena: &mut Arena,
+        y: &mut [T],
+        make: impl Fn(&Context<'_>, &Step, &[Option<Held>], &Arena, &mut [T]) -> Result<(), OpError>,
+    ) -> Result<(), OpError> {
         let program = &self.program;
         arena.fit(program);
         let mut values: Vec<Option<Held>> = Vec::new();
@@ -238,7 +296,7 @@ impl Images {
             cx.step(program, step, &mut values, arena)?;
             arena.release(program, step, &mut values);
         }
-        cx.compute(last, &values, false, arena, y)?;
+        make(cx, last, &values, arena, y)?;
         arena.release(program, last, &mut values);
         Ok(())
     }
@@ -259,12 +317,21 @@ impl One {
         let [written] = step.writes[..] else {
             return None;
         };
-        if step.shape.first() != Some(&self.count) || !values[written].slotted {
+        let Value {
+            elements,
+            bytes,
+            slotted,
+            ..
+        } = values[written];
+        if step.shape.first() != Some(&self.count) || !(slotted || bytes == elements as u64) {
             return None;
         }
         let mut shape = step.shape.clone();
         shape[0] = 1;
-        let action = self.action(step, shape.iter().product())?;
+        let action = match slotted {
+            true => self.action(step, shape.iter().product())?,
+            false => self.integers(&step.action, shape.iter().product())?,
+        };
         let id = self.inner.len();
         self.inner.insert(written, id);
         let free = reads(&action, &[]).into_iter().filter_map(self::id);
@@ -336,8 +403,71 @@ impl One {
                 x: self.at(*x, true)?,
                 sizes: [1, sizes[1], sizes[2]],
             },
+            action => return self.integers(action, elements),
+        })
+    }
+
+    /// What a step on integers is, or one that makes some.
+    fn integers(&mut self, action: &Action, elements: usize) -> Option<Action> {
+        Some(match action {
+            Action::Integer(integer) => {
+                let Sums::Conv(geometry) = &integer.sums else {
+                    return None;
+                };
+                let own = geometry.share(self.count)?;
+                let values = (own.input_len() + own.output_len()) as u64;
+                if FiltersInt8Last::bytes(&own) > HELD_FILTERS.max(values) {
+                    return None;
+                }
+                let rows = elements / own.out_channels();
+                Action::Integer(Box::new(Integer {
+                    x: self.at(integer.x, true)?,
+                    zero: Self::zero(integer.zero)?,
+                    sums: Sums::Conv(Box::new(own)),
+                    chain: self.chain(&integer.chain, rows)?,
+                    sink: Self::sink(integer.sink)?,
+                }))
+            }
+            Action::Largest {
+                x,
+                geometry,
+                channels,
+            } => Action::Largest {
+                x: self.at(*x, true)?,
+                geometry: geometry.share(self.count)?,
+                channels: *channels,
+            },
+            Action::Dequantise(d) => Action::Dequantise(Box::new(Dequantised {
+                x: self.at(d.x, true)?,
+                scale: fixed(d.scale)?,
+                zero: Self::zero(d.zero)?,
+                n: d.n,
+                chain: self.chain(&d.chain, elements / d.n)?,
+                sink: Self::sink(d.sink)?,
+            })),
+            Action::Quantise { x, sink } => Action::Quantise {
+                x: self.at(*x, true)?,
+                sink: Self::sink(Some(*sink))??,
+            },
             _ => return None,
         })
+    }
+
+    /// A quantisation, if it is known before the run.
+    fn sink(sink: Option<Sink>) -> Option<Option<Sink>> {
+        sink.map_or(Some(None), |sink| {
+            let (scale, zero) = (fixed(sink.scale)?, Self::zero(sink.zero)?);
+            Some(Some(Sink {
+                scale,
+                zero,
+                ..sink
+            }))
+        })
+    }
+
+    /// A zero point, likewise.
+    fn zero(zero: Option<At>) -> Option<Option<At>> {
+        zero.map_or(Some(None), |at| fixed(at).map(Some))
     }
 
     /// An operand, of which each image has its part or all have the same.
@@ -364,9 +494,11 @@ impl One {
                     LinkSpec::Binary(*op, self.operand(*a, rows)?, self.operand(*b, rows)?)
                 }
                 LinkSpec::Unary(..) | LinkSpec::Softmax(_) => link.clone(),
-                LinkSpec::Select { .. } | LinkSpec::Dequantise(..) | LinkSpec::Requantise(..) => {
-                    return None;
+                LinkSpec::Dequantise(at, how) => {
+                    LinkSpec::Dequantise(self.at(*at, true)?, Self::sink(Some(*how))??)
                 }
+                LinkSpec::Requantise(v, how) => LinkSpec::Requantise(*v, Self::sink(Some(*how))??),
+                LinkSpec::Select { .. } => return None,
             })
         });
         Some(ChainSpec {

@@ -65,8 +65,21 @@ pub(super) struct Dequantised {
     pub(super) sink: Option<Sink>,
 }
 
+impl Action {
+    /// The quantisation with which the step ends.
+    pub(super) fn sink(&self) -> Option<Sink> {
+        match self {
+            Action::Integer(integer) => integer.sink,
+            Action::Dequantise(dequantised) => dequantised.sink,
+            Action::Quantise { sink, .. } => Some(*sink),
+            Action::Images(images) => images.sink(),
+            _ => None,
+        }
+    }
+}
+
 /// Bytes that a thread needs to find its rows, and for values on their way through a chain.
-const GROUP: u64 = 1 << 16;
+pub(super) const GROUP: u64 = 1 << 16;
 
 impl Builder<'_> {
     /// An integer product or convolution whose sums are used as f32 only.

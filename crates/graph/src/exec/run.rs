@@ -8,7 +8,8 @@ use lemma_kernels::{FiltersLast, Isa, PackedB, Strided, Threads};
 use lemma_types::tensor::DType;
 
 use super::chain::Values;
-use super::integer::{Dequantised, Integer, Sums};
+use super::images::Part;
+use super::integer::{Dequantised, Integer, Sink, Sums};
 use super::memory::{Held, Slab};
 use super::{Action, Arena, At, Batched, Matrices, Program, Step};
 use crate::error::{OpError, RunError};
@@ -31,7 +32,7 @@ pub(crate) struct Context<'a> {
     pub(crate) prepared: &'a [Option<Prepared>],
     pub(crate) inputs: &'a [&'a Tensor],
     /// What steps that are carried out image by image read of the rest.
-    pub(crate) outside: &'a [&'a [f32]],
+    pub(crate) outside: &'a [Part<'a>],
     pub(crate) isa: Isa,
     pub(crate) threads: &'a Threads,
 }
@@ -65,6 +66,10 @@ impl<'t> Values<'t> for Reader<'t, '_> {
         self.cx.floats(at, self.values)
     }
 
+    fn bytes(&self, at: At) -> Result<Int8<'t>, OpError> {
+        self.cx.int8(at, self.values)
+    }
+
     fn tensor(&self, at: At) -> &'t Tensor {
         self.cx.find(at, self.values)
     }
@@ -81,7 +86,10 @@ impl<'a> Context<'a> {
                 .as_ref()
                 .and_then(Held::floats)
                 .ok_or_else(|| OpError::shape("an operand is not of f32")),
-            At::Outside(i) => Ok(self.outside[i]),
+            At::Outside(i) => match self.outside[i] {
+                Part::Floats(elements) => Ok(elements),
+                Part::Bytes(_) => Err(OpError::shape("an operand is not of f32")),
+            },
             _ => typed(self.find(at, values)),
         }
     }
@@ -101,7 +109,7 @@ impl<'a> Context<'a> {
                 Some(Held::Tensor(tensor)) => tensor,
                 _ => unreachable!("values are made before they are read, as what is read"),
             },
-            At::Outside(_) => unreachable!("steps on images read elements of f32"),
+            At::Outside(_) => unreachable!("steps on images read elements"),
         }
     }
 
@@ -275,7 +283,12 @@ impl<'a> Context<'a> {
                 kernels::transpose(threads, *batch, *rows, *columns, slice(*x)?, y);
                 Ok(())
             }
-            Action::Images(images) => images.run(self, slice, &arena.inner, y),
+            Action::Images(images) => {
+                let part = |at| self.part(at, values);
+                images.run(self, part, &arena.inner, y, |cx, step, values, arena, y| {
+                    cx.compute(step, values, false, arena, y)
+                })
+            }
             Action::Integer(integer) => self.integer(step, integer, values, Output::Float(y)),
             Action::Dequantise(d) => self.dequantise(d, values, Output::Float(y)),
             Action::Plain
@@ -294,26 +307,20 @@ impl<'a> Context<'a> {
         arena: &mut Arena,
     ) -> Result<Tensor, OpError> {
         let len = step.shape.iter().product();
-        let sink = match &step.action {
-            Action::Integer(integer) => integer.sink,
-            Action::Dequantise(dequantised) => dequantised.sink,
-            Action::Quantise { sink, .. } => Some(*sink),
-            _ => None,
-        };
         if let Action::Largest {
             x,
             geometry,
             channels,
         } = &step.action
         {
-            let x = self.find(*x, values);
-            return largest(self, geometry, *channels, x, &step.shape, arena);
+            let x = self.int8(*x, values)?;
+            return Ok(largest(self, geometry, *channels, x, &step.shape, arena));
         }
         if let Action::Turn { x, shape, order } = &step.action {
             let x = self.find(*x, values).with_shape(shape.clone());
             return self.reordered(&x, order, step);
         }
-        let Some(sink) = sink else {
+        let Some(sink) = step.action.sink() else {
             let (Action::Transpose { x, sizes }, shape) = (&step.action, step.shape.clone()) else {
                 return Err(OpError::shape("a step makes no integers"));
             };
@@ -330,16 +337,13 @@ impl<'a> Context<'a> {
                 _ => return Err(unreachable_type(x.dtype())),
             });
         };
-        let scale = self.number(sink.scale, values)?;
-        let zero = self.zero(sink.zero, values)?;
-        let quantised = |y| Output::Quantised { y, scale, zero };
         Ok(if sink.to == DType::U8 {
             let mut y = arena.unsigned.take(len);
-            self.quantised(step, values, quantised(Quantised::Unsigned(&mut y)))?;
+            self.quantised(step, sink, values, arena, Quantised::Unsigned(&mut y))?;
             Tensor::from_parts(step.shape.clone(), y)
         } else {
             let mut y = arena.signed.take(len);
-            self.quantised(step, values, quantised(Quantised::Signed(&mut y)))?;
+            self.quantised(step, sink, values, arena, Quantised::Signed(&mut y))?;
             Tensor::from_parts(step.shape.clone(), y)
         })
     }
@@ -373,21 +377,49 @@ impl<'a> Context<'a> {
         y
     }
 
+    /// What a step quantises.
     fn quantised(
         &self,
         step: &Step,
+        sink: Sink,
         values: &[Option<Held>],
-        to: Output<'_>,
+        arena: &Arena,
+        y: Quantised<'_>,
     ) -> Result<(), OpError> {
-        match (&step.action, to) {
-            (Action::Integer(integer), to) => self.integer(step, integer, values, to),
-            (Action::Dequantise(dequantised), to) => self.dequantise(dequantised, values, to),
-            (Action::Quantise { x, .. }, Output::Quantised { y, scale, zero }) => {
+        let scale = self.number(sink.scale, values)?;
+        let zero = self.zero(sink.zero, values)?;
+        let part = |at| self.part(at, values);
+        match (&step.action, y) {
+            (Action::Integer(integer), y) => {
+                self.integer(step, integer, values, Output::Quantised { y, scale, zero })
+            }
+            (Action::Dequantise(dequantised), y) => {
+                self.dequantise(dequantised, values, Output::Quantised { y, scale, zero })
+            }
+            (Action::Quantise { x, .. }, y) => {
                 let x = self.floats(*x, values)?;
                 int8::quantize(self.isa, self.threads, x, scale, zero, y);
                 Ok(())
             }
+            (Action::Images(images), Quantised::Unsigned(y)) => {
+                images.run(self, part, &arena.inner, y, |cx, step, values, arena, y| {
+                    cx.quantised(step, sink, values, arena, Quantised::Unsigned(y))
+                })
+            }
+            (Action::Images(images), Quantised::Signed(y)) => {
+                images.run(self, part, &arena.inner, y, |cx, step, values, arena, y| {
+                    cx.quantised(step, sink, values, arena, Quantised::Signed(y))
+                })
+            }
             _ => Err(OpError::shape("a step makes no integers")),
+        }
+    }
+
+    /// The elements of an operand of f32 or of 8-bit integers.
+    fn part<'t>(&'t self, at: At, values: &'t [Option<Held>]) -> Result<Part<'t>, OpError> {
+        match self.floats(at, values) {
+            Ok(elements) => Ok(Part::Floats(elements)),
+            Err(_) => self.int8(at, values).map(Part::Bytes),
         }
     }
 
@@ -409,6 +441,12 @@ impl<'a> Context<'a> {
     }
 
     fn int8<'t>(&'t self, at: At, values: &'t [Option<Held>]) -> Result<Int8<'t>, OpError> {
+        if let At::Outside(i) = at {
+            return match self.outside[i] {
+                Part::Bytes(elements) => Ok(elements),
+                Part::Floats(_) => Err(OpError::shape("an operand is not of 8-bit integers")),
+            };
+        }
         let tensor = self.find(at, values);
         quantize::bytes(tensor).ok_or_else(|| unreachable_type(tensor.dtype()))
     }
@@ -495,25 +533,24 @@ fn largest(
     cx: &Context<'_>,
     geometry: &kernels::Pool,
     channels: usize,
-    x: &Tensor,
+    x: Int8<'_>,
     shape: &[usize],
     arena: &mut Arena,
-) -> Result<Tensor, OpError> {
+) -> Tensor {
     let len = shape.iter().product();
     let (isa, threads) = (cx.isa, cx.threads);
-    Ok(match x.storage() {
-        Storage::U8(x) => {
+    match x {
+        Int8::Unsigned(x) => {
             let mut y = arena.unsigned.take(len);
             kernels::max_pool_last(isa, threads, geometry, channels, u8::MIN, x, &mut y);
             Tensor::from_parts(shape.to_vec(), y)
         }
-        Storage::I8(x) => {
+        Int8::Signed(x) => {
             let mut y = arena.signed.take(len);
             kernels::max_pool_last(isa, threads, geometry, channels, i8::MIN, x, &mut y);
             Tensor::from_parts(shape.to_vec(), y)
         }
-        _ => return Err(unreachable_type(x.dtype())),
-    })
+    }
 }
 
 /// Takes the elements of a value, unless somebody else holds them too.

@@ -4,22 +4,31 @@
 //! under four taps are interleaved, which leaves the channels out of order within the registers; the taps are packed in that
 //! order, and the sums put in order at the end. Where a tap is in the padding, or there is none, a line of zero points
 //! is read.
+//!
+//! Outputs of windows that are one place apart may be taken for one (see [`fold`]) where the input has its padding.
 
 use std::arch::x86_64::*;
 
 use super::Int8;
-use super::finish512::mask;
+use super::finish512::{each, mask};
+use super::fold;
+use super::last::{lines_of_a_task, reach};
 use super::pack::{COLUMNS, QUAD, Quad, UNIT, UNITS};
 use super::vnni::Vnni;
-use super::walk::{Place, ROWS, Tile};
+use super::walk::{Finish, InLines, Place, ROWS, Tile};
 use crate::conv::Conv;
+use crate::threads::Threads;
+use crate::window::AXES;
 
-/// Taps as the tiles read them: for 64 channels after 64, for four taps after four, four registers.
+/// Taps as the tiles read them: for 64 channels after 64, for four taps after four, four registers. The channels are repeated
+/// as often as makes whole panels of them, if that is not too often.
 #[derive(Clone, Debug)]
 pub(super) struct Taps {
     quads: Vec<Quad>,
-    /// Sums over the taps of each channel.
+    /// Sums over the taps of each channel, as a tile has them.
     sums: Vec<i32>,
+    /// How often the channels are repeated.
+    pub(super) fold: usize,
     /// Groups of four taps.
     groups: usize,
 }
@@ -34,18 +43,23 @@ impl Taps {
     /// Packs taps, tap after tap a value for each channel, if they fit 8 bits with a sign.
     pub(super) fn pack(taps: &[i32], channels: usize) -> Option<Taps> {
         let count = taps.len() / channels;
-        let (groups, panels) = (count.div_ceil(QUAD), channels.div_ceil(COLUMNS));
+        let fold = fold::rows_of_panels(channels);
+        let (groups, panels) = (count.div_ceil(QUAD), (fold * channels).div_ceil(COLUMNS));
         let mut packed = Taps {
             quads: vec![Quad([0; QUAD * UNIT]); panels * groups * UNITS],
             sums: vec![0; panels * COLUMNS],
+            fold,
             groups,
         };
         for (i, &value) in taps.iter().enumerate() {
             let (tap, channel) = (i / channels, i % channels);
-            let (panel, (unit, byte)) = (channel / COLUMNS, placed(channel % COLUMNS));
-            let quad = (panel * groups + tap / QUAD) * UNITS + unit;
-            packed.quads[quad].0[byte + tap % QUAD] = i8::try_from(value).ok()?;
-            packed.sums[channel] += value;
+            let short = i8::try_from(value).ok()?;
+            for channel in (channel..fold * channels).step_by(channels) {
+                let (panel, (unit, byte)) = (channel / COLUMNS, placed(channel % COLUMNS));
+                let quad = (panel * groups + tap / QUAD) * UNITS + unit;
+                packed.quads[quad].0[byte + tap % QUAD] = short;
+                packed.sums[panel * COLUMNS + unit * UNIT + byte / QUAD] += value;
+            }
         }
         Some(packed)
     }
@@ -59,47 +73,83 @@ pub(super) struct Depthwise<'a> {
     /// The bytes of the input, and what makes those without a sign of them.
     x: &'a [u8],
     signed: bool,
-    /// The zero point of bytes without a sign.
-    zero: u8,
+    /// Places of each axis of the input, and how many there are in the padding before these.
+    sizes: [usize; AXES],
+    before: [usize; AXES],
+    /// Outputs that are taken for one.
+    fold: usize,
+    /// What the sums of each channel begin with: less zero points.
+    begin: Vec<i32>,
     /// Zero points, a place of the input.
     padding: Vec<u8>,
 }
 
 impl<'a> Depthwise<'a> {
-    /// The convolution of `x`, whose zero point has to be one of its type.
+    /// The convolution of `x`, whose zero point has to be one of its type. With a `fold` other than 1, `x` has its padding.
     pub(super) fn new(
         vnni: Vnni,
         conv: &'a Conv,
         taps: &'a Taps,
         x: Int8<'a>,
         x_zero: i32,
+        fold: usize,
     ) -> Option<Depthwise<'a>> {
+        let axes = &conv.window().axes;
+        let (sizes, before) = match fold {
+            1 => (
+                axes.each_ref().map(|axis| axis.input),
+                axes.each_ref().map(|axis| axis.begin),
+            ),
+            _ => (axes.each_ref().map(reach), [0; AXES]),
+        };
+        let channels = conv.out_channels();
+        let places: usize = sizes.iter().product();
+        assert_eq!(
+            x.len(),
+            conv.batch() * places * channels,
+            "input of a convolution"
+        );
         let (bytes, signed) = match x {
             Int8::Unsigned(x) => (x, false),
             Int8::Signed(x) => (bytes_of(x), true),
         };
         let zero = u8::try_from(x_zero.checked_add(x.raised_by())?).ok()?;
-        let padding = vec![if signed { zero ^ 0x80 } else { zero }; conv.out_channels()];
+        let padding = vec![if signed { zero ^ 0x80 } else { zero }; fold * channels];
+        let begin = |sum: &i32| sum.wrapping_mul(i32::from(zero)).wrapping_neg();
         Some(Depthwise {
             vnni,
             conv,
             taps,
             x: bytes,
             signed,
-            zero,
+            sizes,
+            before,
+            fold,
+            begin: taps.sums.iter().map(begin).collect(),
             padding,
         })
     }
 
+    /// Makes all lines of the outputs.
+    pub(super) fn lines(&self, threads: &Threads, lines: usize, out: &impl Finish) {
+        let len = self.conv.window().axes[2].output * self.conv.out_channels();
+        let together = lines_of_a_task(len);
+        threads.run(lines.div_ceil(together), |task| {
+            let InLines(tile) = &mut InLines::new();
+            for line in task * together..lines.min((task + 1) * together) {
+                // SAFETY: each line is one task's.
+                self.line(line, tile, |at, tile| unsafe { out.finish(at, tile) });
+            }
+        });
+    }
+
     /// Makes the sums of line `line` of the outputs, tile by tile.
-    pub(super) fn line(
-        &self,
-        line: usize,
-        tile: &mut Tile,
-        mut take: impl FnMut(Place, &mut Tile),
-    ) {
-        let (width, n) = (self.conv.window().axes[2].output, self.conv.out_channels());
-        let lines = self.lines(line);
+    fn line(&self, line: usize, tile: &mut Tile, mut take: impl FnMut(Place, &mut Tile)) {
+        let (width, n) = (
+            self.conv.window().axes[2].output / self.fold,
+            self.padding.len(),
+        );
+        let lines = self.lines_under(line);
         // Taps that there are not read the padding.
         let mut places = vec![self.padding.as_ptr(); ROWS * self.taps.groups * QUAD];
         for first in (0..width).step_by(ROWS) {
@@ -126,17 +176,18 @@ impl<'a> Depthwise<'a> {
     }
 
     /// For each tap but its place on the last axis: where the line of the input under it begins, if there is one.
-    fn lines(&self, line: usize) -> Vec<Option<usize>> {
-        let [a, b, c] = &self.conv.window().axes;
+    fn lines_under(&self, line: usize) -> Vec<Option<usize>> {
+        let [a, b, _] = &self.conv.window().axes;
         let (image, rest) = (line / (a.output * b.output), line % (a.output * b.output));
         let (oa, ob) = (rest / b.output, rest % b.output);
         let mut lines = Vec::with_capacity(a.kernel * b.kernel);
         for ka in 0..a.kernel {
             for kb in 0..b.kernel {
-                let ia = (oa * a.stride + ka * a.dilation).wrapping_sub(a.begin);
-                let ib = (ob * b.stride + kb * b.dilation).wrapping_sub(b.begin);
-                let inside = ia < a.input && ib < b.input;
-                lines.push(inside.then(|| ((image * a.input + ia) * b.input + ib) * c.input));
+                let [depth, height, width] = self.sizes;
+                let ia = (oa * a.stride + ka * a.dilation).wrapping_sub(self.before[0]);
+                let ib = (ob * b.stride + kb * b.dilation).wrapping_sub(self.before[1]);
+                let inside = ia < depth && ib < height;
+                lines.push(inside.then(|| ((image * depth + ia) * height + ib) * width));
             }
         }
         lines
@@ -145,20 +196,18 @@ impl<'a> Depthwise<'a> {
     /// Where the channels under each tap of some outputs of a line begin: output after output.
     fn places(&self, lines: &[Option<usize>], first: usize, count: usize, to: &mut [*const u8]) {
         let c = &self.conv.window().axes[2];
-        let (n, taps) = (self.padding.len(), self.taps.groups * QUAD);
-        assert_eq!(
-            self.x.len(),
-            self.conv.input_len(),
-            "input of a convolution"
-        );
+        let (n, taps) = (self.conv.out_channels(), self.taps.groups * QUAD);
+        let step = self.fold * c.stride;
         for (tap, line) in (0..).step_by(c.kernel).zip(lines) {
             for kc in 0..c.kernel {
-                let begin = (first * c.stride + kc * c.dilation).wrapping_sub(c.begin);
+                let begin = (first * step + kc * c.dilation).wrapping_sub(self.before[2]);
                 let to = to[tap + kc..].iter_mut().step_by(taps).take(count);
-                for (ic, to) in (0..).map(|i| begin.wrapping_add(i * c.stride)).zip(to) {
+                for (ic, to) in (0..).map(|i| begin.wrapping_add(i * step)).zip(to) {
                     *to = match line {
                         // Inside, as the line is and the place on it.
-                        Some(line) if ic < c.input => self.x.as_ptr().wrapping_add((line + ic) * n),
+                        Some(line) if ic < self.sizes[2] && self.fold <= self.sizes[2] - ic => {
+                            self.x.as_ptr().wrapping_add((line + ic) * n)
+                        }
                         _ => self.padding.as_ptr(),
                     };
                 }
@@ -175,10 +224,9 @@ impl<'a> Depthwise<'a> {
         let Vnni { .. } = self.vnni;
         let groups = self.taps.groups;
         let quads = &self.taps.quads[at.column / COLUMNS * groups * UNITS..][..groups * UNITS];
-        let (sums, zero) = (
-            &self.taps.sums[at.column..][..COLUMNS],
-            i32::from(self.zero),
-        );
+        let begin = &self.begin[at.column..][..COLUMNS];
+        // SAFETY: 16 of 64 values each.
+        let begin = each!(i in [0, 16, 32, 48] => unsafe { _mm512_loadu_si512(begin.as_ptr().add(i).cast()) });
         let mask = mask(at.width);
         let flip = _mm512_set1_epi8(i8::MIN);
         // SAFETY: the caller's promise: the mask has a bit for each channel from `column` on.
@@ -198,7 +246,7 @@ impl<'a> Depthwise<'a> {
             .chunks_exact(groups * QUAD)
             .zip(&mut tile[..at.count])
         {
-            let [mut s0, mut s1, mut s2, mut s3] = [_mm512_setzero_si512(); 4];
+            let [mut s0, mut s1, mut s2, mut s3] = begin;
             for (places, taps) in places
                 .as_chunks::<QUAD>()
                 .0
@@ -235,14 +283,9 @@ impl<'a> Depthwise<'a> {
                 _mm512_shuffle_i32x4::<0x88>(high, high_too),
                 _mm512_shuffle_i32x4::<0xDD>(high, high_too),
             ];
-            let zero = _mm512_set1_epi32(zero);
             for (unit, ordered) in ordered.into_iter().enumerate() {
                 // SAFETY: 16 of 64 values each.
-                unsafe {
-                    let sums = _mm512_loadu_si512(sums.as_ptr().add(UNIT * unit).cast());
-                    let less = _mm512_sub_epi32(ordered, _mm512_mullo_epi32(sums, zero));
-                    _mm512_storeu_si512(to.as_mut_ptr().add(UNIT * unit).cast(), less);
-                }
+                unsafe { _mm512_storeu_si512(to.as_mut_ptr().add(UNIT * unit).cast(), ordered) };
             }
         }
     }

@@ -7,6 +7,7 @@ use super::finish512::Avx512;
 use super::fixed::Fixed;
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
+use super::table;
 use super::walk::{Finish, Place, Tile};
 use crate::chain::Chain;
 use crate::elementwise::Binary;
@@ -206,6 +207,17 @@ pub fn dequantize(
         x.len()
     );
     chain.check("dequantize", x.len() / n, n);
+    let y = match y {
+        Output::Quantised {
+            y,
+            scale: to_scale,
+            zero: to_zero,
+        } if table::is_worth(chain, x.len()) => {
+            let to = (to_scale, to_zero);
+            return table::look_up(isa, threads, x, (scale, zero), chain, y, to);
+        }
+        y => y,
+    };
     // Rows matter to chains alone, and short ones take long.
     let n = match chain.is_empty() && x.len() <= TASK {
         true => x.len().max(1),

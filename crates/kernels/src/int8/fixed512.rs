@@ -3,8 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::Int8;
+use super::finish::SHIFT;
 use super::finish512::{each, mask};
-use super::fixed::{Added, Fixed, Other};
+use super::fixed::{Added, Fixed, Other, Unit};
+use super::gelu;
 use super::pack::COLUMNS;
 
 /// 64 numbers with 16 bits after the point.
@@ -51,24 +53,24 @@ unsafe fn rows_of<const FULL: bool>(bytes: &Bytes<'_>, tile: &[[i32; COLUMNS]]) 
     let unknown = _mm512_add_epi16(near, near);
     let narrow = Narrow::new(fixed);
     let adding = fixed.added.as_ref().map(|added| Adding::new(added, column));
+    let unit = fixed.unit.as_ref().map(|unit| Curve::new(unit));
     let mut uncertain = 0;
     for (i, sums) in tile.iter().enumerate() {
         // SAFETY: 16 of 64 sums each.
         let sums = each!(j in [0, 16, 32, 48] => unsafe { _mm512_loadu_si512(sums.as_ptr().add(j).cast()) });
         let sums = each!(sum in sums => _mm512_cvtepi32_ps(sum));
-        let [a, b, c, d] = sums;
-        let scaled = [
-            _mm512_fmadd_ps(a, by[0], more[0]),
-            _mm512_fmadd_ps(b, by[1], more[1]),
-            _mm512_fmadd_ps(c, by[2], more[2]),
-            _mm512_fmadd_ps(d, by[3], more[3]),
-        ];
-        let mut end = each!(number in scaled => _mm512_cvtps_epi32(number));
-        let mut least = above(end, near);
+        let mut scaled = fused(sums, by, more);
+        let mut least = unknown;
         if let Some(adding) = &adding {
-            end = adding.add::<FULL>(end, bytes.place + i * bytes.apart, mask);
-            least = _mm512_min_epu16(least, above(end, near));
+            let steps = each!(number in scaled => _mm512_cvtps_epi32(number));
+            least = above(steps, near);
+            scaled = adding.add::<FULL>(steps, bytes.place + i * bytes.apart, mask);
         }
+        if let Some(unit) = &unit {
+            scaled = unit.apply(scaled);
+        }
+        let end = each!(number in scaled => _mm512_cvtps_epi32(number));
+        least = _mm512_min_epu16(least, above(end, near));
         let (to, made) = (bytes.to.wrapping_add(i * bytes.apart), narrow.bytes(end));
         // SAFETY: the caller's promise: the mask has a bit for each byte.
         unsafe {
@@ -127,7 +129,7 @@ impl<'a> Adding<'a> {
     /// The whole parts of numbers, cut off at the ends, as the steps of 8-bit integers to which something is added.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn add<const FULL: bool>(&self, numbers: Fixed64, place: usize, mask: u64) -> Fixed64 {
+    fn add<const FULL: bool>(&self, numbers: Fixed64, place: usize, mask: u64) -> [__m512; 4] {
         let width = if FULL {
             COLUMNS
         } else {
@@ -147,12 +149,71 @@ impl<'a> Adding<'a> {
             };
             others = each!(byte, more in bytes, others => _mm512_fmadd_ps(_mm512_cvtepi32_ps(byte), by, more));
         }
-        each!(number, other in numbers, others => {
-            let steps = _mm512_srai_epi32::<16>(number);
-            let steps = _mm512_max_epi32(_mm512_min_epi32(steps, self.high), self.low);
-            _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(steps), self.before, other))
-        })
+        let steps = each!(number in numbers => _mm512_srai_epi32::<16>(number));
+        let steps = each!(steps in steps => _mm512_min_epi32(steps, self.high));
+        let steps = each!(steps in steps => _mm512_max_epi32(steps, self.low));
+        fused(
+            each!(steps in steps => _mm512_cvtepi32_ps(steps)),
+            [self.before; 4],
+            others,
+        )
     }
+}
+
+/// [`Unit`] in registers.
+struct Curve {
+    by: __m512,
+    more: __m512,
+    powers: [__m512; 5],
+}
+
+impl Curve {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(unit: &Unit) -> Curve {
+        let [a, b, c, d, e] = &unit.powers;
+        // SAFETY: 16 values each.
+        let load = |power: &[f32; 16]| unsafe { _mm512_loadu_ps(power.as_ptr()) };
+        Curve {
+            by: _mm512_set1_ps(unit.by),
+            more: _mm512_set1_ps(unit.more),
+            powers: [load(a), load(b), load(c), load(d), load(e)],
+        }
+    }
+
+    /// The unit of 64 numbers, none of them NaN, in fixed point.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn apply(&self, x: [__m512; 4]) -> [__m512; 4] {
+        let (per_unit, end) = (_mm512_set1_ps(gelu::PER_UNIT), _mm512_set1_ps(gelu::END));
+        let place = each!(x in x => _mm512_mul_ps(_mm512_abs_ps(x), per_unit));
+        let place = each!(place in place => _mm512_min_ps(place, end));
+        // The low bits of what is raised are the nearest integer, and how far that is away.
+        let shift = _mm512_set1_ps(SHIFT);
+        let nearest = each!(place in place => _mm512_castps_si512(_mm512_add_ps(place, shift)));
+        let away = each!(place in place => _mm512_reduce_ps::<0>(place));
+        let [first, rest @ ..] = self.powers;
+        let mut sum = each!(nearest in nearest => _mm512_permutexvar_ps(nearest, first));
+        for power in rest {
+            let factor = each!(nearest in nearest => _mm512_permutexvar_ps(nearest, power));
+            sum = fused(sum, away, factor);
+        }
+        let above = each!(x in x => _mm512_max_ps(x, _mm512_setzero_ps()));
+        let above = each!(x in above => _mm512_fmadd_ps(x, self.by, self.more));
+        each!(above, sum in above, sum => _mm512_add_ps(above, sum))
+    }
+}
+
+/// x · y + z, a register after the other: what waits for one goes on with the next.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fused([a, b, c, d]: [__m512; 4], y: [__m512; 4], z: [__m512; 4]) -> [__m512; 4] {
+    [
+        _mm512_fmadd_ps(a, y[0], z[0]),
+        _mm512_fmadd_ps(b, y[1], z[1]),
+        _mm512_fmadd_ps(c, y[2], z[2]),
+        _mm512_fmadd_ps(d, y[3], z[3]),
+    ]
 }
 
 /// 16 bytes from place `j` on, as far as the mask has bits for them.

@@ -5,10 +5,12 @@ use std::mem::MaybeUninit;
 use super::depthwise::Depthwise;
 #[cfg(target_arch = "x86_64")]
 use super::depthwise512::{Depthwise as Wide, Taps};
+#[cfg(target_arch = "x86_64")]
+use super::fold;
 use super::pack::COLUMNS;
 #[cfg(target_arch = "x86_64")]
 use super::vnni::Vnni;
-use super::walk::{Finish, Place, ROWS};
+use super::walk::{Finish, InLines, Place, ROWS};
 use super::{Finished, Int8, Left, Output, PackedInt8, multiply_rows};
 use crate::chain::Chain;
 use crate::conv::Conv;
@@ -85,9 +87,10 @@ impl FiltersInt8Last {
         let [groups, out, depth] = conv.filter_shape();
         match groups {
             1 => PackedInt8::bytes_of_runs(depth, out, run(conv)),
-            // As taps of 32 bits, and of 8 for as many channels as registers have, with a sum for each channel.
+            // As taps of 32 bits, and of 8 for as many channels as registers have, with a sum for each channel, which may be
+            // repeated.
             _ => {
-                let channels = groups.next_multiple_of(COLUMNS) as u64;
+                let channels = (4 * groups).next_multiple_of(COLUMNS) as u64;
                 4 * conv.filter_len() as u64 + channels * (4 + depth.next_multiple_of(4) as u64)
             }
         }
@@ -129,6 +132,31 @@ pub fn conv_int8_last(
     let m = y.len() / n;
     chain.check("conv_int8", m, n);
     assert!(!chain.by_rows(), "conv_int8: a chain with softmax");
+    #[cfg(target_arch = "x86_64")]
+    if let Packed::Depthwise(_, Some(taps)) = &filters.packed
+        && let Some(vnni) = Vnni::on(isa)
+    {
+        let zero = x_zero.wrapping_add(x.raised_by());
+        let axis = &conv.window().axes[2];
+        let folds = axis.stride == 1 && axis.output.is_multiple_of(taps.fold);
+        let mut copy = Vec::new();
+        if let (true, 2.., Ok(padding)) =
+            (folds && fold::repeats(chain), taps.fold, u8::try_from(zero))
+        {
+            let input = Input::padded(threads, conv, &x, padding, &mut copy);
+            let padded = Int8::Unsigned(&input.values[..input.values.len() - SLACK]);
+            let wide = Wide::new(vnni, conv, taps, padded, zero, taps.fold);
+            if let Some(wide) = wide {
+                return fold::repeated(chain, n, taps.fold, |chain| {
+                    let out = Finished::new(isa, n * taps.fold, chain, y);
+                    wide.lines(threads, m / axis.output, &out);
+                });
+            }
+        } else if let Some(wide) = Wide::new(vnni, conv, taps, x, x_zero, 1) {
+            let out = Finished::new(isa, n, chain, y);
+            return wide.lines(threads, m / axis.output, &out);
+        }
+    }
     let out = Finished::new(isa, n, chain, y);
     match &filters.packed {
         Packed::Dense(packed, zeros) => {
@@ -151,26 +179,13 @@ pub fn conv_int8_last(
             };
             multiply_rows(isa, threads, m, &left, packed, zeros, &out);
         }
-        Packed::Depthwise(taps, wider) => {
-            #[cfg(target_arch = "x86_64")]
-            let wide = Vnni::on(isa).zip(wider.as_ref());
-            #[cfg(target_arch = "x86_64")]
-            let wide = wide.and_then(|(vnni, taps)| Wide::new(vnni, conv, taps, x, x_zero));
-            #[cfg(not(target_arch = "x86_64"))]
-            let () = *wider;
+        Packed::Depthwise(taps, _) => {
             let width = conv.window().axes[2].output;
             let lines = m / width;
-            // Lines of at least some thousand values make a task.
-            let together = (8192 / (width * n)).max(1);
+            let together = lines_of_a_task(width * n);
             threads.run(lines.div_ceil(together), |task| {
-                let mut tile = [[0; COLUMNS]; ROWS];
+                let InLines(tile) = &mut InLines::new();
                 for line in task * together..lines.min((task + 1) * together) {
-                    #[cfg(target_arch = "x86_64")]
-                    if let Some(wide) = &wide {
-                        // SAFETY: each line is one task's.
-                        wide.line(line, &mut tile, |at, tile| unsafe { out.finish(at, tile) });
-                        continue;
-                    }
                     for at in places(line, width, n) {
                         isa.run(Depthwise {
                             conv,
@@ -178,15 +193,20 @@ pub fn conv_int8_last(
                             x_zero,
                             taps,
                             at,
-                            tile: &mut tile,
+                            tile,
                         });
                         // SAFETY: each line is one task's.
-                        unsafe { out.finish(at, &mut tile) };
+                        unsafe { out.finish(at, tile) };
                     }
                 }
             });
         }
     }
+}
+
+/// Lines of so many values that make a task: of at least some thousand.
+pub(super) fn lines_of_a_task(len: usize) -> usize {
+    (8192 / len).max(1)
 }
 
 /// The tiles of a line of outputs.
@@ -222,7 +242,7 @@ pub fn conv_int8_last_scratch(conv: &Conv) -> u64 {
 }
 
 /// Places of an axis that the windows reach over.
-fn reach(axis: &Axis) -> usize {
+pub(super) fn reach(axis: &Axis) -> usize {
     (axis.begin + axis.input).max((axis.output - 1) * axis.stride + axis.extent())
 }
 
@@ -266,6 +286,21 @@ impl<'a> Input<'a> {
                 sizes,
             };
         }
+        Input::padded(threads, conv, x, padding, copy)
+    }
+
+    /// The input in `copy`.
+    fn padded(
+        threads: &Threads,
+        conv: &Conv,
+        x: &Int8<'_>,
+        padding: u8,
+        copy: &'a mut Vec<u8>,
+    ) -> Input<'a> {
+        let window = conv.window();
+        let channels = x.len() / (window.input_len() * conv.batch());
+        let [a, b, c] = &window.axes;
+        let sizes = [reach(a), reach(b), reach(c)];
         let line = sizes[2] * channels;
         let len = conv.batch() * sizes[0] * sizes[1] * line;
         copy.clear();

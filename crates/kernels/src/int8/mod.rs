@@ -34,11 +34,16 @@ mod finish512;
 mod fixed;
 #[cfg(target_arch = "x86_64")]
 mod fixed512;
+#[cfg(target_arch = "x86_64")]
+mod fold;
+#[cfg(target_arch = "x86_64")]
+mod gelu;
 mod last;
 mod ops;
 mod pack;
 mod pairs;
 mod portable;
+mod table;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 mod walk;

@@ -68,6 +68,16 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// A tile whose rows are whole cache lines: registers are stored to and loaded from two of them at once otherwise.
+#[repr(align(64))]
+pub(super) struct InLines(pub(super) Tile);
+
+impl InLines {
+    pub(super) fn new() -> InLines {
+        InLines([[0; COLUMNS]; ROWS])
+    }
+}
+
 /// Where the sums of a tile go: the first place, and how far its rows of 64 places are apart.
 #[derive(Clone, Copy)]
 pub(super) struct Lines {
@@ -213,7 +223,7 @@ pub(super) fn multiply_rows(
             true => starts.iter().enumerate().map(total).collect(),
             false => Vec::new(),
         };
-        let mut tile = [[0i32; COLUMNS]; ROWS];
+        let InLines(tile) = &mut InLines::new();
         for panel in part * together..panels.min((part + 1) * together) {
             let column = panel * COLUMNS;
             let width = COLUMNS.min(n - column);
@@ -243,7 +253,7 @@ pub(super) fn multiply_rows(
                     unsafe { multiply(isa, &rows, b.panel(panel), &begin, lines) };
                     continue;
                 }
-                let lines = Lines::of(&mut tile);
+                let lines = Lines::of(tile);
                 // SAFETY: a tile has all places.
                 unsafe { multiply(isa, &rows, b.panel(panel), &begin, lines) };
                 if weighs {
@@ -263,7 +273,7 @@ pub(super) fn multiply_rows(
                     }
                 }
                 // SAFETY: rows and columns of a task are its own.
-                unsafe { out.finish(at, &mut tile) };
+                unsafe { out.finish(at, tile) };
             }
         }
     });

@@ -178,12 +178,9 @@ pub(crate) unsafe trait Zeroable: Copy {
 /// Bytes from which on values have pages of their own.
 const PAGES: usize = 256 << 10;
 
-/// Bytes from which on they are large: what is smaller stays in a cache while it is used, and is had sooner in
-/// small pages.
-const LARGE_PAGES: usize = 16 << 20;
-
 /// Values that begin as zeros. Many of them lie in pages of their own: those come as zeros from the system, large
-/// where it has such, and go back to it when they are dropped, whatever else was allocated meanwhile.
+/// where it has such and they fill them, and go back to it when they are dropped, whatever else was allocated
+/// meanwhile. A model's weights, which come from memory at each run, come almost twice as fast from large pages.
 #[derive(Debug)]
 pub(crate) enum Zeros<T> {
     Own(Vec<T>),
@@ -194,13 +191,19 @@ impl<T: Zeroable> Zeros<T> {
     pub(crate) fn new(count: usize) -> Zeros<T> {
         const { assert!(align_of::<T>() <= 4096, "aligned to at most a page") };
         let bytes = count.saturating_mul(size_of::<T>());
+        let large = bytes / LARGE * LARGE;
+        // Linux lets a map of whole large pages begin at one. Of the last one nothing is touched but what is needed.
+        let whole = match large {
+            0 => bytes,
+            _ => bytes.checked_next_multiple_of(LARGE).unwrap_or(bytes),
+        };
         if bytes >= PAGES
-            && let Ok(map) = MmapMut::map_anon(bytes)
+            && let Ok(map) = MmapMut::map_anon(whole)
         {
             #[cfg(target_os = "linux")]
-            if bytes >= LARGE_PAGES {
+            if large > 0 {
                 // A system without large pages refuses, and the pages stay small.
-                let _ = map.advise(memmap2::Advice::HugePage);
+                let _ = map.advise_range(memmap2::Advice::HugePage, 0, large);
             }
             return Zeros::Pages(map, count);
         }
@@ -328,7 +331,7 @@ mod tests {
     #[test]
     fn zeros_are_zeros_and_keep_what_is_written() {
         let size = size_of::<[u32; 16]>();
-        for count in [0, 1, PAGES / size - 1, PAGES / size, LARGE_PAGES / size + 1] {
+        for count in [0, 1, PAGES / size - 1, PAGES / size, LARGE / size + 1] {
             let mut zeros = Zeros::<[u32; 16]>::new(count);
             assert_eq!(zeros.len(), count);
             assert_eq!(matches!(zeros, Zeros::Pages(..)), count * size >= PAGES);

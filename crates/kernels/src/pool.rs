@@ -234,7 +234,7 @@ impl<T: Copy> Line<'_, T> {
 
     /// Folds the values inside each window; `finish` is told which window it was.
     #[inline(always)]
-    fn fold(self, identity: T, step: impl Fn(T, T) -> T, finish: impl Fn(&mut [T], usize)) {
+    fn fold(self, fold: &impl Fold<T>, finish: impl Fn(&mut [T], usize)) {
         let [a, b, _] = &self.window.axes;
         let len = self.window.input_len() * self.channels;
         let image = &self.x[self.index / (a.output * b.output) * len..][..len];
@@ -251,15 +251,15 @@ impl<T: Copy> Line<'_, T> {
             let (some, one) = rest.as_chunks_mut::<16>();
             let mut channel = 0;
             for out in many {
-                *out = seen.fold(channel, identity, &step);
+                *out = fold.fold(&seen, channel);
                 channel += out.len();
             }
             for out in some {
-                *out = seen.fold(channel, identity, &step);
+                *out = fold.fold(&seen, channel);
                 channel += out.len();
             }
             for out in one {
-                [*out] = seen.fold(channel, identity, &step);
+                [*out] = fold.fold(&seen, channel);
                 channel += 1;
             }
             finish(out, oc);
@@ -277,33 +277,80 @@ struct Seen<'a, T> {
 }
 
 impl<T: Copy> Seen<'_, T> {
-    /// Folds some channels of it.
+    /// Calls `take` with some channels of each place inside it.
     #[inline(always)]
-    fn fold<const W: usize>(
-        &self,
-        channel: usize,
-        identity: T,
-        step: impl Fn(T, T) -> T,
-    ) -> [T; W] {
+    fn each<const W: usize>(&self, channel: usize, mut take: impl FnMut(&[T; W])) {
         let [a, b, c] = &self.window.axes;
         let [oa, ob, oc] = self.at;
         let ((fa, la), (fb, lb), (fc, lc)) = (a.inside(oa), b.inside(ob), c.inside(oc));
         let place =
             |axis: &Axis, o: usize, k: usize| o * axis.stride + k * axis.dilation - axis.begin;
-        let mut folded = [identity; W];
         for ka in fa..la {
             for kb in fb..lb {
                 let line = (place(a, oa, ka) * b.input + place(b, ob, kb)) * c.input;
                 for kc in fc..lc {
                     let first = (line + place(c, oc, kc)) * self.channels + channel;
-                    let values = &self.image[first..first + W];
-                    for i in 0..W {
-                        folded[i] = step(folded[i], values[i]);
-                    }
+                    take(
+                        self.image[first..]
+                            .first_chunk()
+                            .expect("a place has all channels"),
+                    );
                 }
             }
         }
+    }
+}
+
+/// What becomes of the values inside a window.
+trait Fold<T> {
+    /// That of some channels.
+    fn fold<const W: usize>(&self, seen: &Seen<'_, T>, channel: usize) -> [T; W];
+}
+
+/// Beginning with the first, each value in its turn.
+struct InTurn<T, F>(T, F);
+
+impl<T: Copy, F: Fn(T, T) -> T> Fold<T> for InTurn<T, F> {
+    #[inline(always)]
+    fn fold<const W: usize>(&self, seen: &Seen<'_, T>, channel: usize) -> [T; W] {
+        let mut folded = [self.0; W];
+        seen.each(channel, |values: &[T; W]| {
+            for i in 0..W {
+                folded[i] = (self.1)(folded[i], values[i]);
+            }
+        });
         folded
+    }
+}
+
+/// The largest value, by [`math::max`]; −∞ where there is none.
+///
+/// Found among the bits as integers, which takes three instructions for each value: of values above −0 the largest has the
+/// largest bits, signed; of those below, the smallest; and a NaN below exceeds all others without a sign.
+struct Largest;
+
+impl Fold<f32> for Largest {
+    #[inline(always)]
+    fn fold<const W: usize>(&self, seen: &Seen<'_, f32>, channel: usize) -> [f32; W] {
+        let none = f32::NEG_INFINITY.to_bits();
+        let (mut above, mut below, mut farthest) =
+            ([none.cast_signed(); W], [none.cast_signed(); W], [none; W]);
+        seen.each(channel, |values: &[f32; W]| {
+            for i in 0..W {
+                let bits = values[i].to_bits();
+                above[i] = above[i].max(bits.cast_signed());
+                below[i] = below[i].min(bits.cast_signed());
+                farthest[i] = farthest[i].max(bits);
+            }
+        });
+        std::array::from_fn(|i| {
+            let largest = if above[i] >= 0 { above[i] } else { below[i] };
+            let nan = farthest[i] > none;
+            math::canonical(match nan {
+                true => f32::NAN,
+                false => f32::from_bits(largest.cast_unsigned()),
+            })
+        })
     }
 }
 
@@ -318,7 +365,7 @@ impl<T: Copy + Ord> Kernel for LargestLast<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        self.line.fold(self.least, Ord::max, |_, _| {});
+        self.line.fold(&InTurn(self.least, Ord::max), |_, _| {});
     }
 }
 
@@ -334,7 +381,7 @@ impl Kernel for LineLast<'_> {
     #[inline(always)]
     fn run(self) {
         let Pooling::Average { include_pad } = self.pooling else {
-            return self.line.fold(f32::NEG_INFINITY, math::max, |_, _| {});
+            return self.line.fold(&Largest, |_, _| {});
         };
         let ([a, b, c], [oa, ob]) = (&self.line.window.axes, self.line.outer());
         let outer = positions(a, oa, include_pad) * positions(b, ob, include_pad);
@@ -344,7 +391,7 @@ impl Kernel for LineLast<'_> {
                 *sum = math::canonical(*sum / count);
             }
         };
-        self.line.fold(0.0, |sum, v| sum + v, finish);
+        self.line.fold(&InTurn(0.0, |sum, v| sum + v), finish);
     }
 }
 

@@ -7,7 +7,7 @@ use common::{Source, assert_same_bits, everywhere};
 use lemma_kernels::{
     Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, Mask, PackedB, PackedFilters,
     Pool, PoolSpec, Pooling, Source as Operand, Strided, Threads, Unary, average_pool, binary,
-    conv, conv_last, conv_last_gated, conv_last_takes_gate, gemm, gemm_with, matmul,
+    conv, conv_last, conv_last_gated, conv_last_takes_gate, gemm, gemm_with, math, matmul,
     matmul_strided, max_pool, max_pool_last, pool_last, product, softmax, transpose,
     unary_in_place,
 };
@@ -478,6 +478,8 @@ fn convolutions_with_channels_last() {
         (3, 4, 9, 1, two([31, 37], [3, 3]), 1, 1, 1),
         (3, 5, 70, 1, two([40, 29], [5, 4]), 2, 2, 1),
         (90, 3, 5, 1, two([3, 2], [3, 3]), 1, 1, 1),
+        // Windows so far apart that their places are spread.
+        (2, 4, 9, 1, two([70, 130], [3, 3]), 64, 1, 1),
         // A line that is longer than a task, and columns in the padding alone.
         (2, 6, 10, 1, (vec![700], vec![3]), 1, 1, 1),
         (2, 3, 4, 1, (vec![6, 300], vec![2, 5]), 3, 4, 1),
@@ -642,6 +644,36 @@ fn pools_with_channels_last() {
             });
         }
     }
+}
+
+#[test]
+fn the_largest_of_two_special_values() {
+    let values = common::specials();
+    let pairs: Vec<[f32; 2]> = values
+        .iter()
+        .flat_map(|&a| values.iter().map(move |&b| [a, b]))
+        .collect();
+    // A channel for each pair, and its values at two places.
+    let pool = Pool::new(&PoolSpec {
+        planes: pairs.len(),
+        input: &[2],
+        kernel: &[2],
+        strides: &[1],
+        dilations: &[1],
+        pads_begin: &[0],
+        pads_end: &[0],
+        ceil_mode: false,
+    })
+    .expect("a valid geometry");
+    let x: Vec<f32> = (0..2)
+        .flat_map(|i| pairs.iter().map(move |p| p[i]))
+        .collect();
+    let expected: Vec<f32> = pairs.iter().map(|&[a, b]| math::max(a, b)).collect();
+    everywhere(|isa, threads| {
+        let mut y = vec![f32::NAN; pairs.len()];
+        pool_last(isa, threads, &pool, Pooling::Max, pairs.len(), &x, &mut y);
+        assert_same_bits(&y, &expected, format!("{isa}"));
+    });
 }
 
 /// A type of 8-bit integers, its least and its number of a byte and of an f32.

@@ -136,6 +136,9 @@ impl<T: Copy + Default> Spare<T> {
 /// Bytes of a line of the cache: a vector that lies on two of them takes twice as long to load.
 const LINE: usize = 64;
 
+/// How many times as large as a tensor the slot that it is made in may be.
+const MUCH: usize = 4;
+
 /// Elements that a slot has besides, so that one of the first begins a line.
 const SPARE: usize = LINE / size_of::<f32>() - 1;
 
@@ -393,7 +396,7 @@ impl Layout<'_> {
                     ) if self.alone(*x) => self.held[*x][0],
                     _ => {
                         step.in_place = false;
-                        self.take(self.values[id].elements)
+                        self.take(self.values[id].elements, step.slab)
                     }
                 };
                 step.slot = Some(slot);
@@ -412,8 +415,16 @@ impl Layout<'_> {
     }
 
     /// A free slot: the smallest that is large enough, else the largest, which grows.
-    fn take(&mut self, len: usize) -> usize {
-        let fits = |&(_, slot): &(usize, &usize)| self.sizes[*slot] >= len;
+    ///
+    /// What becomes a tensor, which is cut to its length and may be given away, takes none that is much larger: all that
+    /// was cut off would have to be had from the system again, page by page, at each run.
+    fn take(&mut self, len: usize, slab: bool) -> usize {
+        let most = if slab {
+            usize::MAX
+        } else {
+            len.saturating_mul(MUCH)
+        };
+        let fits = |&(_, slot): &(usize, &usize)| (len..=most).contains(&self.sizes[*slot]);
         let by_size = |(_, slot): &(usize, &usize)| self.sizes[**slot];
         let found = self
             .free
@@ -421,7 +432,9 @@ impl Layout<'_> {
             .enumerate()
             .filter(fits)
             .min_by_key(by_size);
-        let found = found.or_else(|| self.free.iter().enumerate().max_by_key(by_size));
+        let grows = |&(_, slot): &(usize, &usize)| self.sizes[*slot] < len;
+        let smaller = self.free.iter().enumerate().filter(grows);
+        let found = found.or_else(|| smaller.max_by_key(by_size));
         match found.map(|(i, _)| i) {
             Some(i) => {
                 let slot = self.free.swap_remove(i);
@@ -443,5 +456,30 @@ impl Layout<'_> {
                 self.free.push(slot);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_takes_no_slot_that_is_much_larger() {
+        let mut layout = Layout {
+            values: &[],
+            holders: vec![0; 2],
+            held: Vec::new(),
+            sizes: vec![1000, 8],
+            free: vec![0, 1],
+        };
+        // The small one grows; with none left that serves there is a new one.
+        assert_eq!(layout.take(10, false), 1);
+        assert_eq!(layout.take(249, false), 2);
+        assert_eq!(layout.sizes, [1000, 10, 249]);
+        assert_eq!(layout.take(250, false), 0);
+        layout.free = vec![0, 1];
+        assert_eq!(layout.take(11, true), 0);
+        assert_eq!(layout.take(11, true), 1);
+        assert_eq!(layout.sizes, [1000, 11, 249]);
     }
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::Conv;
 use super::last::Channels;
-use crate::gemm::{GROUP, Left, Rows, group};
+use crate::gemm::{GROUP, Left, Rows, UNIT, group};
 use crate::isa::{Isa, Kernel};
 use crate::math;
 use crate::window::{AXES, Axis};
@@ -22,6 +22,10 @@ thread_local! {
     /// Input of a task, with its padding or after its gate.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Values between neighbouring windows that put all of them into a few sets of the first-level cache: half of one of
+/// its ways.
+const CROWDED: usize = 512;
 
 /// How an image, or part of one, lies in memory.
 pub(super) struct Sheet {
@@ -54,26 +58,34 @@ impl Sheet {
             }
         }
         let sizes = [(a, planes), (b, lines), (c, columns)];
+        let channels = conv.group_in * conv.groups;
+        // Neighbours that lie a large power of two apart would crowd few sets of the cache.
+        let apart = match (c.stride * channels) % CROWDED {
+            0 => channels + UNIT,
+            _ => channels,
+        };
         Sheet::new(
             conv,
             input,
             sizes.map(|(axis, n)| seen(axis, &(0..n)).len()),
+            apart,
         )
     }
 
-    fn new(conv: &Conv, input: Channels, sizes: [usize; AXES]) -> Sheet {
+    /// `apart` is how many values channels that come last take at each place.
+    fn new(conv: &Conv, input: Channels, sizes: [usize; AXES], apart: usize) -> Sheet {
         let places: usize = sizes.iter().product();
         let channels = conv.group_in * conv.groups;
-        let (place, channel) = match input {
-            Channels::First => (1, places),
-            Channels::Last => (channels, 1),
+        let (place, channel, len) = match input {
+            Channels::First => (1, places, places * channels),
+            Channels::Last => (apart, 1, places * apart),
         };
         Sheet {
             input,
             channels,
             steps: [sizes[1] * sizes[2] * place, sizes[2] * place, place],
             channel,
-            len: places * channels,
+            len,
         }
     }
 
@@ -187,7 +199,8 @@ pub(super) struct Plain<'a> {
 
 impl<'a> Plain<'a> {
     pub(super) fn of(conv: &'a Conv, input: Channels, x: &'a [f32]) -> Plain<'a> {
-        let sheet = Sheet::new(conv, input, conv.window.axes.map(|a| a.input));
+        let sizes = conv.window.axes.map(|a| a.input);
+        let sheet = Sheet::new(conv, input, sizes, conv.group_in * conv.groups);
         let neighbours = input == Channels::Last && conv.window.kernel_len() == 1;
         Plain {
             offsets: (!neighbours).then(|| sheet.offsets(conv)),
@@ -247,13 +260,13 @@ impl<'a> Padded<'a> {
             Channels::First => (self.sheet.channels, 1),
             Channels::Last => (1, self.sheet.channels),
         };
-        let line = self.sheet.steps[1];
+        let [_, line, place] = self.sheet.steps;
         let columns = seen(c, &part.on[2]);
-        // The columns of the input, and how many of the padding come before and after.
+        // The columns of the input, and how many of the padding come before.
         let inside = columns.start.max(c.begin)..columns.end.min(c.begin + c.input);
         let inside = inside.start.min(inside.end)..inside.end;
-        let before = (inside.start - columns.start) * wide;
-        let (len, whole) = (inside.len() * wide, columns.len() * wide);
+        let before = (inside.start - columns.start) * place;
+        let (len, whole) = (inside.len() * place, columns.len() * place);
         for image in 0..images {
             let x = (part.image * images + image) * a.input;
             for (pa, ia) in seen(a, &part.on[0]).enumerate() {
@@ -267,12 +280,23 @@ impl<'a> Padded<'a> {
                         continue;
                     }
                     let from = ((x + ia) * b.input + ib) * c.input + inside.start - c.begin;
+                    let from = &self.x[from * wide..][..inside.len() * wide];
                     to[..before].fill(0.0);
-                    to[before..][..len].copy_from_slice(&self.x[from * wide..][..len]);
+                    spread(from, wide, &mut to[before..][..len], place);
                     to[before + len..whole].fill(0.0);
                 }
             }
         }
+    }
+}
+
+/// Copies values, `wide` of each place, to where places are `apart`.
+fn spread(from: &[f32], wide: usize, to: &mut [f32], apart: usize) {
+    if wide == apart {
+        return to.copy_from_slice(from);
+    }
+    for (to, from) in to.chunks_exact_mut(apart).zip(from.chunks_exact(wide)) {
+        to[..wide].copy_from_slice(from);
     }
 }
 

@@ -42,25 +42,80 @@ impl super::walk::Tiles for Wide {
     }
 }
 
+/// Values of k between two times that a tile asks for what is not in the cache yet.
+const STEP: usize = 8;
+
+/// What a tile asks for while it multiplies: its own places in the result and in what is added to it, row by row, which it
+/// needs at its end; and its share of what later tiles multiply by. Memory has answered by then. The machine would not
+/// guess either in time: rows of a tile lie far apart, and blocks of a panel begin at other pages.
+struct Ahead {
+    next: *const super::Unit,
+    /// Units each time.
+    pace: usize,
+    /// The row whose turn it is.
+    row: usize,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn of(t: &Tile<'_>) -> Ahead {
+        Ahead {
+            next: t.ahead.as_ptr(),
+            pace: t.ahead.len().div_ceil((t.k / STEP).max(1)),
+            row: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn ask<const H: usize, const W: usize>(&mut self, t: &Tile<'_>) {
+        if self.row < H {
+            let addend = t.end.map_or(std::ptr::null(), |end| end.addend);
+            let place = self.row * t.stride;
+            for w in 0..W {
+                prefetch(t.out.wrapping_add(place + w * UNIT));
+                if !addend.is_null() {
+                    prefetch(addend.wrapping_add(place + w * UNIT));
+                }
+            }
+            self.row += 1;
+        }
+        for _ in 0..self.pace {
+            prefetch(self.next);
+            self.next = self.next.wrapping_add(1);
+        }
+    }
+}
+
+/// Asks for a line of the cache; wherever that is, nothing else happens.
+#[inline(always)]
+fn prefetch<T>(line: *const T) {
+    // SAFETY: a hint, which reads nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+}
+
 /// A tile of `H` rows and `W` units, its left values neighbours or `GATHERED`.
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const H: usize, const W: usize, const GATHERED: bool>(t: &Tile<'_>) {
     let mut sums = [[_mm512_setzero_ps(); W]; H];
     let rows: [*const f32; H] = std::array::from_fn(|i| t.rows[i]);
-    for k in 0..t.k {
-        // SAFETY: the tile has k values in each row, and as many rows of the panel.
-        unsafe {
-            let at = if GATHERED {
-                *t.offsets.add(k) as usize
-            } else {
-                k
-            };
-            let b = t.b.add(k * t.b_stride);
-            let b: [__m512; W] = std::array::from_fn(|w| _mm512_load_ps(b.add(w * UNIT)));
-            for i in 0..H {
-                let a = _mm512_set1_ps(*rows[i].add(at));
-                for w in 0..W {
-                    sums[i][w] = _mm512_fmadd_ps(a, b[w], sums[i][w]);
+    let mut ahead = Ahead::of(t);
+    for start in (0..t.k).step_by(STEP) {
+        ahead.ask::<H, W>(t);
+        for k in start..t.k.min(start + STEP) {
+            // SAFETY: the tile has k values in each row, and as many rows of the panel.
+            unsafe {
+                let at = if GATHERED {
+                    *t.offsets.add(k) as usize
+                } else {
+                    k
+                };
+                let b = t.b.add(k * t.b_stride);
+                let b: [__m512; W] = std::array::from_fn(|w| _mm512_load_ps(b.add(w * UNIT)));
+                for i in 0..H {
+                    let a = _mm512_set1_ps(*rows[i].add(at));
+                    for w in 0..W {
+                        sums[i][w] = _mm512_fmadd_ps(a, b[w], sums[i][w]);
+                    }
                 }
             }
         }

@@ -45,8 +45,9 @@ pub(crate) const UNIT: usize = 16;
 /// with room for the operands.
 pub(crate) const PANEL: usize = 4 * UNIT;
 
-/// Bytes of the left operand that stay in the second-level cache while the panels pass by.
-const HELD_LEFT: usize = 512 << 10;
+/// Bytes of the left operand that stay in a cache while the panels pass by. The third level serves: a value of it is
+/// multiplied by a whole row of a panel, and a value of a panel, which comes from memory, by as many rows as there are.
+const HELD_LEFT: usize = 3 << 20;
 
 /// Most rows that are multiplied together.
 pub(crate) const GROUP: usize = 240;

@@ -10,6 +10,9 @@ use crate::isa::Isa;
 /// Most rows of a tile.
 pub(super) const ROWS: usize = 8;
 
+/// Tiles of a block from which on each asks for a share of the next one.
+const FEW: usize = 3;
+
 /// The left operand: values, and where in them those of a row lie.
 pub(crate) struct Left<'a> {
     values: &'a [f32],
@@ -72,6 +75,8 @@ pub(super) struct Tile<'a> {
     pub(super) first: bool,
     /// What becomes of the results if they are final.
     pub(super) end: Option<End>,
+    /// What later tiles read of the panels: it may be asked for meanwhile.
+    pub(super) ahead: &'a [Unit],
 }
 
 /// The part of an epilogue that meets a tile; NaN is made canonical then.
@@ -195,6 +200,19 @@ struct Spot {
     start: usize,
 }
 
+/// One block of one panel.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    /// The first value along k.
+    start: usize,
+    left_column: usize,
+    /// Columns that are wanted.
+    width: usize,
+    units: &'a [Unit],
+    /// As many that follow: those of the next block.
+    next: &'a [Unit],
+}
+
 impl Walk<'_> {
     /// Panel by panel, block by block: the group's part of the result stays in the cache.
     ///
@@ -205,42 +223,51 @@ impl Walk<'_> {
         for left_column in (0..n).step_by(PANEL) {
             let width = PANEL.min(n - left_column);
             let count = width.div_ceil(UNIT);
-            let panel = units[left_column / UNIT * k..][..count * k].as_ptr();
+            let panel = &units[left_column / UNIT * k..];
             for start in (0..k).step_by(BLOCK_K) {
+                let len = BLOCK_K.min(k - start) * count;
+                let (units, next) = panel[start * count..].split_at(len);
+                let block = Block {
+                    start,
+                    left_column,
+                    width,
+                    units,
+                    next: &next[..len.min(next.len())],
+                };
                 // SAFETY: within the panel, the rows and the result.
-                unsafe {
-                    let b = panel.add(start * count).cast::<f32>();
-                    self.block(tiles, start, b, left_column, width, out);
-                }
+                unsafe { self.block(tiles, block, out) };
             }
         }
     }
 
-    /// All rows by one block of one panel, of which `width` columns are wanted.
-    unsafe fn block<T: Tiles>(
-        &self,
-        tiles: T,
-        start: usize,
-        b: *const f32,
-        left_column: usize,
-        width: usize,
-        out: *mut f32,
-    ) {
-        let (m, count) = (self.rows.len(), width.div_ceil(UNIT));
+    /// All rows by one block of one panel.
+    unsafe fn block<T: Tiles>(&self, tiles: T, block: Block<'_>, out: *mut f32) {
+        let (m, count) = (self.rows.len(), block.width.div_ceil(UNIT));
         // 8 rows in two halves as well: a product of so few waits for memory, which gives whole rows of a panel in one
         // stream twice as fast as half of each, and the second half of the rows finds the panel in the cache.
         let most = if count == 4 { 6 } else { ROWS };
-        for (first, height) in shares(m, m.div_ceil(most)) {
+        let tiles_below = m.div_ceil(most);
+        // Each tile asks for its share of the next block. Few of them had better not: they would ask for more than they
+        // read, in the way of the machine, which sees itself what comes next.
+        let share = match tiles_below {
+            0..FEW => 0,
+            _ => block.next.len().div_ceil(tiles_below),
+        };
+        let mut next = block.next;
+        for (first, height) in shares(m, tiles_below) {
             let spot = Spot {
                 first,
                 height,
-                column: left_column,
-                start,
+                column: block.left_column,
+                start: block.start,
             };
+            let (ahead, rest) = next.split_at(share.min(next.len()));
+            next = rest;
             // SAFETY: within the block.
             unsafe {
-                let out = out.add(first * self.stride + left_column);
-                self.tile(tiles, spot, b, count * UNIT, width, out);
+                let out = out.add(first * self.stride + block.left_column);
+                let b = block.units.as_ptr().cast();
+                self.tile(tiles, spot, b, block.width, ahead, out);
             }
         }
     }
@@ -252,8 +279,8 @@ impl Walk<'_> {
         tiles: T,
         spot: Spot,
         b: *const f32,
-        b_stride: usize,
         wanted: usize,
+        ahead: &[Unit],
         out: *mut f32,
     ) {
         let Spot {
@@ -279,7 +306,7 @@ impl Walk<'_> {
             offsets,
             k,
             b,
-            b_stride,
+            b_stride: width * UNIT,
             width,
             edge: wanted - (width - 1) * UNIT,
             out,
@@ -287,6 +314,7 @@ impl Walk<'_> {
             first: start == 0,
             // SAFETY: `multiply` checked that the epilogue has a value for each result.
             end: last.then(|| unsafe { End::of(self.epilogue, first, column, self.stride) }),
+            ahead,
         };
         // SAFETY: as this function's own; a tile wider than what is wanted gets places of its own.
         unsafe {

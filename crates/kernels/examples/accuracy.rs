@@ -4,7 +4,7 @@
 //! `cargo run --release -p lemma-kernels --example accuracy [n]`
 #![allow(clippy::print_stdout, reason = "a program that prints measurements")]
 
-#[path = "../tests/common/reference.rs"]
+#[path = "../tests/kernels/common/reference.rs"]
 mod reference;
 
 use reference::{FUNCTIONS, largest_error};

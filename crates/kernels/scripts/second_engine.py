@@ -2,10 +2,10 @@
 """A second engine, written from docs/numeric-spec.md and nothing else, in exact rational arithmetic.
 
 It knows no floating point: a number is a fraction, a zero with a sign, an infinity or NaN, and each
-operation rounds once, by integer arithmetic. It writes tests/vectors.txt, which the kernels must
+operation rounds once, by integer arithmetic. It writes tests/kernels/vectors.txt, which the kernels must
 reproduce bit for bit:
 
-    python3 second_engine.py > ../tests/vectors.txt
+    python3 second_engine.py > ../tests/kernels/vectors.txt
 
 Each line is an operator, its parameters, and the bits of its inputs and outputs.
 """

@@ -7,7 +7,7 @@ use super::{PANEL, group};
 use crate::chain::Chain;
 
 /// Multiply-accumulates that are worth a task of their own.
-pub(crate) const WORTH_A_TASK: usize = 1 << 18;
+const WORTH_A_TASK: usize = 1 << 18;
 
 /// Bytes of a result that a chain finds in the second-level cache.
 const HELD_RESULT: usize = 256 << 10;

@@ -29,7 +29,6 @@ use crate::isa::Isa;
 use crate::threads::{Slots, Threads};
 pub use batch::{Strided, matmul_scratch, matmul_strided};
 use cut::Cut;
-pub(crate) use cut::WORTH_A_TASK;
 pub use definition::product;
 pub use pack::PackedB;
 pub(crate) use pack::{Unit, pack_panels};

@@ -1,12 +1,8 @@
 //! A run that fuses operators, turns layouts and reuses memory has the bits of one that evaluates
 //! operator by operator: on every instruction set, for any number of threads and any batch.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
-use common::onnx::{Field, bytes, floats, ints, model, node, typed, value};
-use common::plain_and_fused;
+use crate::common::onnx::{Field, bytes, floats, ints, model, node, typed, value};
+use crate::common::plain_and_fused;
 use lemma_graph::{Limits, Model, NoFiles, RunOptions, Tensor};
 
 /// Fixed numbers in (−1, 1).

@@ -1,12 +1,8 @@
 //! Random graphs of the operators that a program fuses, turns and overwrites: a run has the bits of one that
 //! evaluates operator by operator, whatever the graph. More of them: `RANDOM_GRAPHS=5000 cargo test …`.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
-use common::onnx::{Field, bytes, floats, ints, model, node, typed, value};
-use common::plain_and_fused;
+use crate::common::onnx::{Field, bytes, floats, ints, model, node, typed, value};
+use crate::common::plain_and_fused;
 use lemma_graph::{Limits, Model, NoFiles, Tensor};
 
 /// Fixed numbers.

@@ -1,10 +1,6 @@
 //! Memory and work follow from shapes, and are bounded before anything is done.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
-use common::onnx::{Field, floats, ints, model, node, typed, value};
+use crate::common::onnx::{Field, floats, ints, model, node, typed, value};
 use lemma_graph::{Limits, Model, NoFiles, RunOptions, Tensor};
 use lemma_types::tensor::{DType, TensorData};
 
@@ -88,14 +84,14 @@ fn values_from_shapes_are_not_kept_in_plans() {
         Field::Bytes(4, b"Cast".to_vec()),
         Field::Bytes(
             5,
-            common::onnx::encode(&[
+            crate::common::onnx::encode(&[
                 Field::Bytes(1, b"to".to_vec()),
                 Field::Varint(20, 2),
                 Field::Varint(3, 1),
             ]),
         ),
     ];
-    graph[last] = Field::Bytes(1, common::onnx::encode(&fields));
+    graph[last] = Field::Bytes(1, crate::common::onnx::encode(&fields));
     let model = load(&graph);
     let run = |memory| {
         let options = RunOptions {
@@ -226,11 +222,11 @@ fn a_run_whose_shapes_are_data_traces_and_counts_each_operator() {
 
 #[test]
 fn a_loop_without_an_end_takes_no_more_than_its_budget() {
-    let folder = common::fixtures("hostile")
+    let folder = crate::common::fixtures("hostile")
         .into_iter()
         .find(|f| f.ends_with("loop_unbounded"))
         .unwrap();
-    let bytes = common::read(&folder.join("model.onnx"));
+    let bytes = crate::common::read(&folder.join("model.onnx"));
     let model = Model::load(bytes, &NoFiles, &Limits::small()).unwrap();
     let x = Tensor::new(&[1, 3], vec![1f32; 3]).unwrap();
     let options = RunOptions {

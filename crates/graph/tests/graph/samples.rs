@@ -1,12 +1,8 @@
 //! The sample models: golden roots and costs, the example inputs, and the laws every model obeys.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::read;
+use crate::common::read;
 use lemma_graph::io::{npy, oip};
 use lemma_graph::{Isa, Limits, Model, NoFiles, OpenError, RunOptions, Tensor, compute_units};
 
@@ -61,7 +57,7 @@ fn roots_and_costs_are_frozen() {
     // A change of these is a change of the importer's version.
     assert_eq!(
         found.join("\n"),
-        include_str!("data/samples.golden").trim_end()
+        include_str!("../data/samples.golden").trim_end()
     );
 }
 

@@ -5,8 +5,7 @@ use lemma_kernels::int8::{
 };
 use lemma_kernels::{Binary, Chain, Isa, Link, Source as Operand, Threads, Unary};
 
-mod common;
-use common::{Source, everywhere};
+use crate::common::{Source, everywhere};
 
 /// The unit of value `x` of a chain, as it is defined.
 fn unit(x: usize) -> [Link<'static>; 5] {

@@ -1,8 +1,6 @@
 //! Convolution and pooling against their definitions.
 
-mod common;
-
-use common::{Source, assert_canonical, assert_same_bits};
+use crate::common::{Source, assert_canonical, assert_same_bits};
 use lemma_kernels::{
     Conv, ConvSpec, Isa, PackedFilters, Pool, PoolSpec, ShapeError, average_pool, canonical, conv,
     math, max_pool, product,

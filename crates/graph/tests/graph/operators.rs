@@ -1,9 +1,6 @@
 //! Single operators and small networks against onnxruntime's results, on every instruction set.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-mod common;
-
-use common::{difference, fixtures, json, read, tensors};
+use crate::common::{difference, fixtures, json, read, tensors};
 use lemma_graph::{Isa, Limits, Model, NoFiles, RunOptions, Tensor};
 use lemma_types::tensor::{Dim, TensorSpec};
 

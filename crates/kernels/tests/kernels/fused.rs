@@ -1,9 +1,7 @@
 //! Kernels that do several things at once have the bits of the plain ones, one after another, on
 //! every instruction set, for any number of threads.
 
-mod common;
-
-use common::{Source, assert_same_bits, everywhere};
+use crate::common::{Source, assert_same_bits, everywhere};
 use lemma_kernels::{
     Binary, Chain, Channels, Conv, ConvSpec, FiltersLast, Isa, Link, Mask, PackedB, PackedFilters,
     Pool, PoolSpec, Pooling, Source as Operand, Strided, Threads, Unary, average_pool, binary,
@@ -648,7 +646,7 @@ fn pools_with_channels_last() {
 
 #[test]
 fn the_largest_of_two_special_values() {
-    let values = common::specials();
+    let values = crate::common::specials();
     let pairs: Vec<[f32; 2]> = values
         .iter()
         .flat_map(|&a| values.iter().map(move |&b| [a, b]))

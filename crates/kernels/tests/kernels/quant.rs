@@ -1,6 +1,5 @@
 //! Products with stored weights: the specification, followed word by word, against every
 //! instruction set, number of threads and number of rows.
-#![allow(clippy::unwrap_used)]
 
 use lemma_kernels::half::{bf16_to_f32, f16_to_f32, f32_to_f16};
 use lemma_kernels::{Format, Input, Isa, PackError, PackedMatrix, QuantRows, Threads, product};

@@ -1,8 +1,6 @@
 //! Matrix products: every path against the definition of one output.
 
-mod common;
-
-use common::{Source, assert_canonical, assert_same_bits};
+use crate::common::{Source, assert_canonical, assert_same_bits};
 use lemma_kernels::{Isa, PackedB, gemm, matmul, product};
 
 /// `A · B`, each output by the definition.

@@ -1,6 +1,8 @@
 //! What the tests of the kernels share: fixed inputs and comparison of bits.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod reference;
+
 use lemma_kernels::{Isa, Threads};
 
 /// Calls `check` with each instruction set and 1, 2 and 3 threads.

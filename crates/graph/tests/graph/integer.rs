@@ -1,12 +1,8 @@
 //! Integer graphs: quantisation of sample models, encoding, refusal of what could overflow.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{json, read, tensor};
+use crate::common::{json, read, tensor};
 use lemma_graph::integer::{
     Expression, Factor, IntegerError, IntegerGraph, Node, Options, Port, Relation, Sample,
     Skeleton, Source, Table, TensorRange, Term, View, quantise,
@@ -257,7 +253,7 @@ fn encodings_are_canonical() {
     // A change of this is a change of the format.
     assert_eq!(
         graph.digest().to_string(),
-        include_str!("data/integer.golden").trim_end()
+        include_str!("../data/integer.golden").trim_end()
     );
 }
 

@@ -2,10 +2,7 @@
 //!
 //! Every 9973rd bit pattern is tried here; the example `accuracy` tries all of them.
 
-#[path = "common/reference.rs"]
-mod reference;
-
-use reference::{FUNCTIONS, largest_error};
+use crate::common::reference::{FUNCTIONS, largest_error};
 
 #[test]
 fn errors_stay_within_their_bounds_over_the_whole_range() {

@@ -1,8 +1,6 @@
 //! Integer products against the definition, on every instruction set.
 
-mod common;
-
-use common::{Source, assert_same_bits, everywhere, specials};
+use crate::common::{Source, assert_same_bits, everywhere, specials};
 use lemma_kernels::int8::{
     FiltersInt8, FiltersInt8Last, Int8, MatricesInt8, Output, PackedInt8, Quantisation, Quantised,
     conv_int8, conv_int8_last, dequantize, gemm_int8, gemm_int8_with, matmul_int8_with, quantize,

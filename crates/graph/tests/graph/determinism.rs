@@ -1,12 +1,8 @@
 //! The root commits to what a model computes: not to names or orders in its file, and to
 //! everything else.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
-use common::onnx::{Field, decode, edit_graph, encode, rename};
-use common::{fixtures, read};
+use crate::common::onnx::{Field, decode, edit_graph, encode, rename};
+use crate::common::{fixtures, read};
 use lemma_graph::{Limits, NoFiles, import};
 use lemma_types::Digest;
 
@@ -44,7 +40,7 @@ fn roots_of_networks_are_frozen() {
         .collect();
     assert_eq!(
         found.join("\n"),
-        include_str!("data/networks.golden").trim_end()
+        include_str!("../data/networks.golden").trim_end()
     );
 }
 

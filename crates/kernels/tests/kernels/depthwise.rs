@@ -3,8 +3,7 @@
 use lemma_kernels::int8::{FiltersInt8Last, Int8, Output, Quantisation, Quantised, conv_int8_last};
 use lemma_kernels::{Binary, Chain, Conv, ConvSpec, Isa, Link, Source as Operand, Threads, Unary};
 
-mod common;
-use common::{Source, everywhere};
+use crate::common::{Source, everywhere};
 
 /// Numbers of channels of which 1, 2, 4 or no few make whole panels; lines of outputs that are or are no multiple of these;
 /// windows with and without padding; operands of every kind that may follow.

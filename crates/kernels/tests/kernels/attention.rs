@@ -1,5 +1,4 @@
 //! Attention over pages, against the specification followed word by word.
-#![allow(clippy::unwrap_used)]
 
 use lemma_kernels::half::{f16_to_f32, f32_to_f16};
 use lemma_kernels::{

@@ -1,9 +1,6 @@
 //! Files with a fault: refused with a message that names it, without a panic.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-mod common;
-
-use common::{fixtures, json, read, tensors};
+use crate::common::{fixtures, json, read, tensors};
 use lemma_graph::{Folder, Limits, Model, RunOptions, Tensor};
 
 #[test]

@@ -1,11 +1,7 @@
 //! Random and damaged files: refused or run, never a panic, never more memory than allowed.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
-use common::mutate::{Choices, mutate};
-use common::{fixtures, read};
+use crate::common::mutate::{Choices, mutate};
+use crate::common::{fixtures, read};
 use lemma_graph::{Limits, Model, NoFiles, RunOptions, Tensor, import};
 use lemma_types::tensor::{DType, Dim};
 use proptest::prelude::*;

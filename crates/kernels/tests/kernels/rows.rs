@@ -1,8 +1,6 @@
 //! Reductions and normalisations: bits, order, special values, closeness to exact results.
 
-mod common;
-
-use common::{Source, assert_canonical, assert_same_bits, everywhere};
+use crate::common::{Source, assert_canonical, assert_same_bits, everywhere};
 use lemma_kernels::{
     Isa, LANES, Reduction, canonical, dot, layer_norm, log_softmax, math, reduce, reduce_with,
     rms_norm, softmax,

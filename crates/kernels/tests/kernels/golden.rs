@@ -3,9 +3,7 @@
 //! A digest that changes means that results of the network change: it needs a new version of the
 //! numeric specification, never just a new digest.
 
-mod common;
-
-use common::Source;
+use crate::common::Source;
 use lemma_kernels::{
     Binary, Conv, ConvSpec, Isa, PackedB, PackedFilters, Pool, PoolSpec, Reduction, Unary,
     average_pool, binary, conv, dot, gemm, half, layer_norm, log_softmax, matmul, max_pool, reduce,
@@ -30,7 +28,7 @@ fn frozen(name: &str, expected: &str, kernel: impl Fn(Isa) -> Vec<f32>) {
 }
 
 fn elementwise_inputs(seed: u64) -> Vec<f32> {
-    let mut x = common::specials();
+    let mut x = crate::common::specials();
     let mut source = Source::new(seed);
     x.extend(source.wild(3000));
     x.extend(source.values(3000).iter().map(|v| v * 20.0));

@@ -1,8 +1,6 @@
 //! Elementwise kernels: the same bits on every instruction set, and the written special values.
 
-mod common;
-
-use common::{Source, assert_canonical, assert_same_bits, specials};
+use crate::common::{Source, assert_canonical, assert_same_bits, specials};
 use lemma_kernels::{Binary, Isa, Unary, binary, math, unary, unary_in_place};
 
 const UNARY: [Unary; 27] = [

@@ -74,9 +74,13 @@ impl Cut {
             .filter(|cut| cut.tasks() >= wanted.min(2 * threads));
         let mut best: Option<(usize, Cut)> = None;
         for cut in cuts {
-            let span = cut.span(threads);
-            if best.is_none_or(|(least, _)| span < least) {
-                best = Some((span, cut));
+            let better = |span: usize| best.is_none_or(|(least, _)| span < least);
+            // What may be better is looked at more closely.
+            if better(cut.estimate(threads)) {
+                let span = cut.span(threads);
+                if better(span) {
+                    best = Some((span, cut));
+                }
             }
             let even = |(least, _)| least * threads * 32 <= m * n * 33;
             if cut.tasks() >= wanted && best.is_some_and(even) {
@@ -86,9 +90,24 @@ impl Cut {
         best.map_or(cut(groups, highest), |(_, cut)| cut)
     }
 
-    /// Results of the thread that has most to do, about: tasks of the whole size, or of nearly that, go round; smaller ones
-    /// fill the last round and then come evenly.
+    /// Results of the thread that has most to do, if each task goes to who has done least.
     fn span(&self, threads: usize) -> usize {
+        let tasks = self.tasks();
+        if tasks > 4 * threads {
+            return self.estimate(threads);
+        }
+        let mut done = vec![0; threads];
+        for (rows, columns) in (0..tasks).map(|task| self.task(task)) {
+            if let Some(least) = done.iter_mut().min() {
+                *least += rows.len() * columns.len();
+            }
+        }
+        done.into_iter().max().unwrap_or(0)
+    }
+
+    /// The same, about and at once: tasks of the whole size, or of nearly that, go round; smaller ones
+    /// fill the last round and then come evenly.
+    fn estimate(&self, threads: usize) -> usize {
         let (rows, columns) = (self.group.min(self.m), self.width().min(self.n));
         let pieces = |total: usize, size: usize| total / size + (2 * (total % size) / size);
         let (whole, size) = (
@@ -139,15 +158,6 @@ fn counts(total: usize, range: Range<usize>) -> impl Iterator<Item = usize> + Cl
 mod tests {
     use super::*;
 
-    /// What the busiest of `threads` gets, if each task goes to who has done least.
-    fn busiest(cut: &Cut, threads: usize) -> usize {
-        let mut done = vec![0; threads];
-        for (rows, columns) in (0..cut.tasks()).map(|task| cut.task(task)) {
-            *done.iter_mut().min().unwrap() += rows.len() * columns.len();
-        }
-        done.into_iter().max().unwrap()
-    }
-
     #[test]
     fn threads_have_about_as_equally_much_to_do_as_can_be() {
         let shapes = [
@@ -173,8 +183,8 @@ mod tests {
                 });
                 let wanted = (m * k * n / WORTH_A_TASK).clamp(1, 2 * threads);
                 let allowed = all.filter(|cut| cut.tasks() >= wanted);
-                let least = allowed.map(|cut| busiest(&cut, threads)).min().unwrap();
-                let ratio = busiest(&found, threads) as f64 / least as f64;
+                let least = allowed.map(|cut| cut.span(threads)).min().unwrap();
+                let ratio = found.span(threads) as f64 / least as f64;
                 assert!(
                     ratio < 1.2,
                     "{m} {k} {n}, {threads} threads: {ratio} {found:?}"

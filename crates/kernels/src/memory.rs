@@ -178,9 +178,12 @@ pub(crate) unsafe trait Zeroable: Copy {
 /// Bytes from which on values have pages of their own.
 const PAGES: usize = 256 << 10;
 
-/// Values that begin as zeros. Many of them lie in pages of their own: those come as zeros from the system, large
-/// where it has such and they fill them, and go back to it when they are dropped, whatever else was allocated
-/// meanwhile. A model's weights, which come from memory at each run, come almost twice as fast from large pages.
+/// Bytes from which on pages are large, if the system has such. It has to look for them, which can take as long again as
+/// filling them; what is read from them comes sooner, if it does not stay in a cache.
+const LARGE_FROM: usize = 16 << 20;
+
+/// Values that begin as zeros. Many of them lie in pages of their own: those come as zeros from the system, and go back
+/// to it when they are dropped, whatever else was allocated meanwhile.
 #[derive(Debug)]
 pub(crate) enum Zeros<T> {
     Own(Vec<T>),
@@ -191,7 +194,10 @@ impl<T: Zeroable> Zeros<T> {
     pub(crate) fn new(count: usize) -> Zeros<T> {
         const { assert!(align_of::<T>() <= 4096, "aligned to at most a page") };
         let bytes = count.saturating_mul(size_of::<T>());
-        let large = bytes / LARGE * LARGE;
+        let large = match bytes {
+            ..LARGE_FROM => 0,
+            _ => bytes / LARGE * LARGE,
+        };
         // Linux lets a map of whole large pages begin at one. Of the last one nothing is touched but what is needed.
         let whole = match large {
             0 => bytes,
@@ -331,7 +337,7 @@ mod tests {
     #[test]
     fn zeros_are_zeros_and_keep_what_is_written() {
         let size = size_of::<[u32; 16]>();
-        for count in [0, 1, PAGES / size - 1, PAGES / size, LARGE / size + 1] {
+        for count in [0, 1, PAGES / size - 1, PAGES / size, LARGE_FROM / size + 1] {
             let mut zeros = Zeros::<[u32; 16]>::new(count);
             assert_eq!(zeros.len(), count);
             assert_eq!(matches!(zeros, Zeros::Pages(..)), count * size >= PAGES);

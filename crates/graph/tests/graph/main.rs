@@ -9,7 +9,6 @@ mod bounds;
 mod common;
 mod determinism;
 mod fusion;
-mod fuzz;
 mod hostile;
 mod integer;
 mod operators;

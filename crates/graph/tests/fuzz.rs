@@ -1,7 +1,13 @@
-//! Random and damaged files: refused or run, never a panic, never more memory than allowed.
+//! Random and damaged files: refused or run, never a panic, never more memory than allowed. A process of their own, for they
+//! measure what it takes.
 
-use crate::common::mutate::{Choices, mutate};
-use crate::common::{fixtures, read};
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+#[path = "graph/common/mod.rs"]
+mod common;
+
+use common::mutate::{Choices, mutate};
+use common::{fixtures, read};
 use lemma_graph::{Limits, Model, NoFiles, RunOptions, Tensor, import};
 use lemma_types::tensor::{DType, Dim};
 use proptest::prelude::*;

@@ -246,6 +246,13 @@ pub(super) fn reach(axis: &Axis) -> usize {
     (axis.begin + axis.input).max((axis.output - 1) * axis.stride + axis.extent())
 }
 
+/// The channels of an input, and the places of each axis that the windows reach over.
+fn reached(conv: &Conv, x: &Int8<'_>) -> (usize, [usize; AXES]) {
+    let window = conv.window();
+    let channels = x.len() / (window.input_len() * conv.batch());
+    (channels, window.axes.each_ref().map(reach))
+}
+
 fn fill(to: &mut [MaybeUninit<u8>], value: u8) {
     to.fill(MaybeUninit::new(value));
 }
@@ -270,13 +277,8 @@ impl<'a> Input<'a> {
         padding: u8,
         copy: &'a mut Vec<u8>,
     ) -> Input<'a> {
-        let window = conv.window();
-        let channels = x.len() / (window.input_len() * conv.batch());
-        let [a, b, c] = &window.axes;
-        let sizes = [reach(a), reach(b), reach(c)];
-        let padded = window
-            .axes
-            .iter()
+        let (channels, sizes) = reached(conv, x);
+        let padded = (conv.window().axes.iter())
             .zip(sizes)
             .any(|(axis, n)| n != axis.input);
         if let (Int8::Unsigned(values), false, true) = (x, padded, run(conv).is_multiple_of(4)) {
@@ -297,10 +299,8 @@ impl<'a> Input<'a> {
         padding: u8,
         copy: &'a mut Vec<u8>,
     ) -> Input<'a> {
-        let window = conv.window();
-        let channels = x.len() / (window.input_len() * conv.batch());
-        let [a, b, c] = &window.axes;
-        let sizes = [reach(a), reach(b), reach(c)];
+        let [a, b, c] = &conv.window().axes;
+        let (channels, sizes) = reached(conv, x);
         let line = sizes[2] * channels;
         let len = conv.batch() * sizes[0] * sizes[1] * line;
         copy.clear();

@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::x86::{Q4_0, Q4K, Q5K, Q6K, Q8_0, ahead, dispatch, fetch, format};
 use super::{Format, Line, PAIR, PANEL, Panel, RowBlock, SUPER_LINES, code_lines};
 use crate::isa::Isa;
 
@@ -14,23 +15,6 @@ impl Tiles {
     /// These tiles, if `isa` is AVX-512 and this machine multiplies bytes in it.
     pub(super) fn on(isa: Isa) -> Option<Tiles> {
         (isa.is_avx512() && is_x86_feature_detected!("avx512vnni")).then_some(Tiles(()))
-    }
-}
-
-// Formats as numbers, since a parameter cannot be an enum.
-const Q8_0: u8 = 0;
-const Q4_0: u8 = 1;
-const Q4K: u8 = 2;
-const Q5K: u8 = 3;
-const Q6K: u8 = 4;
-
-const fn format(number: u8) -> Format {
-    match number {
-        Q8_0 => Format::Q8_0,
-        Q4_0 => Format::Q4_0,
-        Q4K => Format::Q4K,
-        Q5K => Format::Q5K,
-        _ => Format::Q6K,
     }
 }
 
@@ -46,25 +30,8 @@ impl super::Tiles for Tiles {
         x: &[RowBlock],
         sums: &mut [[f32; PAIR]],
     ) {
-        macro_rules! of_height {
-            ($f:ident: $($h:literal)+) => {
-                match height {
-                    $(
-                        // SAFETY: `self` exists only where the machine has AVX-512 with VNNI.
-                        $h => unsafe { tile::<$f, $h>(panels, first, blocks, x, sums) },
-                    )+
-                    _ => unreachable!("slivers have 1 to 6 rows"),
-                }
-            };
-        }
-        match format {
-            Format::Q8_0 => of_height!(Q8_0: 1 2 3 4 5 6),
-            Format::Q4_0 => of_height!(Q4_0: 1 2 3 4 5 6),
-            Format::Q4K => of_height!(Q4K: 1 2 3 4 5 6),
-            Format::Q5K => of_height!(Q5K: 1 2 3 4 5 6),
-            Format::Q6K => of_height!(Q6K: 1 2 3 4 5 6),
-            Format::F32 | Format::F16 | Format::BF16 => unreachable!("dense weights have no codes"),
-        }
+        // SAFETY: `self` exists only where the machine has AVX-512 with VNNI.
+        unsafe { dispatch!(format, height, tile(panels, first, blocks, x, sums)) }
     }
 
     #[inline(always)]
@@ -205,9 +172,8 @@ fn tile<const F: u8, const R: usize>(
     let range = first * lines..(first + blocks) * lines;
     let (left, right) = (&panels[0].codes[range.clone()], &panels[1].codes[range]);
     let (x, _) = x.as_chunks::<R>();
-    // The next pairs of panels lie behind this one.
     let pair = 2 * left.len().max(1);
-    let ahead = pair * AHEAD.div_ceil(pair);
+    let ahead = ahead(left.len());
     if R == 1 {
         for panel in panels {
             fetch(panel.scales, ahead / pair * 2 * panel.scales.len());
@@ -233,21 +199,6 @@ fn tile<const F: u8, const R: usize>(
             // SAFETY: 16 of 32 values from 0 or 16 on.
             unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(n * PANEL), *total) };
         }
-    }
-}
-
-/// Lines of codes, at least, by which memory is asked for ahead: 32 KiB for each of two panels.
-const AHEAD: usize = 512;
-
-/// Asks for the lines that lie so many lines ahead, up to the second-level cache. A single row makes
-/// little of each line, and panels are too short for the processor to notice that they are read in
-/// order.
-#[inline(always)]
-fn fetch(lines: &[Line], ahead: usize) {
-    for line in lines {
-        let line = std::ptr::from_ref(line).wrapping_add(ahead);
-        // SAFETY: a hint, which reads nothing; AVX-512 machines have SSE.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
     }
 }
 

@@ -20,6 +20,8 @@ mod portable;
 mod product;
 mod rows;
 mod source;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub(crate) use crate::memory::Line;
 pub use pack::{PackError, PackedMatrix};

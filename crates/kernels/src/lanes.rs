@@ -195,19 +195,31 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load(self, x: &[f32; WIDTH]) -> Self::V {
-        unsafe { [0, 8].map(|at| _mm256_loadu_ps(x.as_ptr().add(at))) }
+        unsafe {
+            [
+                _mm256_loadu_ps(x.as_ptr()),
+                _mm256_loadu_ps(x.as_ptr().add(8)),
+            ]
+        }
     }
     #[inline(always)]
     fn load_f16(self, x: &[u16; WIDTH]) -> Self::V {
-        unsafe { [0, 8].map(|at| _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(at).cast()))) }
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8).cast())),
+            ]
+        }
     }
     #[inline(always)]
     fn load_bf16(self, x: &[u16; WIDTH]) -> Self::V {
         unsafe {
-            [0, 8].map(|at| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(at).cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            })
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
         }
     }
     #[inline(always)]
@@ -232,10 +244,14 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn bounded(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V {
-        std::array::from_fn(|i| unsafe {
-            let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v[i], v[i]);
-            let v = _mm256_min_ps(_mm256_max_ps(v[i], low[i]), high[i]);
-            _mm256_blendv_ps(v, _mm256_set1_ps(CANONICAL_NAN), nan)
-        })
+        let mut bounded = v;
+        for i in 0..2 {
+            bounded[i] = unsafe {
+                let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v[i], v[i]);
+                let v = _mm256_min_ps(_mm256_max_ps(v[i], low[i]), high[i]);
+                _mm256_blendv_ps(v, _mm256_set1_ps(CANONICAL_NAN), nan)
+            };
+        }
+        bounded
     }
 }

@@ -87,8 +87,8 @@ impl LaneKernel for Line<'_> {
                 && whole(self.epilogue.addend, self.y.len()),
             "depthwise: filters or operands of another geometry"
         );
-        // Sums that fit the registers, with the values and weights of one row of the window. Most widths are multiples
-        // of 7.
+        // Sums that fit 32 registers, with the values and weights of one row of the window; most widths are multiples of 7.
+        // Of 16 narrow registers eight are sums, so that no product waits for the one before it.
         macro_rules! shared {
             ($($kernel:literal $stride:literal: $many:literal, $few:literal;)+) => {
                 match (axis.kernel, axis.stride, L::ROWS) {
@@ -96,8 +96,8 @@ impl LaneKernel for Line<'_> {
                         ($kernel, $stride, 8) if axis.output >= 7 => {
                             self.shared::<L, 7, $kernel, $stride, $many>(lanes)
                         }
-                        ($kernel, $stride, _) if axis.output >= 2 => {
-                            self.shared::<L, 2, $kernel, $stride, $few>(lanes)
+                        ($kernel, $stride, _) if axis.output >= 4 => {
+                            self.shared::<L, 4, $kernel, $stride, $few>(lanes)
                         }
                     )+
                     _ => self.apart(lanes),
@@ -105,7 +105,7 @@ impl LaneKernel for Line<'_> {
             };
         }
         match axis.dilation {
-            1 => shared!(3 1: 9, 4; 3 2: 15, 5; 5 1: 11, 6; 5 2: 17, 7; 7 1: 13, 8;),
+            1 => shared!(3 1: 9, 6; 3 2: 15, 9; 5 1: 11, 8; 5 2: 17, 11; 7 1: 13, 10;),
             _ => self.apart(lanes),
         }
     }

@@ -179,10 +179,14 @@ impl LaneKernel for Attend<'_> {
         let (shape, pages, head) = (self.shape, self.pages, self.head);
         for queries in self.queries.chunks_mut(TOGETHER) {
             let scratch = &mut scores;
-            match queries.len() {
-                4 => some::<L, 4, 2>(lanes, shape, pages, head, queries, scratch),
-                3 => some::<L, 3, 2>(lanes, shape, pages, head, queries, scratch),
-                2 => some::<L, 2, 4>(lanes, shape, pages, head, queries, scratch),
+            // As many sums as fit the registers: 32 wide ones, or 16 that are half as wide.
+            match (queries.len(), L::ROWS) {
+                (4, 8) => some::<L, 4, 2>(lanes, shape, pages, head, queries, scratch),
+                (4, _) => some::<L, 4, 1>(lanes, shape, pages, head, queries, scratch),
+                (3, 8) => some::<L, 3, 2>(lanes, shape, pages, head, queries, scratch),
+                (3, _) => some::<L, 3, 1>(lanes, shape, pages, head, queries, scratch),
+                (2, 8) => some::<L, 2, 4>(lanes, shape, pages, head, queries, scratch),
+                (2, _) => some::<L, 2, 2>(lanes, shape, pages, head, queries, scratch),
                 _ => some::<L, 1, 4>(lanes, shape, pages, head, queries, scratch),
             }
         }
@@ -229,9 +233,10 @@ fn some<L: Lanes, const R: usize, const N: usize>(
     let outs = queries.iter_mut().map(|q| &mut *q.out);
     let mut outs: [&mut [f32]; R] = collect(outs);
     let vectors = shape.head_dim / WIDTH;
+    let most = if L::ROWS == 8 { 4 } else { 4 / R };
     let mut at = 0;
     while at < vectors {
-        let left = vectors - at;
+        let left = most.min(vectors - at);
         macro_rules! columns {
             ($d:literal) => {{
                 values::<L, R, $d>(

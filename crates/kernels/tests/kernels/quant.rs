@@ -180,6 +180,49 @@ fn quantised_products_follow_the_specification_everywhere() {
     }
 }
 
+/// Every sum of products is as large as its format allows: what is added in fewer bits must have room for it.
+#[test]
+fn the_largest_codes_overflow_nothing() {
+    let (n, k, m) = (33, 512, 7);
+    for format in QUANTISED {
+        for (byte, sign) in [
+            (0xff, 1.0),
+            (0xff, -1.0),
+            (0x80, 1.0),
+            (0x80, -1.0),
+            (0x7f, 1.0),
+            (0, -1.0),
+        ] {
+            let mut bytes = vec![byte; format.row_bytes(k).unwrap() * n];
+            let scales: &[usize] = match format {
+                Format::Q4K | Format::Q5K => &[0, 2],
+                Format::Q6K => &[208],
+                _ => &[0],
+            };
+            for block in bytes.chunks_exact_mut(format.block_bytes()) {
+                for &at in scales {
+                    block[at..at + 2].copy_from_slice(&f32_to_f16(0.25).to_le_bytes());
+                }
+            }
+            let weights = PackedMatrix::pack(&Threads::single(), format, n, k, &bytes).unwrap();
+            let x = vec![sign; m * k];
+            let row = &bytes[..format.row_bytes(k).unwrap()];
+            let expected = vec![reference(format, row, &x[..k]); m * n];
+            for isa in Isa::available() {
+                let mut rows = QuantRows::new();
+                rows.quantise(isa, &Threads::single(), &x, k);
+                let mut out = vec![f32::NAN; m * n];
+                weights.multiply(isa, &Threads::single(), Input::Quantised(&rows), &mut out);
+                assert_eq!(
+                    bits(&out),
+                    bits(&expected),
+                    "{format:?}, {isa}, bytes {byte}, {sign}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn dense_products_have_the_order_of_every_matrix_product() {
     let (n, k) = (41, 700);

@@ -3,7 +3,10 @@
 use super::pack::{self, COLUMNS, PackedInt8, QUAD, UNITS};
 use super::{Int8, ZeroPoints, portable};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, vnni};
+use super::{
+    avx2::{self, Apart, Avx2},
+    vnni,
+};
 use crate::isa::{Isa, Kernel};
 use crate::threads::{Slots, Threads};
 
@@ -208,6 +211,7 @@ pub(super) fn multiply_rows(
         let (first, height) = (g * group, group.min(m - g * group));
         let starts = (left.starts)(first, height);
         let rows = Rows::new(left, &starts, b.run().div_ceil(QUAD));
+        let tiles = Tiles::new(isa, &rows);
         let zero = |i: usize| left.zeros[if left.zeros.len() == 1 { 0 } else { first + i }];
         // Σ (a − a₀) of the rows.
         let total = |(i, &start): (usize, &usize)| {
@@ -230,10 +234,13 @@ pub(super) fn multiply_rows(
             let sums = b.sums(column, width);
             // What the sums begin with: that is less than to subtract it from each.
             let mut begin = [0i32; COLUMNS];
-            if left.zeros.len() == 1 {
-                for (to, sum) in begin.iter_mut().zip(sums) {
-                    *to = sum.wrapping_mul(left.zeros[0]).wrapping_neg();
-                }
+            let less = tiles.middle().wrapping_sub(match *left.zeros {
+                [zero] => zero,
+                // Those of the rows are weighed.
+                _ => 0,
+            });
+            for (to, sum) in begin.iter_mut().zip(sums) {
+                *to = sum.wrapping_mul(less);
             }
             for start in (0..height).step_by(ROWS) {
                 let count = ROWS.min(height - start);
@@ -243,19 +250,19 @@ pub(super) fn multiply_rows(
                     column,
                     width,
                 };
-                let rows = rows.part(start, count);
+                let rows = [start, count];
                 if width == COLUMNS
                     && !weighs
                     // SAFETY: rows and columns of a task are its own.
                     && let Some(lines) = unsafe { out.lines(at) }
                 {
                     // SAFETY: as above, and the tile is whole.
-                    unsafe { multiply(isa, &rows, b.panel(panel), &begin, lines) };
+                    unsafe { tiles.multiply(rows, b.panel(panel), &begin, lines) };
                     continue;
                 }
                 let lines = Lines::of(tile);
                 // SAFETY: a tile has all places.
-                unsafe { multiply(isa, &rows, b.panel(panel), &begin, lines) };
+                unsafe { tiles.multiply(rows, b.panel(panel), &begin, lines) };
                 if weighs {
                     let zeros = match zeros.len() {
                         1 => &zeros[..],
@@ -338,36 +345,65 @@ impl Kernel for Weigh<'_> {
     }
 }
 
-/// Σ a·b of up to 6 rows and one panel, added to what the sums of a row begin with.
-///
-/// # Safety
-/// The lines have their places, which nobody else uses: 16 for each unit of the panel, and all 64 if there is none.
-unsafe fn multiply(
+/// The rows of a task, as the instruction set reads them.
+struct Tiles<'a> {
     isa: Isa,
-    rows: &Rows<'_>,
-    panel: &[pack::Quad],
-    begin: &[i32; COLUMNS],
-    to: Lines,
-) {
-    let steps = rows.runs.len() * rows.steps;
-    let units = panel.len().checked_div(steps).unwrap_or(0);
-    assert!(
-        (1..=ROWS).contains(&rows.starts.len()) && units <= UNITS && panel.len() == units * steps,
-        "a tile of the packed operand"
-    );
-    // SAFETY: the caller's promise.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        if units > 0 {
-            if let Some(vnni) = vnni::Vnni::on(isa) {
-                return vnni.multiply(rows, panel, units, begin, to);
-            }
-            if let Some(avx2) = avx2::Avx2::on(isa) {
-                return avx2.multiply(rows, panel, units, begin, to);
-            }
+    rows: &'a Rows<'a>,
+    #[cfg(target_arch = "x86_64")]
+    apart: Option<Apart>,
+}
+
+impl<'a> Tiles<'a> {
+    fn new(isa: Isa, rows: &'a Rows<'a>) -> Tiles<'a> {
+        Tiles {
+            isa,
+            rows,
+            #[cfg(target_arch = "x86_64")]
+            apart: Avx2::on(isa).map(|avx2| avx2.apart(rows)),
         }
-        let _ = isa;
-        portable::multiply(rows, panel, units, begin, to);
+    }
+
+    /// What is subtracted from the values of the rows before they are multiplied.
+    fn middle(&self) -> i32 {
+        #[cfg(target_arch = "x86_64")]
+        if self.apart.is_some() {
+            return avx2::MIDDLE;
+        }
+        0
+    }
+
+    /// Σ (a − middle)·b of up to 6 rows from `first` on and one panel, added to what the sums of a row begin with.
+    ///
+    /// # Safety
+    /// The lines have their places, which nobody else uses: 16 for each unit of the panel, and all 64 if there is none.
+    unsafe fn multiply(
+        &self,
+        [first, count]: [usize; 2],
+        panel: &[pack::Quad],
+        begin: &[i32; COLUMNS],
+        to: Lines,
+    ) {
+        let rows = self.rows.part(first, count);
+        let steps = rows.runs.len() * rows.steps;
+        let units = panel.len().checked_div(steps).unwrap_or(0);
+        assert!(
+            (1..=ROWS).contains(&count) && units <= UNITS && panel.len() == units * steps,
+            "a tile of the packed operand"
+        );
+        // SAFETY: the caller's promise.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if units > 0 {
+                if let Some(apart) = &self.apart {
+                    return apart.multiply([first, count], panel, units, begin, to);
+                }
+                if let Some(vnni) = vnni::Vnni::on(self.isa) {
+                    return vnni.multiply(&rows, panel, units, begin, to);
+                }
+            }
+            let _ = self.isa;
+            portable::multiply(&rows, panel, units, begin, to);
+        }
     }
 }
 

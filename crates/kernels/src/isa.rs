@@ -18,6 +18,9 @@ enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// With dot products of bytes; NEON alone is part of every AArch64, and so of the portable code there.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -36,6 +39,10 @@ impl Isa {
                 return Isa(Level::Avx2);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            return Isa(Level::Neon);
+        }
         Isa::PORTABLE
     }
 
@@ -53,6 +60,10 @@ impl Isa {
                 found.push(Isa(Level::Avx2));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            found.push(Isa(Level::Neon));
+        }
         found.push(Isa::PORTABLE);
         found
     }
@@ -63,7 +74,7 @@ impl Isa {
         Isa::available().into_iter().find(|isa| isa.name() == name)
     }
 
-    /// `avx512`, `avx2` or `portable`.
+    /// `avx512`, `avx2`, `neon` or `portable`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
@@ -72,6 +83,8 @@ impl Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
         }
     }
 
@@ -83,6 +96,11 @@ impl Isa {
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn is_avx2(self) -> bool {
         self.0 == Level::Avx2
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn is_neon(self) -> bool {
+        self.0 == Level::Neon
     }
 
     /// Runs `kernel` as compiled for this instruction set.
@@ -110,6 +128,8 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this level exists only where `has_avx512` said yes.
             Level::Avx512 => unsafe { avx512(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => kernel.run(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The way through a product: groups of rows, panels of columns, tiles of both.
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::{self, Neon};
 use super::pack::{self, COLUMNS, PackedInt8, QUAD, UNITS};
 use super::{Int8, ZeroPoints, portable};
 #[cfg(target_arch = "x86_64")]
@@ -369,6 +371,10 @@ impl<'a> Tiles<'a> {
         if self.apart.is_some() {
             return avx2::MIDDLE;
         }
+        #[cfg(target_arch = "aarch64")]
+        if Neon::on(self.isa).is_some() {
+            return neon::MIDDLE;
+        }
         0
     }
 
@@ -400,6 +406,12 @@ impl<'a> Tiles<'a> {
                 if let Some(vnni) = vnni::Vnni::on(self.isa) {
                     return vnni.multiply(&rows, panel, units, begin, to);
                 }
+            }
+            #[cfg(target_arch = "aarch64")]
+            if let Some(neon) = Neon::on(self.isa)
+                && units > 0
+            {
+                return neon.multiply(&rows, panel, units, begin, to);
             }
             let _ = self.isa;
             portable::multiply(&rows, panel, units, begin, to);

@@ -271,11 +271,11 @@ impl Line<'_> {
     }
 
     /// Fetches what the next line of outputs sees for the first time, in some columns: a line of the input is too far from
-    /// the next one for the processor to do so by itself.
+    /// the next one for the processor to do so by itself. Where vectors are narrow it has the time: to ask makes it slower.
     #[inline(always)]
     fn fetch<L: Lanes>(self, lanes: L, columns: Range<usize>) {
         let [a, b, c] = &self.conv.window.axes;
-        if a.input * b.input * c.input * self.channels < FAR {
+        if L::ROWS < 8 || a.input * b.input * c.input * self.channels < FAR {
             return;
         }
         let (image, line) = (self.index / (a.output * b.output), self.index % b.output);

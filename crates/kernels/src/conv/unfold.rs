@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use crate::epilogue::Epilogue;
-use crate::gemm::{GROUP, Left, PANEL, Right, UNIT, Unit, multiply};
+use crate::gemm::{GROUP, Left, Order, PANEL, Right, UNIT, Unit, multiply};
 use crate::isa::Isa;
 use crate::sheet::Layout;
 use crate::window::Window;
@@ -47,6 +47,7 @@ pub(super) fn convolve(
             units: &units[..count * depth],
             k: depth,
             n: width,
+            order: Order::Rows,
         };
         for channel in (0..channels).step_by(GROUP) {
             let height = GROUP.min(channels - channel);

@@ -1,7 +1,7 @@
 //! Products of many pairs of matrices that lie in larger tensors.
 #![allow(unsafe_code)]
 
-use super::{GROUP, Left, PANEL, Right, UNIT, Unit, group, multiply, pack_panels};
+use super::{GROUP, Left, Order, Right, UNIT, Unit, group, multiply, pack_panels};
 use crate::chain::Chain;
 use crate::epilogue::Epilogue;
 use crate::isa::Isa;
@@ -182,12 +182,13 @@ impl Pair<'_> {
     ) {
         let [_, k, n] = self.sizes;
         let mut units = vec![Unit::ZERO; n.div_ceil(UNIT) * k];
-        pack_panels(self.b, k, n, self.b_steps[0], self.b_steps[1], &mut units);
-        debug_assert_eq!(PANEL % UNIT, 0);
+        let order = Order::of(self.isa);
+        pack_panels(order, self.b, k, n, self.b_steps, &mut units);
         let right = Right {
             units: &units,
             k,
             n,
+            order,
         };
         let mut gathered = Vec::new();
         let group = group(k);

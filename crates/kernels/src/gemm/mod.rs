@@ -31,7 +31,7 @@ pub use batch::{Strided, matmul_scratch, matmul_strided};
 use cut::Cut;
 pub use definition::product;
 pub use pack::PackedB;
-pub(crate) use pack::{Unit, pack_panels};
+pub(crate) use pack::{Order, Unit, pack_panels};
 pub(crate) use walk::{Left, Right, multiply};
 
 /// Length of one chain of fused multiply-adds.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::UNIT;
-use super::walk::{End, Tile};
+use super::walk::{End, ROWS, Tile};
 use crate::math;
 
 /// Tiles that any machine can compute.
@@ -11,6 +11,11 @@ pub(super) struct Plain;
 
 impl super::walk::Tiles for Plain {
     const EDGES: bool = false;
+    const MANY: usize = usize::MAX;
+
+    fn most(_: usize) -> usize {
+        ROWS
+    }
 
     unsafe fn tile(self, t: &Tile<'_>) {
         for (i, &row) in t.rows.iter().enumerate() {
@@ -24,7 +29,7 @@ impl super::walk::Tiles for Plain {
                         } else {
                             *t.offsets.add(k) as usize
                         };
-                        let b = t.b.add(k * t.b_stride + unit * UNIT);
+                        let b = t.b.add(k * t.b_stride + unit * t.unit_stride);
                         (*row.add(at), &*b.cast::<[f32; UNIT]>())
                     };
                     for (sum, &b) in sums.iter_mut().zip(b) {

@@ -1,7 +1,7 @@
 //! The walk over the tiles of a product.
 #![allow(unsafe_code)]
 
-use super::{BLOCK_K, PANEL, UNIT, Unit, portable};
+use super::{BLOCK_K, Order, PANEL, UNIT, Unit, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::epilogue::Epilogue;
@@ -9,9 +9,6 @@ use crate::isa::Isa;
 
 /// Most rows of a tile.
 pub(super) const ROWS: usize = 8;
-
-/// Tiles of a block from which on each asks for a share of the next one.
-const FEW: usize = 3;
 
 /// The left operand: values, and where in them those of a row lie.
 pub(crate) struct Left<'a> {
@@ -51,6 +48,8 @@ pub(crate) struct Right<'a> {
     pub(crate) k: usize,
     /// Columns of all these panels that are wanted.
     pub(crate) n: usize,
+    /// How the units of a panel follow each other.
+    pub(crate) order: Order,
 }
 
 /// What a tile computes: some rows by up to four units over one block of k.
@@ -65,6 +64,8 @@ pub(super) struct Tile<'a> {
     pub(super) b: *const f32,
     /// Values between two rows of the panel.
     pub(super) b_stride: usize,
+    /// Values between two units of a row.
+    pub(super) unit_stride: usize,
     /// Units, 1 to 4.
     pub(super) width: usize,
     /// Columns of the last unit that are stored.
@@ -114,7 +115,13 @@ pub(super) trait Tiles: Copy {
     /// Whether it stores part of a unit; otherwise the last unit of a tile is always whole.
     const EDGES: bool;
 
-    /// Computes a tile of at most [`ROWS`] rows, 6 where it is four units wide.
+    /// Tiles of a block from which on each asks for a share of the next one.
+    const MANY: usize;
+
+    /// Most rows of a tile of so many units, at most [`ROWS`].
+    fn most(units: usize) -> usize;
+
+    /// Computes a tile of at most so many rows.
     ///
     /// # Safety
     /// Everything that the tile points to exists, and its part of the result is this caller's.
@@ -209,6 +216,8 @@ struct Block<'a> {
     /// Columns that are wanted.
     width: usize,
     units: &'a [Unit],
+    /// Units between two rows, and between two units of a row.
+    steps: [usize; 2],
     /// As many that follow: those of the next block.
     next: &'a [Unit],
 }
@@ -219,19 +228,21 @@ impl Walk<'_> {
     /// # Safety
     /// As [`multiply`], which checked the bounds.
     unsafe fn run<T: Tiles>(&self, tiles: T, out: *mut f32) {
-        let Right { units, k, n } = self.right;
+        let Right { units, k, n, order } = self.right;
         for left_column in (0..n).step_by(PANEL) {
             let width = PANEL.min(n - left_column);
             let count = width.div_ceil(UNIT);
             let panel = &units[left_column / UNIT * k..];
             for start in (0..k).step_by(BLOCK_K) {
-                let len = BLOCK_K.min(k - start) * count;
+                let rows = BLOCK_K.min(k - start);
+                let len = rows * count;
                 let (units, next) = panel[start * count..].split_at(len);
                 let block = Block {
                     start,
                     left_column,
                     width,
                     units,
+                    steps: order.steps(rows, count),
                     next: &next[..len.min(next.len())],
                 };
                 // SAFETY: within the panel, the rows and the result.
@@ -242,16 +253,13 @@ impl Walk<'_> {
 
     /// All rows by one block of one panel.
     unsafe fn block<T: Tiles>(&self, tiles: T, block: Block<'_>, out: *mut f32) {
-        let (m, count) = (self.rows.len(), block.width.div_ceil(UNIT));
-        // 8 rows in two halves as well: a product of so few waits for memory, which gives whole rows of a panel in one
-        // stream twice as fast as half of each, and the second half of the rows finds the panel in the cache.
-        let most = if count == 4 { 6 } else { ROWS };
-        let tiles_below = m.div_ceil(most);
+        let m = self.rows.len();
+        let tiles_below = m.div_ceil(T::most(block.width.div_ceil(UNIT)));
         // Each tile asks for its share of the next block. Few of them had better not: they would ask for more than they
         // read, in the way of the machine, which sees itself what comes next.
-        let share = match tiles_below {
-            0..FEW => 0,
-            _ => block.next.len().div_ceil(tiles_below),
+        let share = match tiles_below >= T::MANY {
+            true => block.next.len().div_ceil(tiles_below),
+            false => 0,
         };
         let mut next = block.next;
         for (first, height) in shares(m, tiles_below) {
@@ -266,20 +274,18 @@ impl Walk<'_> {
             // SAFETY: within the block.
             unsafe {
                 let out = out.add(first * self.stride + block.left_column);
-                let b = block.units.as_ptr().cast();
-                self.tile(tiles, spot, b, block.width, ahead, out);
+                self.tile(tiles, spot, &block, ahead, out);
             }
         }
     }
 
-    /// One tile, of which `wanted` columns are stored.
+    /// One tile, of which the wanted columns are stored.
     #[inline(always)]
     unsafe fn tile<T: Tiles>(
         &self,
         tiles: T,
         spot: Spot,
-        b: *const f32,
-        wanted: usize,
+        block: &Block<'_>,
         ahead: &[Unit],
         out: *mut f32,
     ) {
@@ -300,13 +306,16 @@ impl Walk<'_> {
             *pointer = unsafe { self.left.values.as_ptr().add(row + skip) };
         }
         let last = start + k == self.right.k;
+        let wanted = block.width;
         let width = wanted.div_ceil(UNIT);
+        let [b_stride, unit_stride] = block.steps.map(|step| step * UNIT);
         let mut tile = Tile {
             rows: &rows[..height],
             offsets,
             k,
-            b,
-            b_stride: width * UNIT,
+            b: block.units.as_ptr().cast(),
+            b_stride,
+            unit_stride,
             width,
             edge: wanted - (width - 1) * UNIT,
             out,

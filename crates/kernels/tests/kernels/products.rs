@@ -58,6 +58,13 @@ fn products_of_all_shapes_follow_the_definition() {
         let (k, n) = (source.below(40), 1 + source.below(70));
         check(m, k, n, &source.values(m * k), &source.values(k * n));
     }
+    // Tiles of every height, and of every width that ends within a register.
+    for m in 1..=8 {
+        for n in 1..=65 {
+            let k = [2, 259][(m + n) % 2];
+            check(m, k, n, &source.values(m * k), &source.values(k * n));
+        }
+    }
     // More rows than one group, and a row count that splits unevenly.
     check(
         131,

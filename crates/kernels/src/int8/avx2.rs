@@ -9,6 +9,7 @@
 //! The first of these sums is known of the columns, the last of the rows.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::pack::{COLUMNS, QUAD, Quad};
 use super::vnni::Vnni;
@@ -45,15 +46,17 @@ impl Avx2 {
         let len = rows.starts.len() * rows.runs.len() * rows.steps;
         let mut quads = Vec::with_capacity(len);
         let mut below = Vec::with_capacity(rows.starts.len());
+        let mut places = quads.spare_capacity_mut()[..len].chunks_exact_mut(rows.steps.max(1));
         for &start in rows.starts {
-            let mut sum = 0;
-            for &run in rows.runs {
+            let of_run = |(run, places): (&usize, &mut [_])| {
                 let values = &rows.values[start + run..][..rows.steps * QUAD];
                 // SAFETY: `self` exists only where the machine has these instructions.
-                sum += unsafe { take_apart(values, &mut quads) };
-            }
-            below.push(sum);
+                unsafe { take_apart(values, places) }
+            };
+            below.push(rows.runs.iter().zip(&mut places).map(of_run).sum());
         }
+        // SAFETY: each run of each row has been written.
+        unsafe { quads.set_len(len) };
         Apart {
             avx2: self,
             quads,
@@ -99,37 +102,46 @@ impl Apart {
     }
 }
 
-/// Adds sizes and masks of whole quads; gives the sum of the sizes below the middle.
+/// Writes sizes and masks of whole quads; gives the sum of the sizes below the middle.
 #[target_feature(enable = "avx2")]
-fn take_apart(values: &[u8], quads: &mut Vec<[i32; 2]>) -> i32 {
-    let (zero, middle) = (_mm_setzero_si128(), _mm_set1_epi8(-128));
-    let mut below = zero;
-    let mut apart = |values: __m128i| {
-        let values = _mm_xor_si128(values, middle);
-        let (sizes, masks) = (_mm_abs_epi8(values), _mm_cmpgt_epi8(zero, values));
-        below = _mm_add_epi64(below, _mm_sad_epu8(_mm_and_si128(sizes, masks), zero));
-        [
-            _mm_unpacklo_epi32(sizes, masks),
-            _mm_unpackhi_epi32(sizes, masks),
-        ]
+fn take_apart(values: &[u8], quads: &mut [MaybeUninit<[i32; 2]>]) -> i32 {
+    let (zero, middle) = (_mm256_setzero_si256(), _mm256_set1_epi8(-128));
+    let apart = |values: __m256i| {
+        let values = _mm256_xor_si256(values, middle);
+        let (sizes, masks) = (_mm256_abs_epi8(values), _mm256_cmpgt_epi8(zero, values));
+        let near = _mm256_unpacklo_epi32(sizes, masks);
+        (near, _mm256_unpackhi_epi32(sizes, masks))
     };
-    let (sixteens, rest) = values.as_chunks::<16>();
-    for values in sixteens {
-        // SAFETY: 16 bytes.
-        let apart = apart(unsafe { _mm_loadu_si128(values.as_ptr().cast()) });
-        // SAFETY: both have 32 bytes, and any are integers.
-        quads.extend(unsafe { std::mem::transmute::<[__m128i; 2], [[i32; 2]; 4]>(apart) });
+    let ((many, values), (places, rest)) = (values.as_chunks::<32>(), quads.as_chunks_mut::<8>());
+    let mut below = zero;
+    for (values, places) in many.iter().zip(places) {
+        // SAFETY: 32 bytes.
+        let values = unsafe { _mm256_loadu_si256(values.as_ptr().cast()) };
+        let sizes = _mm256_subs_epu8(middle, values);
+        below = _mm256_add_epi64(below, _mm256_sad_epu8(sizes, zero));
+        let (near, far) = apart(values);
+        let halves = [
+            _mm256_permute2x128_si256::<0x20>(near, far),
+            _mm256_permute2x128_si256::<0x31>(near, far),
+        ];
+        // SAFETY: 64 bytes.
+        unsafe {
+            places
+                .as_mut_ptr()
+                .cast::<[__m256i; 2]>()
+                .write_unaligned(halves)
+        };
     }
-    for &values in rest.as_chunks::<QUAD>().0 {
-        let [first, _] = apart(_mm_set_epi32(
-            0x8080_8080u32.cast_signed(),
-            0x8080_8080u32.cast_signed(),
-            0x8080_8080u32.cast_signed(),
-            i32::from_le_bytes(values),
-        ));
-        quads.push([_mm_extract_epi32::<0>(first), _mm_extract_epi32::<1>(first)]);
+    for (&quad, place) in values.as_chunks::<QUAD>().0.iter().zip(rest) {
+        let (near, _) = apart(_mm256_set1_epi32(i32::from_le_bytes(quad)));
+        let near = _mm256_extract_epi64::<0>(near);
+        place.write([near as i32, (near >> 32) as i32]);
     }
-    _mm_extract_epi32::<0>(below) + _mm_extract_epi32::<2>(below)
+    let mut sums = [0u64; 4];
+    // SAFETY: 32 bytes.
+    unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), below) };
+    let more = values.iter().map(|&v| i32::from(128u8.saturating_sub(v)));
+    sums.iter().sum::<u64>() as i32 + more.sum::<i32>()
 }
 
 /// Adds the sums of a row and `U` units to the values at `from`, and `more` to each.

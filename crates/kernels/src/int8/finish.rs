@@ -4,7 +4,7 @@ use super::Int8;
 #[cfg(target_arch = "x86_64")]
 use super::finish512::Avx512;
 #[cfg(target_arch = "x86_64")]
-use super::fixed::Fixed;
+use super::fixed::{Fixed, ToBytes};
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
 use super::table;
@@ -303,8 +303,8 @@ impl<'a, 'c> Finished<'a, 'c> {
         };
         let ops = ops::of_chain(chain);
         #[cfg(target_arch = "x86_64")]
-        let fixed = match (&ops, isa.is_avx512()) {
-            (Some(ops), true) => Fixed::of(isa, ops, &to),
+        let fixed = match (&ops, isa == Isa::PORTABLE) {
+            (Some(ops), false) => Fixed::of(isa, ops, &to),
             _ => None,
         };
         Finished {
@@ -393,12 +393,42 @@ impl Finish for Finished<'_, '_> {
             };
         }
         if let Some(ops) = &self.ops {
-            return self.isa.run(FinishTile {
-                store: self,
-                ops,
-                at,
-                tile,
-            });
+            let by_ops = |at: Place, tile: &[[i32; COLUMNS]]| {
+                self.isa.run(FinishTile {
+                    store: self,
+                    ops,
+                    at,
+                    tile,
+                });
+            };
+            #[cfg(target_arch = "x86_64")]
+            if let Some(fixed) = &self.fixed {
+                let rows = (at.row..at.row + at.count).zip(&*tile);
+                for (row, sums) in rows {
+                    let (place, column) = (row * self.n + at.column, at.column);
+                    // SAFETY: the caller's part of the result.
+                    let to = unsafe {
+                        match &self.to {
+                            To::Float(_) => return,
+                            To::Unsigned(y, _) => y.slice(place, at.width),
+                            To::Signed(y, _) => Byte::bytes(y.slice(place, at.width)),
+                        }
+                    };
+                    let certain = self.isa.run(ToBytes {
+                        fixed,
+                        column,
+                        place,
+                        sums,
+                        to,
+                    });
+                    if !certain {
+                        let count = 1;
+                        by_ops(Place { row, count, ..at }, std::slice::from_ref(sums));
+                    }
+                }
+                return;
+            }
+            return by_ops(at, &tile[..]);
         }
         for (i, sums) in tile[..at.count].iter().enumerate() {
             let mut values = [0.0; COLUMNS];
@@ -437,7 +467,7 @@ struct FinishTile<'a, 'o, 'c> {
     store: &'a Finished<'o, 'c>,
     ops: &'a [Op<'c>],
     at: Place,
-    tile: &'a Tile,
+    tile: &'a [[i32; COLUMNS]],
 }
 
 impl Kernel for FinishTile<'_, '_, '_> {

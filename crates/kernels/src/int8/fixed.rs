@@ -96,6 +96,8 @@ impl<'a> Fixed<'a> {
             _ => (ops, false),
         };
         let (ops, unit) = match gelu::before(ops) {
+            // Without AVX-512 its polynomials would be looked up one by one.
+            Some(_) if !isa.is_avx512() => return None,
             Some(ops) => (ops, Some(Unit::of(*end)?)),
             None => (ops, None),
         };
@@ -329,4 +331,96 @@ impl Kernel for Divide<'_> {
         }
         good.then_some(largest / f64::from(self.steps.step))
     }
+}
+
+/// Sums of a part of a row on their way to bytes, without AVX-512.
+pub(super) struct ToBytes<'a> {
+    pub(super) fixed: &'a Fixed<'a>,
+    /// The column of the first, and its place in the result.
+    pub(super) column: usize,
+    pub(super) place: usize,
+    pub(super) sums: &'a [i32; COLUMNS],
+    pub(super) to: &'a mut [u8],
+}
+
+impl Kernel for ToBytes<'_> {
+    /// Whether the bytes are what the chain gives.
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        // Known lengths make better loops.
+        match self.to.len() {
+            COLUMNS => self.columns(COLUMNS),
+            width => self.columns(width),
+        }
+    }
+}
+
+/// More than what has bits after the point and is no byte; integers can be this large.
+const FAR: f32 = 1_073_741_824.0;
+
+impl ToBytes<'_> {
+    #[inline(always)]
+    fn columns(self, width: usize) -> bool {
+        let (fixed, to) = (self.fixed, &mut self.to[..width]);
+        let [by, more] = [&fixed.by, &fixed.more].map(|x| &x[self.column..][..width]);
+        // One more than if numbers were rounded to integers: they are cut off.
+        let near = u32::from(fixed.near) + 1;
+        let mut numbers = [0; COLUMNS];
+        let numbers = &mut numbers[..width];
+        for j in 0..width {
+            numbers[j] = integer((self.sums[j] as f32).mul_add(by[j], more[j]));
+        }
+        let mut least = u32::MAX;
+        if let Some(added) = &fixed.added {
+            least = above(numbers, near);
+            let places = self.place..self.place + width;
+            match &added.other {
+                Other::Columns(more) => {
+                    let more = &more[self.column..][..width];
+                    added.to(numbers, |j| more[j]);
+                }
+                Other::Bytes { x, by, more } => match x.part(places) {
+                    Int8::Unsigned(x) => added.to(numbers, |j| f32::from(x[j]).mul_add(*by, *more)),
+                    Int8::Signed(x) => added.to(numbers, |j| f32::from(x[j]).mul_add(*by, *more)),
+                },
+            }
+        }
+        least = least.min(above(numbers, near));
+        for (to, number) in to.iter_mut().zip(numbers) {
+            *to = (*number >> 16).clamp(0, 255) as u8;
+        }
+        for to in to {
+            *to = (*to).max(fixed.least) ^ fixed.flip;
+        }
+        least >= 2 * near
+    }
+}
+
+impl Added<'_> {
+    /// Takes numbers to what they are with something added for each column.
+    #[inline(always)]
+    fn to(&self, numbers: &mut [i32], other: impl Fn(usize) -> f32) {
+        let [low, high] = self.ends;
+        for (j, number) in numbers.iter_mut().enumerate() {
+            let steps = (*number >> 16).min(high).max(low);
+            *number = integer((steps as f32).mul_add(self.before, other(j)));
+        }
+    }
+}
+
+/// A number, which is not NaN, without its fraction.
+#[inline(always)]
+#[allow(unsafe_code)]
+fn integer(number: f32) -> i32 {
+    // SAFETY: neither NaN nor too large.
+    unsafe { number.max(-FAR).min(FAR).to_int_unchecked() }
+}
+
+/// The bits after the point, raised by `near`, of which those near to an integer are then the least.
+#[inline(always)]
+fn above(numbers: &[i32], near: u32) -> u32 {
+    let raised = |&number: &i32| number.cast_unsigned().wrapping_add(near) & 0xFFFF;
+    numbers.iter().map(raised).fold(u32::MAX, u32::min)
 }

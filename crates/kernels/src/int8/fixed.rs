@@ -357,7 +357,7 @@ impl Kernel for ToBytes<'_> {
     }
 }
 
-/// More than what has bits after the point and is no byte; integers can be this large.
+/// Far beyond all bytes, and without bits after the point, which is near; integers can be this large.
 const FAR: f32 = 1_073_741_824.0;
 
 impl ToBytes<'_> {
@@ -388,11 +388,9 @@ impl ToBytes<'_> {
             }
         }
         least = least.min(above(numbers, near));
+        let (lowest, flip) = (i32::from(fixed.least), i32::from(fixed.flip));
         for (to, number) in to.iter_mut().zip(numbers) {
-            *to = (*number >> 16).clamp(0, 255) as u8;
-        }
-        for to in to {
-            *to = (*to).max(fixed.least) ^ fixed.flip;
+            *to = ((*number >> 16).max(lowest).min(255) ^ flip) as u8;
         }
         least >= 2 * near
     }
@@ -410,12 +408,12 @@ impl Added<'_> {
     }
 }
 
-/// A number, which is not NaN, without its fraction.
+/// A number without its fraction.
 #[inline(always)]
 #[allow(unsafe_code)]
 fn integer(number: f32) -> i32 {
-    // SAFETY: neither NaN nor too large.
-    unsafe { number.max(-FAR).min(FAR).to_int_unchecked() }
+    // SAFETY: not NaN, as all that it was made of is ordinary, and not too large.
+    unsafe { number.clamp(-FAR, FAR).to_int_unchecked() }
 }
 
 /// The bits after the point, raised by `near`, of which those near to an integer are then the least.

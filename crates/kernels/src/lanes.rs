@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use crate::half::{bf16_to_f32, f16_to_f32};
 use crate::isa::Isa;
-use crate::math::{self, CANONICAL_NAN};
+use crate::math;
 
 /// Number of lanes.
 pub(crate) const WIDTH: usize = 16;
@@ -169,7 +169,7 @@ impl Lanes for Avx512 {
         unsafe {
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
             let v = _mm512_min_ps(_mm512_max_ps(v, low), high);
-            _mm512_mask_blend_ps(nan, v, _mm512_set1_ps(CANONICAL_NAN))
+            _mm512_mask_blend_ps(nan, v, _mm512_set1_ps(math::CANONICAL_NAN))
         }
     }
 }
@@ -249,7 +249,7 @@ impl Lanes for Avx2 {
             bounded[i] = unsafe {
                 let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v[i], v[i]);
                 let v = _mm256_min_ps(_mm256_max_ps(v[i], low[i]), high[i]);
-                _mm256_blendv_ps(v, _mm256_set1_ps(CANONICAL_NAN), nan)
+                _mm256_blendv_ps(v, _mm256_set1_ps(math::CANONICAL_NAN), nan)
             };
         }
         bounded

@@ -105,6 +105,7 @@ fn prefetch<T>(line: *const T) {
 unsafe fn tile<const H: usize, const W: usize, const GATHERED: bool>(t: &Tile<'_>) {
     let mut sums = [[_mm512_setzero_ps(); W]; H];
     let rows: [*const f32; H] = std::array::from_fn(|i| t.rows[i]);
+    debug_assert_eq!(t.unit_stride, UNIT, "units of a row side by side");
     let mut ahead = Ahead::of(t);
     for start in (0..t.k).step_by(STEP) {
         ahead.ask::<H, W>(t);

@@ -77,6 +77,10 @@ pub(super) struct Tile<'a> {
     /// What becomes of the results if they are final.
     pub(super) end: Option<End>,
     /// What later tiles read of the panels: it may be asked for meanwhile.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "the portable tiles ask for nothing")
+    )]
     pub(super) ahead: &'a [Unit],
 }
 

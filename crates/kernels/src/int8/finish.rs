@@ -233,7 +233,9 @@ pub fn dequantize(
         signed,
     };
     // The scale as the first of the operations.
+    #[cfg(target_arch = "x86_64")]
     let first = [Op::Binary(Binary::Mul, Operand::Scalar(scale))];
+    #[cfg(target_arch = "x86_64")]
     let scaled = store.ops.as_ref().map(|ops| [&first, &ops[..]].concat());
     threads.run(m.div_ceil(together), |task| {
         let row = task * together;
@@ -574,6 +576,7 @@ trait Byte: Copy + Into<i32> {
     /// The integer, which fits.
     fn of(value: i32) -> Self;
     /// The bits of some.
+    #[cfg(target_arch = "x86_64")]
     fn bytes(values: &mut [Self]) -> &mut [u8];
 }
 
@@ -583,6 +586,7 @@ impl Byte for u8 {
     fn of(value: i32) -> u8 {
         value as u8
     }
+    #[cfg(target_arch = "x86_64")]
     fn bytes(values: &mut [u8]) -> &mut [u8] {
         values
     }
@@ -594,6 +598,7 @@ impl Byte for i8 {
     fn of(value: i32) -> i8 {
         value as i8
     }
+    #[cfg(target_arch = "x86_64")]
     fn bytes(values: &mut [i8]) -> &mut [u8] {
         // SAFETY: both types have one byte, and every byte is one of either.
         unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }

@@ -117,7 +117,8 @@ unsafe fn load(line: &Line, half: usize) -> __m256i {
     unsafe { _mm256_load_si256(halves[half].as_ptr().cast()) }
 }
 
-/// The codes of line `j` of a block for 8 outputs, without a sign: group `j`, and of less than eight bits group `j + 4`.
+/// The codes of line `j` of a block for 8 outputs: groups `j` and `j + 4`, without a sign. Of eight bits there is one group in a
+/// line: its codes with their sign, and their sizes.
 ///
 /// # Safety
 /// The machine has AVX2.
@@ -127,7 +128,8 @@ unsafe fn groups<const F: u8>(lines: &[Line], half: usize, j: usize) -> [__m256i
     unsafe {
         let both = load(&lines[j], half);
         if F == Q8_0 {
-            return [both; 2];
+            let codes = _mm256_xor_si256(both, _mm256_set1_epi8(-128));
+            return [codes, _mm256_abs_epi8(codes)];
         }
         let low = _mm256_set1_epi8(15);
         let four = [
@@ -140,7 +142,7 @@ unsafe fn groups<const F: u8>(lines: &[Line], half: usize, j: usize) -> [__m256i
                 [fifth(words[2 * j + half]), fifth(words[2 * (j + 4) + half])]
             }
             Q6K => {
-                // Bits of the groups j, j + 2, j + 4, j + 6 of this line: from an odd j on those of group j − 2 are below.
+                // Of the groups j % 2, j % 2 + 2, + 4 and + 6: those of group j move lowest, and group j + 4 is four bits above.
                 let line = load(&lines[4 + j % 2], half);
                 let line = _mm256_srl_epi16(line, _mm_cvtsi32_si128((j / 2 * 2) as i32));
                 let two = _mm256_set1_epi8(48);
@@ -269,11 +271,12 @@ unsafe fn block<const F: u8, const R: usize>(
     }
 }
 
-const _: () = {
-    // What is added in 16 bits below: two products of the largest code and 127 for each group.
-    assert!(8 * 2 * 15 * 127 < 1 << 15 && 4 * 2 * 31 * 127 < 1 << 15);
-    assert!(2 * 63 * 127 < 1 << 15 && 2 * 128 * 127 < 1 << 15);
-};
+/// Whether products of so many groups of codes up to `largest` can be added in 16 bits: two of each with at most 127.
+const fn fits(groups: u32, largest: u32) -> bool {
+    groups * 2 * largest * 127 < 1 << 15
+}
+
+const _: () = assert!(fits(8, 15) && fits(4, 31) && fits(1, 63) && fits(1, 128));
 
 /// Sums of products of codes for each row: of the block, or of its two halves apart.
 ///
@@ -297,10 +300,9 @@ unsafe fn multiply<const F: u8, const R: usize>(
                 let fours = x.codes.as_ptr().cast::<i32>().add(j);
                 let first = _mm256_set1_epi32(fours.read_unaligned());
                 if F == Q8_0 {
-                    // The instruction multiplies bytes without a sign by bytes with one: the sign of the codes goes to x.
-                    let codes = _mm256_xor_si256(codes[0], _mm256_set1_epi8(-128));
-                    let first = _mm256_sign_epi8(first, codes);
-                    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), first);
+                    // The instruction multiplies bytes without a sign by bytes with one: that of the codes goes to x.
+                    let first = _mm256_sign_epi8(first, codes[0]);
+                    let pairs = _mm256_maddubs_epi16(codes[1], first);
                     sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(pairs, ones));
                     continue;
                 }

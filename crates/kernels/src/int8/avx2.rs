@@ -16,9 +16,6 @@ use super::vnni::Vnni;
 use super::walk::{Lines, Rows};
 use crate::isa::Isa;
 
-/// What is subtracted from the values on the left.
-pub(super) const MIDDLE: i32 = 128;
-
 /// Steps of a panel that stay in the first-level cache for all rows of a tile.
 const STEPS: usize = 80;
 

@@ -7,9 +7,6 @@ use super::pack::{COLUMNS, QUAD, Quad, UNIT};
 use super::walk::{Lines, Rows};
 use crate::isa::Isa;
 
-/// What is subtracted from the values on the left, so that they have a sign.
-pub(super) const MIDDLE: i32 = 128;
-
 /// Sums of one register.
 const LANES: usize = 4;
 
@@ -25,7 +22,7 @@ impl Neon {
         isa.is_neon().then_some(Neon(()))
     }
 
-    /// Σ (a − [`MIDDLE`])·b, added to what the sums of a row begin with.
+    /// Σ (a − 128)·b, added to what the sums of a row begin with.
     ///
     /// # Safety
     /// The lines have 16 places for each unit, which nobody else uses.

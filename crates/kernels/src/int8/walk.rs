@@ -1,12 +1,12 @@
 //! The way through a product: groups of rows, panels of columns, tiles of both.
 
 #[cfg(target_arch = "aarch64")]
-use super::neon::{self, Neon};
+use super::neon::Neon;
 use super::pack::{self, COLUMNS, PackedInt8, QUAD, UNITS};
 use super::{Int8, ZeroPoints, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{
-    avx2::{self, Apart, Avx2},
+    avx2::{Apart, Avx2},
     vnni,
 };
 use crate::isa::{Isa, Kernel};
@@ -365,17 +365,16 @@ impl<'a> Tiles<'a> {
         }
     }
 
-    /// What is subtracted from the values of the rows before they are multiplied.
+    /// What is subtracted from the values of the rows before they are multiplied: half their range, where the instructions
+    /// want values with a sign.
     fn middle(&self) -> i32 {
         #[cfg(target_arch = "x86_64")]
-        if self.apart.is_some() {
-            return avx2::MIDDLE;
-        }
+        let signed = self.apart.is_some();
         #[cfg(target_arch = "aarch64")]
-        if Neon::on(self.isa).is_some() {
-            return neon::MIDDLE;
-        }
-        0
+        let signed = Neon::on(self.isa).is_some();
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let signed = false;
+        if signed { 128 } else { 0 }
     }
 
     /// Σ (a − middle)·b of up to 6 rows from `first` on and one panel, added to what the sums of a row begin with.

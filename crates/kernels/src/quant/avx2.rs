@@ -78,12 +78,7 @@ fn tile<const F: u8, const R: usize>(
     let count = code_lines(format(F));
     let range = first * count..(first + blocks) * count;
     let codes = [&panels[0].codes[range.clone()], &panels[1].codes[range]];
-    let (pair, ahead) = (2 * codes[0].len().max(1), ahead(codes[0].len()));
-    if R == 1 {
-        for panel in panels {
-            fetch(panel.scales, ahead / pair * 2 * panel.scales.len());
-        }
-    }
+    let ahead = ahead::<R>(panels, codes[0].len());
     let (x, _) = x.as_chunks::<R>();
     for (b, x) in x.iter().enumerate() {
         for side in 0..2 {

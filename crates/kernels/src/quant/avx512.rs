@@ -172,13 +172,7 @@ fn tile<const F: u8, const R: usize>(
     let range = first * lines..(first + blocks) * lines;
     let (left, right) = (&panels[0].codes[range.clone()], &panels[1].codes[range]);
     let (x, _) = x.as_chunks::<R>();
-    let pair = 2 * left.len().max(1);
-    let ahead = ahead(left.len());
-    if R == 1 {
-        for panel in panels {
-            fetch(panel.scales, ahead / pair * 2 * panel.scales.len());
-        }
-    }
+    let ahead = ahead::<R>(panels, left.len());
     let codes = left.chunks_exact(lines).zip(right.chunks_exact(lines));
     for (b, (x, (left, right))) in x.iter().zip(codes).enumerate() {
         if R == 1 {

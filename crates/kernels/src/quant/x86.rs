@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Format, Line};
+use super::{Format, Line, Panel};
 
 // Formats as numbers, since a parameter cannot be an enum.
 pub(super) const Q8_0: u8 = 0;
@@ -49,12 +49,18 @@ pub(super) use dispatch;
 /// Lines of codes, at least, by which memory is asked for ahead: 32 KiB for each of two panels.
 const AHEAD: usize = 512;
 
-/// How many lines ahead to ask, where a tile reads `lines` lines of each of two panels: the next pairs of panels lie
-/// behind them.
+/// How many lines of codes ahead to ask, where a tile of `R` rows reads so many of each panel: the next pairs lie behind them.
+/// Their scales it asks for at once, if it is one row.
 #[inline(always)]
-pub(super) fn ahead(lines: usize) -> usize {
+pub(super) fn ahead<const R: usize>(panels: [Panel<'_>; 2], lines: usize) -> usize {
     let pair = 2 * lines.max(1);
-    pair * AHEAD.div_ceil(pair)
+    let pairs = AHEAD.div_ceil(pair);
+    if R == 1 {
+        for panel in panels {
+            fetch(panel.scales, pairs * 2 * panel.scales.len());
+        }
+    }
+    pairs * pair
 }
 
 /// Asks for the lines that lie so many lines ahead, up to the second-level cache. A single row makes

@@ -96,8 +96,6 @@ impl<'a> Fixed<'a> {
             _ => (ops, false),
         };
         let (ops, unit) = match gelu::before(ops) {
-            // Without AVX-512 its polynomials would be looked up one by one.
-            Some(_) if !isa.is_avx512() => return None,
             Some(ops) => (ops, Some(Unit::of(*end)?)),
             None => (ops, None),
         };
@@ -168,7 +166,7 @@ pub(super) struct Unit {
     /// What there is of x above 0 is multiplied by this.
     pub(super) by: f32,
     pub(super) more: f32,
-    /// What is added besides: polynomials as [`gelu::difference`] has them.
+    /// What is added besides, with AVX-512: polynomials as [`gelu::difference`] has them.
     pub(super) powers: [[f32; 16]; 5],
 }
 
@@ -367,26 +365,37 @@ impl ToBytes<'_> {
         let [by, more] = [&fixed.by, &fixed.more].map(|x| &x[self.column..][..width]);
         // One more than if numbers were rounded to integers: they are cut off.
         let near = u32::from(fixed.near) + 1;
-        let mut numbers = [0; COLUMNS];
-        let numbers = &mut numbers[..width];
+        let (mut scaled, mut numbers) = ([0.0; COLUMNS], [0; COLUMNS]);
+        let (scaled, numbers) = (&mut scaled[..width], &mut numbers[..width]);
         for j in 0..width {
-            numbers[j] = integer((self.sums[j] as f32).mul_add(by[j], more[j]));
+            scaled[j] = (self.sums[j] as f32).mul_add(by[j], more[j]);
         }
         let mut least = u32::MAX;
         if let Some(added) = &fixed.added {
+            integers(scaled, numbers);
             least = above(numbers, near);
             let places = self.place..self.place + width;
             match &added.other {
                 Other::Columns(more) => {
                     let more = &more[self.column..][..width];
-                    added.to(numbers, |j| more[j]);
+                    added.to(numbers, scaled, |j| more[j]);
                 }
                 Other::Bytes { x, by, more } => match x.part(places) {
-                    Int8::Unsigned(x) => added.to(numbers, |j| f32::from(x[j]).mul_add(*by, *more)),
-                    Int8::Signed(x) => added.to(numbers, |j| f32::from(x[j]).mul_add(*by, *more)),
+                    Int8::Unsigned(x) => {
+                        added.to(numbers, scaled, |j| f32::from(x[j]).mul_add(*by, *more));
+                    }
+                    Int8::Signed(x) => {
+                        added.to(numbers, scaled, |j| f32::from(x[j]).mul_add(*by, *more));
+                    }
                 },
             }
         }
+        if let Some(unit) = &fixed.unit {
+            for x in &mut *scaled {
+                *x = unit.apply(*x);
+            }
+        }
+        integers(scaled, numbers);
         least = least.min(above(numbers, near));
         let (lowest, flip) = (i32::from(fixed.least), i32::from(fixed.flip));
         for (to, number) in to.iter_mut().zip(numbers) {
@@ -397,23 +406,34 @@ impl ToBytes<'_> {
 }
 
 impl Added<'_> {
-    /// Takes numbers to what they are with something added for each column.
+    /// Takes whole parts of numbers to what they are with something added for each column.
     #[inline(always)]
-    fn to(&self, numbers: &mut [i32], other: impl Fn(usize) -> f32) {
+    fn to(&self, numbers: &[i32], scaled: &mut [f32], other: impl Fn(usize) -> f32) {
         let [low, high] = self.ends;
-        for (j, number) in numbers.iter_mut().enumerate() {
-            let steps = (*number >> 16).min(high).max(low);
-            *number = integer((steps as f32).mul_add(self.before, other(j)));
+        for (j, (number, scaled)) in numbers.iter().zip(scaled).enumerate() {
+            let steps = (number >> 16).min(high).max(low);
+            *scaled = (steps as f32).mul_add(self.before, other(j));
         }
     }
 }
 
-/// A number without its fraction.
+impl Unit {
+    /// The unit of x, which is not NaN, in fixed point.
+    #[inline(always)]
+    fn apply(&self, x: f32) -> f32 {
+        let above = x.max(0.0).mul_add(self.by, self.more);
+        gelu::below(x).mul_add(-self.by, above)
+    }
+}
+
+/// Numbers without their fractions.
 #[inline(always)]
 #[allow(unsafe_code)]
-fn integer(number: f32) -> i32 {
-    // SAFETY: not NaN, as all that it was made of is ordinary, and not too large.
-    unsafe { number.clamp(-FAR, FAR).to_int_unchecked() }
+fn integers(scaled: &[f32], numbers: &mut [i32]) {
+    for (number, scaled) in numbers.iter_mut().zip(scaled) {
+        // SAFETY: not NaN, as all that it was made of is ordinary, and not too large.
+        *number = unsafe { scaled.clamp(-FAR, FAR).to_int_unchecked() };
+    }
 }
 
 /// The bits after the point, raised by `near`, of which those near to an integer are then the least.

@@ -104,6 +104,10 @@ impl Ahead {
 /// A tile's `H` rows by `W` of its units, the left values neighbours or `GATHERED`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "sums in registers, which are laid out by hand"
+)]
 unsafe fn pass<const H: usize, const W: usize, const GATHERED: bool>(
     t: &Tile<'_>,
     unit: usize,
@@ -166,6 +170,10 @@ unsafe fn pass<const H: usize, const W: usize, const GATHERED: bool>(
 /// Stores the sums of one unit, `WHOLE` or as many columns of it as are wanted, and what the epilogue makes of them.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "sums in registers, which are laid out by hand"
+)]
 unsafe fn finish<const H: usize, const WHOLE: bool>(
     t: &Tile<'_>,
     unit: usize,

@@ -88,7 +88,8 @@ pub fn conv_last_scratch(conv: &Conv, input: Channels) -> usize {
     if conv.groups > 1 || Sheet::is_plain(conv) {
         0
     } else {
-        Sheet::of(conv, input).scratch(conv)
+        // That of the portable set is the largest.
+        Sheet::of(Isa::PORTABLE, conv, input).scratch(conv)
     }
 }
 
@@ -169,7 +170,7 @@ pub fn conv_last(
                 let windows = Plain::of(conv, input, x);
                 rows_by_panels(isa, threads, rows, &windows, packed, chain, y);
             } else {
-                let windows = Padded::of(conv, input, x);
+                let windows = Padded::of(isa, conv, input, x);
                 rows_by_panels(isa, threads, rows, &windows, packed, chain, y);
             }
         }

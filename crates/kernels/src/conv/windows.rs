@@ -23,9 +23,16 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Values between neighbouring windows that put all of them into a few sets of the first-level cache: half of one of
-/// its ways.
-const CROWDED: usize = 512;
+/// Values between neighbouring windows that put all of them into a few sets of the first-level cache: half of one of its
+/// ways, or a quarter where narrow tiles pass through the cache beside them.
+fn crowded(isa: Isa) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if isa.is_avx512() {
+        return 512;
+    }
+    let _ = isa;
+    256
+}
 
 /// How an image, or part of one, lies in memory.
 pub(super) struct Sheet {
@@ -46,7 +53,7 @@ impl Sheet {
     }
 
     /// That of the parts that a task's windows see.
-    pub(super) fn of(conv: &Conv, input: Channels) -> Sheet {
+    pub(super) fn of(isa: Isa, conv: &Conv, input: Channels) -> Sheet {
         let [a, b, c] = &conv.window.axes;
         // A task's rows lie on so many planes and, if there is one plane, on so many lines.
         let planes = ((GROUP - 1) / (b.output * c.output) + 2).min(a.output);
@@ -60,7 +67,7 @@ impl Sheet {
         let sizes = [(a, planes), (b, lines), (c, columns)];
         let channels = conv.group_in * conv.groups;
         // Neighbours that lie a large power of two apart would crowd few sets of the cache.
-        let apart = match (c.stride * channels) % CROWDED {
+        let apart = match (c.stride * channels) % crowded(isa) {
             0 => channels + UNIT,
             _ => channels,
         };
@@ -242,8 +249,8 @@ pub(super) struct Padded<'a> {
 }
 
 impl<'a> Padded<'a> {
-    pub(super) fn of(conv: &'a Conv, input: Channels, x: &'a [f32]) -> Padded<'a> {
-        let sheet = Sheet::of(conv, input);
+    pub(super) fn of(isa: Isa, conv: &'a Conv, input: Channels, x: &'a [f32]) -> Padded<'a> {
+        let sheet = Sheet::of(isa, conv, input);
         Padded {
             offsets: sheet.offsets(conv),
             conv,

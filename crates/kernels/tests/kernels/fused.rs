@@ -238,6 +238,7 @@ fn what_is_done_in_registers_has_the_same_bits() {
     let mut source = Source::new(208);
     for (m, k, n) in [
         (13, 9, 24),
+        (20, 33, 44),
         (30, 300, 70),
         (8, 256, 128),
         (1, 40, 515),
@@ -479,7 +480,7 @@ fn convolutions_with_channels_last() {
         (3, 5, 70, 1, two([40, 29], [5, 4]), 2, 2, 1),
         (90, 3, 5, 1, two([3, 2], [3, 3]), 1, 1, 1),
         // Windows so far apart that their places are spread.
-        (2, 4, 9, 1, two([70, 130], [3, 3]), 64, 1, 1),
+        (2, 8, 9, 1, two([70, 130], [3, 3]), 64, 1, 1),
         // A line that is longer than a task, and columns in the padding alone.
         (2, 6, 10, 1, (vec![700], vec![3]), 1, 1, 1),
         (2, 3, 4, 1, (vec![6, 300], vec![2, 5]), 3, 4, 1),

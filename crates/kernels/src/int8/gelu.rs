@@ -2,8 +2,8 @@
 //!
 //! That difference is −|x| · ½(1 − erf(|x| ÷ √2)), small and the same on both sides of 0, so that 16 short polynomials give it
 //! far more exactly than a step of 8 bits. Where they cannot be looked up in registers, one polynomial gives the eighth root
-//! of its last factor, which is flat enough for few powers. It is not what the operations, rounded one by one, give: where the two may be
-//! quantised to different integers, these decide (see [`fixed`](super::fixed)).
+//! of ½(1 − erf(|x| ÷ √2)), which is flat enough for few powers. Neither is what the operations, rounded one by one, give:
+//! where that may be quantised to another integer, the operations decide (see [`fixed`](super::fixed)).
 
 use super::ops::{Op, Operand};
 use crate::elementwise::Binary;

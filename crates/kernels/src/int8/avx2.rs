@@ -17,7 +17,7 @@ use super::walk::{Lines, Rows};
 use crate::isa::Isa;
 
 /// Steps of a panel that stay in the first-level cache for all rows of a tile.
-const STEPS: usize = 80;
+pub(super) const STEPS: usize = 80;
 
 /// Proof that this machine has AVX2, and nothing better for this.
 #[derive(Clone, Copy)]

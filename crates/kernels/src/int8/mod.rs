@@ -39,6 +39,8 @@ mod fold;
 #[cfg(target_arch = "x86_64")]
 mod gelu;
 mod last;
+#[cfg(target_arch = "x86_64")]
+mod near;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod ops;

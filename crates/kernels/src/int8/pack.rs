@@ -1,6 +1,10 @@
 //! The packed form of a right operand of 8-bit integers.
 
 use super::Int8;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2::Avx2, near::Order};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Isa;
 use crate::memory::{Zeroable, Zeros};
 
 /// Values of k that lie together: one step of a dot product in 32 bits.
@@ -41,6 +45,9 @@ pub struct PackedInt8 {
     sums: Vec<i32>,
     /// 128 if the values had no sign: what is added to the zero point of a column.
     lowered: i32,
+    /// Steps that may be taken together, on machines that multiply so.
+    #[cfg(target_arch = "x86_64")]
+    order: Option<Order>,
 }
 
 impl PackedInt8 {
@@ -59,7 +66,13 @@ impl PackedInt8 {
         );
         let (row, column) = if transposed { (1, k) } else { (n, 1) };
         let offsets: Vec<usize> = (0..k).map(|i| i * row).collect();
-        PackedInt8::pack_runs(b, n, &offsets, column.max(1), k)
+        let packed = PackedInt8::pack_runs(b, n, &offsets, column.max(1), k);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = Avx2::on(Isa::detect()) {
+            let order = Some(Order::of(avx2, &packed));
+            return PackedInt8 { order, ..packed };
+        }
+        packed
     }
 
     /// [`pack`](PackedInt8::pack) for a left operand whose rows are runs of `run` values; value i of
@@ -83,6 +96,8 @@ impl PackedInt8 {
             quads: Zeros::new(0),
             sums: vec![0; n],
             lowered: 0,
+            #[cfg(target_arch = "x86_64")]
+            order: None,
         };
         let len = n.div_ceil(UNIT) * packed.steps();
         packed.quads = Zeros::new(len);
@@ -226,7 +241,12 @@ impl PackedInt8 {
     pub(crate) fn bytes_of_runs(k: usize, n: usize, run: usize) -> u64 {
         let k = k.checked_div(run).unwrap_or(0) as u64 * (run as u64).next_multiple_of(QUAD as u64);
         let columns = (n as u64).next_multiple_of(UNIT as u64);
-        columns.saturating_mul(k).saturating_add(n as u64 * 4)
+        // Besides the values a sum for each column, and for each panel the order of its steps in blocks.
+        let order = (k / QUAD as u64 * 2).saturating_mul(columns.div_ceil(COLUMNS as u64));
+        columns
+            .saturating_mul(k)
+            .saturating_add(n as u64 * 4)
+            .saturating_add(order)
     }
 
     /// Rows of the matrix.
@@ -254,6 +274,11 @@ impl PackedInt8 {
     /// Steps of four values of k.
     pub(crate) fn steps(&self) -> usize {
         self.k.checked_div(self.run).unwrap_or(0) * self.run.div_ceil(QUAD)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn order(&self) -> Option<&Order> {
+        self.order.as_ref()
     }
 
     /// A panel: for every four values of k, a unit for each 16 columns begun.

@@ -2,11 +2,12 @@
 
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
-use super::pack::{self, COLUMNS, PackedInt8, QUAD, UNITS};
+use super::pack::{COLUMNS, PackedInt8, QUAD, UNITS};
 use super::{Int8, ZeroPoints, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{
     avx2::{Apart, Avx2},
+    near::Near,
     vnni,
 };
 use crate::isa::{Isa, Kernel};
@@ -213,7 +214,7 @@ pub(super) fn multiply_rows(
         let (first, height) = (g * group, group.min(m - g * group));
         let starts = (left.starts)(first, height);
         let rows = Rows::new(left, &starts, b.run().div_ceil(QUAD));
-        let tiles = Tiles::new(isa, &rows);
+        let tiles = Tiles::new(isa, &rows, left.zeros, b);
         let zero = |i: usize| left.zeros[if left.zeros.len() == 1 { 0 } else { first + i }];
         // Σ (a − a₀) of the rows.
         let total = |(i, &start): (usize, &usize)| {
@@ -259,12 +260,12 @@ pub(super) fn multiply_rows(
                     && let Some(lines) = unsafe { out.lines(at) }
                 {
                     // SAFETY: as above, and the tile is whole.
-                    unsafe { tiles.multiply(rows, b.panel(panel), &begin, lines) };
+                    unsafe { tiles.multiply(rows, panel, &begin, lines) };
                     continue;
                 }
                 let lines = Lines::of(tile);
                 // SAFETY: a tile has all places.
-                unsafe { tiles.multiply(rows, b.panel(panel), &begin, lines) };
+                unsafe { tiles.multiply(rows, panel, &begin, lines) };
                 if weighs {
                     let zeros = match zeros.len() {
                         1 => &zeros[..],
@@ -351,29 +352,51 @@ impl Kernel for Weigh<'_> {
 struct Tiles<'a> {
     isa: Isa,
     rows: &'a Rows<'a>,
+    b: &'a PackedInt8,
     #[cfg(target_arch = "x86_64")]
-    apart: Option<Apart>,
+    split: Option<Split<'a>>,
+}
+
+/// Rows whose values are in pieces.
+#[cfg(target_arch = "x86_64")]
+enum Split<'a> {
+    Near(Near<'a>),
+    Apart(Apart),
 }
 
 impl<'a> Tiles<'a> {
-    fn new(isa: Isa, rows: &'a Rows<'a>) -> Tiles<'a> {
+    fn new(isa: Isa, rows: &'a Rows<'a>, zeros: ZeroPoints<'_>, b: &'a PackedInt8) -> Tiles<'a> {
+        #[cfg(target_arch = "x86_64")]
+        let split = Avx2::on(isa).map(|avx2| {
+            let near = zeros
+                .first()
+                .and_then(|&zero| Near::new(avx2, rows, zero, b));
+            near.map_or_else(|| Split::Apart(avx2.apart(rows)), Split::Near)
+        });
+        let _ = zeros;
         Tiles {
             isa,
             rows,
+            b,
             #[cfg(target_arch = "x86_64")]
-            apart: Avx2::on(isa).map(|avx2| avx2.apart(rows)),
+            split,
         }
     }
 
-    /// What is subtracted from the values of the rows before they are multiplied: half their range, where the instructions
-    /// want values with a sign.
+    /// What is subtracted from the values of the rows before they are multiplied, where the instructions want values
+    /// with a sign, or small ones.
     fn middle(&self) -> i32 {
         #[cfg(target_arch = "x86_64")]
-        let signed = self.apart.is_some();
+        return match &self.split {
+            Some(Split::Near(near)) => i32::from(near.low),
+            Some(Split::Apart(_)) => 128,
+            None => 0,
+        };
         #[cfg(target_arch = "aarch64")]
         let signed = Neon::on(self.isa).is_some();
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let signed = false;
+        #[cfg(not(target_arch = "x86_64"))]
         if signed { 128 } else { 0 }
     }
 
@@ -384,11 +407,12 @@ impl<'a> Tiles<'a> {
     unsafe fn multiply(
         &self,
         [first, count]: [usize; 2],
-        panel: &[pack::Quad],
+        index: usize,
         begin: &[i32; COLUMNS],
         to: Lines,
     ) {
         let rows = self.rows.part(first, count);
+        let panel = self.b.panel(index);
         let steps = rows.runs.len() * rows.steps;
         let units = panel.len().checked_div(steps).unwrap_or(0);
         assert!(
@@ -399,8 +423,14 @@ impl<'a> Tiles<'a> {
         unsafe {
             #[cfg(target_arch = "x86_64")]
             if units > 0 {
-                if let Some(apart) = &self.apart {
-                    return apart.multiply([first, count], panel, units, begin, to);
+                match &self.split {
+                    Some(Split::Near(near)) => {
+                        return near.multiply([first, count], [index, units], panel, begin, to);
+                    }
+                    Some(Split::Apart(apart)) => {
+                        return apart.multiply([first, count], panel, units, begin, to);
+                    }
+                    None => {}
                 }
                 if let Some(vnni) = vnni::Vnni::on(self.isa) {
                     return vnni.multiply(&rows, panel, units, begin, to);

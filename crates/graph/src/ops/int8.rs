@@ -162,8 +162,11 @@ impl Operator for MatMulInteger {
         let [outer @ .., k, cols] = b.shape() else {
             return None;
         };
-        let one = outer.iter().all(|&d| d == 1);
-        one.then(|| Some(Box::new(PackedInt8::pack(bytes(b)?, *k, *cols, false)) as Prepared))?
+        if outer.iter().any(|&d| d != 1) {
+            return None;
+        }
+        let packed = PackedInt8::pack(bytes(b)?, *k, *cols, false);
+        Some(Box::new(packed.ordered()))
     }
 
     fn packed(&self) -> Option<usize> {

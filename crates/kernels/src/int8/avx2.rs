@@ -153,14 +153,8 @@ unsafe fn multiply<const U: usize>(
     more: i32,
     to: *mut i32,
 ) {
-    let more = _mm256_set1_epi32(more);
-    let mut sums: [[__m256i; 2]; U] = std::array::from_fn(|u| {
-        // SAFETY: 16 values for each unit.
-        [0, 8].map(|j| unsafe { _mm256_loadu_si256(from.add(16 * u + j).cast()) })
-    });
-    for sum in sums.as_flattened_mut() {
-        *sum = _mm256_add_epi32(*sum, more);
-    }
+    // SAFETY: the caller's promise.
+    let mut sums: [_; U] = unsafe { begin(from, more) };
     let ones = _mm256_set1_epi16(1);
     // Each operation on the products of a unit waits for one on those of the next.
     let (mut pairs, mut fours) = ([_mm256_setzero_si256(); 2], [_mm256_setzero_si256(); 2]);
@@ -169,11 +163,7 @@ unsafe fn multiply<const U: usize>(
         for u in 0..U {
             let next = in_order(pairs.map(|pairs| _mm256_madd_epi16(pairs, ones)));
             add(&mut sums[(u + 2 * U - 2) % U], fours);
-            let signed = in_order([0, 32].map(|j| {
-                // SAFETY: a half of the unit's 64 bytes, aligned.
-                let b = unsafe { _mm256_load_si256(units[u].0.as_ptr().add(j).cast()) };
-                _mm256_xor_si256(b, mask)
-            }));
+            let signed = in_order(halves(&units[u]).map(|b| _mm256_xor_si256(b, mask)));
             pairs = in_order(signed.map(|signed| _mm256_maddubs_epi16(size, signed)));
             fours = next;
         }
@@ -183,12 +173,46 @@ unsafe fn multiply<const U: usize>(
         &mut sums[U - 1],
         pairs.map(|pairs| _mm256_madd_epi16(pairs, ones)),
     );
+    // SAFETY: the caller's promise.
+    unsafe { end(sums, to) };
+}
+
+/// What the sums of `U` units begin with: the values at `from`, and `more`.
+///
+/// # Safety
+/// There are 16 values for each unit.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn begin<const U: usize>(from: *const i32, more: i32) -> [[__m256i; 2]; U] {
+    let more = _mm256_set1_epi32(more);
+    std::array::from_fn(|u| {
+        // SAFETY: the caller's promise.
+        let from = [0, 8].map(|j| unsafe { _mm256_loadu_si256(from.add(16 * u + j).cast()) });
+        from.map(|from| _mm256_add_epi32(from, more))
+    })
+}
+
+/// Writes the sums of `U` units.
+///
+/// # Safety
+/// There are 16 places for each unit.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn end<const U: usize>(sums: [[__m256i; 2]; U], to: *mut i32) {
     for (u, sums) in sums.into_iter().enumerate() {
         for (j, sum) in [0, 8].into_iter().zip(sums) {
-            // SAFETY: 16 places for each unit.
+            // SAFETY: the caller's promise.
             unsafe { _mm256_storeu_si256(to.add(16 * u + j).cast(), sum) };
         }
     }
+}
+
+/// The values of a unit, eight columns and eight more.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn halves(unit: &Quad) -> [__m256i; 2] {
+    // SAFETY: each a half of the unit's 64 bytes, aligned.
+    [0, 32].map(|j| unsafe { _mm256_load_si256(unit.0.as_ptr().add(j).cast()) })
 }
 
 #[inline]

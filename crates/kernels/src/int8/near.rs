@@ -11,7 +11,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{Avx2, STEPS};
+use super::avx2::{Avx2, STEPS, begin, end, halves};
 use super::pack::{COLUMNS, PackedInt8, QUAD, Quad};
 use super::walk::{Lines, Rows};
 
@@ -240,14 +240,6 @@ fn quads(values: __m256i) -> [i32; 8] {
     quads
 }
 
-/// The values of a unit, eight columns and eight more.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn halves(unit: &Quad) -> [__m256i; 2] {
-    // SAFETY: each a half of the unit's 64 bytes, aligned.
-    [0, 32].map(|j| unsafe { _mm256_load_si256(unit.0.as_ptr().add(j).cast()) })
-}
-
 /// Adds the sums of a block of a row and `U` units to the values at `from`, and `more` to each.
 ///
 /// # Safety
@@ -261,12 +253,9 @@ unsafe fn multiply<const U: usize>(
     to: *mut i32,
 ) {
     let panel = panel.as_chunks::<U>().0;
-    let (more, ones) = (_mm256_set1_epi32(more), _mm256_set1_epi16(1));
-    let mut sums: [[__m256i; 2]; U] = std::array::from_fn(|u| {
-        // SAFETY: 16 values for each unit.
-        let from = [0, 8].map(|j| unsafe { _mm256_loadu_si256(from.add(16 * u + j).cast()) });
-        from.map(|from| _mm256_add_epi32(from, more))
-    });
+    let ones = _mm256_set1_epi16(1);
+    // SAFETY: the caller's promise.
+    let mut sums: [_; U] = unsafe { begin(from, more) };
     let step = |s: u8| {
         (
             _mm256_set1_epi32(left.near[usize::from(s)]),
@@ -300,10 +289,6 @@ unsafe fn multiply<const U: usize>(
             }
         }
     }
-    for (u, sums) in sums.into_iter().enumerate() {
-        for (j, sum) in [0, 8].into_iter().zip(sums) {
-            // SAFETY: 16 places for each unit.
-            unsafe { _mm256_storeu_si256(to.add(16 * u + j).cast(), sum) };
-        }
-    }
+    // SAFETY: the caller's promise.
+    unsafe { end(sums, to) };
 }

@@ -66,13 +66,22 @@ impl PackedInt8 {
         );
         let (row, column) = if transposed { (1, k) } else { (n, 1) };
         let offsets: Vec<usize> = (0..k).map(|i| i * row).collect();
-        let packed = PackedInt8::pack_runs(b, n, &offsets, column.max(1), k);
+        PackedInt8::pack_runs(b, n, &offsets, column.max(1), k)
+    }
+
+    /// The same matrix, of which is known what may be multiplied together, on machines that multiply so. To find that out
+    /// takes a part of the time of packing: for a matrix that is multiplied more than once.
+    #[must_use]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(unused_mut, reason = "nothing to find")
+    )]
+    pub fn ordered(mut self) -> PackedInt8 {
         #[cfg(target_arch = "x86_64")]
-        if let Some(avx2) = Avx2::on(Isa::detect()) {
-            let order = Some(Order::of(avx2, &packed));
-            return PackedInt8 { order, ..packed };
+        {
+            self.order = Avx2::on(Isa::detect()).map(|avx2| Order::of(avx2, &self));
         }
-        packed
+        self
     }
 
     /// [`pack`](PackedInt8::pack) for a left operand whose rows are runs of `run` values; value i of

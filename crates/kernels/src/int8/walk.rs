@@ -387,17 +387,16 @@ impl<'a> Tiles<'a> {
     /// with a sign, or small ones.
     fn middle(&self) -> i32 {
         #[cfg(target_arch = "x86_64")]
-        return match &self.split {
+        let middle = match &self.split {
             Some(Split::Near(near)) => i32::from(near.low),
             Some(Split::Apart(_)) => 128,
             None => 0,
         };
         #[cfg(target_arch = "aarch64")]
-        let signed = Neon::on(self.isa).is_some();
+        let middle = Neon::on(self.isa).map_or(0, |_| 128);
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let signed = false;
-        #[cfg(not(target_arch = "x86_64"))]
-        if signed { 128 } else { 0 }
+        let middle = 0;
+        middle
     }
 
     /// Σ (a − middle)·b of up to 6 rows from `first` on and one panel, added to what the sums of a row begin with.

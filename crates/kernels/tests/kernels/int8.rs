@@ -1,6 +1,6 @@
 //! Integer products against the definition, on every instruction set.
 
-use crate::common::{Source, assert_same_bits, everywhere, specials};
+use crate::common::{Source, assert_same_bits, everywhere, product, specials};
 use lemma_kernels::int8::{
     FiltersInt8, FiltersInt8Last, Int8, MatricesInt8, Output, PackedInt8, Quantisation, Quantised,
     conv_int8, conv_int8_last, dequantize, gemm_int8, gemm_int8_with, matmul_int8_with, quantize,
@@ -74,25 +74,20 @@ fn products_follow_the_definition() {
                 zeros(&mut source, if each { n } else { 1 }, b_signed)
             };
             let (av, bv) = (a.values(), b.values());
-            let mut expected = vec![0i32; m * n];
-            for (i, out) in expected.iter_mut().enumerate() {
-                let (row, column) = (i / n, i % n);
-                let (za, zb) = (a_zero[row % a_zero.len()], b_zero[column % b_zero.len()]);
-                *out = (0..k).fold(0i32, |s, j| {
-                    s.wrapping_add((av[row * k + j] - za).wrapping_mul(bv[j * n + column] - zb))
+            let expected = product([m, k, n], [&av, &bv], [&a_zero, &b_zero]);
+            let packed = with(&b, |b| PackedInt8::pack(b, k, n, false));
+            for packed in [packed.clone(), packed.ordered()] {
+                everywhere(|isa, threads| {
+                    let mut c = vec![-1; m * n];
+                    with(&a, |a| {
+                        gemm_int8(isa, threads, m, a, &a_zero, &packed, &b_zero, &mut c)
+                    });
+                    assert!(
+                        c == expected,
+                        "{isa} {threads:?} {m} × {k} × {n}, form {form}"
+                    );
                 });
             }
-            let packed = with(&b, |b| PackedInt8::pack(b, k, n, false));
-            everywhere(|isa, threads| {
-                let mut c = vec![-1; m * n];
-                with(&a, |a| {
-                    gemm_int8(isa, threads, m, a, &a_zero, &packed, &b_zero, &mut c)
-                });
-                assert!(
-                    c == expected,
-                    "{isa} {threads:?} {m} × {k} × {n}, form {form}"
-                );
-            });
         }
     }
 }
@@ -101,7 +96,7 @@ fn products_follow_the_definition() {
 fn the_largest_sums_do_not_saturate() {
     let (m, k, n) = (2, 4096, 50);
     let (a, b) = (vec![255u8; m * k], vec![-128i8; k * n]);
-    let packed = PackedInt8::pack(Int8::Signed(&b), k, n, true);
+    let packed = PackedInt8::pack(Int8::Signed(&b), k, n, true).ordered();
     everywhere(|isa, threads| {
         let mut c = vec![0; m * n];
         gemm_int8(
@@ -299,7 +294,7 @@ fn products_go_on_as_floats() {
                 _ => vec![0],
             };
             let (scale, bias) = (source.values(n), source.values(n));
-            let packed = with(&b, |b| PackedInt8::pack(b, k, n, false));
+            let packed = with(&b, |b| PackedInt8::pack(b, k, n, false).ordered());
             let mut sums = vec![0; m * n];
             let one = Threads::single();
             with(&a, |a| {

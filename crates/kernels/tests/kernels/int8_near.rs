@@ -1,7 +1,7 @@
 //! Integer products of values most of which are near their zero point, by weights of which four together often fit
 //! 16 bits: on some instruction sets they go their own way.
 
-use crate::common::{Source, everywhere};
+use crate::common::{Source, everywhere, product};
 use lemma_kernels::int8::{Int8, PackedInt8, gemm_int8};
 
 /// Bytes around a zero point, one of so many anywhere.
@@ -24,16 +24,12 @@ fn weights(source: &mut Source, n: usize, seldom: usize) -> Vec<i8> {
 
 /// Compares a product with its definition, everywhere.
 fn check(a: &[u8], [m, k, n]: [usize; 3], a_zero: i32, b: &[i8], b_zero: i32, what: &str) {
-    let mut expected = vec![0i32; m * n];
-    for (i, out) in expected.iter_mut().enumerate() {
-        let (row, column) = (i / n, i % n);
-        let of = |j: usize| {
-            let b = i32::from(b[j * n + column]) - b_zero;
-            (i32::from(a[row * k + j]) - a_zero) * b
-        };
-        *out = (0..k).map(of).sum();
-    }
-    let packed = PackedInt8::pack(Int8::Signed(b), k, n, false);
+    let (av, bv): (Vec<_>, Vec<_>) = (
+        a.iter().map(|&a| a.into()).collect(),
+        b.iter().map(|&b| b.into()).collect(),
+    );
+    let expected = product([m, k, n], [&av, &bv], [&[a_zero], &[b_zero]]);
+    let packed = PackedInt8::pack(Int8::Signed(b), k, n, false).ordered();
     everywhere(|isa, threads| {
         let mut c = vec![-1; m * n];
         let a = Int8::Unsigned(a);

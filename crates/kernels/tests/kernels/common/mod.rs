@@ -15,6 +15,22 @@ pub(crate) fn everywhere(mut check: impl FnMut(Isa, &Threads)) {
     }
 }
 
+/// A product of 8-bit integers by its definition; zero points are one, or one for each row or column.
+pub(crate) fn product(
+    [m, k, n]: [usize; 3],
+    [a, b]: [&[i32]; 2],
+    [a_zero, b_zero]: [&[i32]; 2],
+) -> Vec<i32> {
+    let of = |i: usize| {
+        let (row, column) = (i / n, i % n);
+        let (za, zb) = (a_zero[row % a_zero.len()], b_zero[column % b_zero.len()]);
+        (0..k).fold(0i32, |s, j| {
+            s.wrapping_add((a[row * k + j] - za).wrapping_mul(b[j * n + column] - zb))
+        })
+    };
+    (0..m * n).map(of).collect()
+}
+
 /// A small generator of fixed pseudo-random numbers (xorshift64*).
 pub(crate) struct Source(u64);
 

@@ -119,7 +119,7 @@ fn convolutions(isa: Isa) {
             .iter()
             .map(|v| (v * 127.0) as i8)
             .collect();
-        let filters = FiltersInt8Last::pack(&shape, Int8::Signed(&integers), &[0]).unwrap();
+        let filters = FiltersInt8Last::pack(isa, &shape, Int8::Signed(&integers), &[0]).unwrap();
         let bytes: Vec<u8> = x.iter().map(|v| (v * 127.0 + 128.0) as u8).collect();
         let bytes = Int8::Unsigned(&bytes);
         let scales = values(out);

@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use lemma_kernels::int8::{FiltersInt8Last, Int8, conv_int8_last_scratch};
-use lemma_kernels::{Conv, FiltersLast, Threads};
+use lemma_kernels::int8::{FiltersInt8Last, Int8};
+use lemma_kernels::{Conv, FiltersLast, Isa, Threads};
 
 use super::chain::{ChainSpec, LinkSpec, Operand};
-use super::integer::{Dequantised, GROUP, Integer, Sink, Sums};
+use super::integer::{Dequantised, Integer, Sink, Sums, convolution_scratch};
 use super::memory::{Held, Value, lay_out, reads};
 use super::run::Context;
 use super::{Action, Arena, At, Id, Program, Step};
@@ -204,7 +204,7 @@ impl Images {
         let scratch: Vec<(u64, u64)> = (program.iter().zip(&scratch[first..]))
             .map(|(step, &held)| match &step.action {
                 Action::Integer(integer) => match &integer.sums {
-                    Sums::Conv(own) => (conv_int8_last_scratch(own), GROUP),
+                    Sums::Conv(own) => convolution_scratch(own),
                     _ => held,
                 },
                 _ => held,
@@ -416,7 +416,7 @@ impl One {
                 };
                 let own = geometry.share(self.count)?;
                 let values = (own.input_len() + own.output_len()) as u64;
-                if FiltersInt8Last::bytes(&own) > HELD_FILTERS.max(values) {
+                if FiltersInt8Last::bytes(Isa::detect(), &own) > HELD_FILTERS.max(values) {
                     return None;
                 }
                 let rows = elements / own.out_channels();

@@ -1,8 +1,8 @@
 //! Steps on 8-bit integers: products whose sums go on as f32, dequantisation, quantisation.
 
 use lemma_kernels as kernels;
-use lemma_kernels::MAX_LINKS;
 use lemma_kernels::int8::{FiltersInt8Last, PackedInt8};
+use lemma_kernels::{Isa, MAX_LINKS};
 use lemma_types::tensor::DType;
 
 use super::build::{Builder, channels_last, layouts_agree};
@@ -79,7 +79,13 @@ impl Action {
 }
 
 /// Bytes that a thread needs to find its rows, and for values on their way through a chain.
-pub(super) const GROUP: u64 = 1 << 16;
+const GROUP: u64 = 1 << 16;
+
+/// Bytes that a convolution holds beside its operands, and each thread.
+pub(super) fn convolution_scratch(geometry: &kernels::Conv) -> (u64, u64) {
+    let (all, each) = kernels::int8::conv_int8_last_scratch(Isa::detect(), geometry);
+    (all, each + GROUP)
+}
 
 impl Builder<'_> {
     /// An integer product or convolution whose sums are used as f32 only.
@@ -187,10 +193,12 @@ impl Builder<'_> {
             ending.turn = None;
         }
         // The left operand may have to be copied.
-        let copy = match &sums {
-            Sums::Conv(geometry) => kernels::int8::conv_int8_last_scratch(geometry),
-            Sums::Product { rows, .. } => (*rows as u64) * (depth as u64).next_multiple_of(4),
-            Sums::Pairs(pairs) => pairs.scratch(),
+        let scratch = match &sums {
+            Sums::Conv(geometry) => convolution_scratch(geometry),
+            Sums::Product { rows, .. } => {
+                ((*rows as u64) * (depth as u64).next_multiple_of(4), GROUP)
+            }
+            Sums::Pairs(pairs) => (pairs.scratch(), GROUP),
         };
         let action = Action::Integer(Box::new(Integer {
             x,
@@ -199,7 +207,6 @@ impl Builder<'_> {
             chain,
             sink: ending.sink,
         }));
-        let scratch = (copy, GROUP);
         match ending.turn {
             Some(turn) => self.end_before(ending.end, index, action, turn, scratch),
             None => self.end(ending.end, index, action, lies_last, scratch),

@@ -1,6 +1,7 @@
 //! Products and convolutions of 8-bit integers.
 
 use lemma_kernels as kernels;
+use lemma_kernels::Isa;
 use lemma_kernels::int8::{self, FiltersInt8, FiltersInt8Last, Int8, PackedInt8};
 use lemma_types::tensor::DType;
 
@@ -307,7 +308,12 @@ impl Operator for ConvInteger {
     }
 
     fn prepared_bytes(&self, constants: Operands<'_, Tensor>) -> u64 {
-        constants.get(1).map_or(0, |w| self.packed_bytes(w.shape()))
+        let Some(filters) = constants.get(1) else {
+            return 0;
+        };
+        let geometry = self.as_float().filters_only(filters);
+        let packed = geometry.map_or(0, |conv| FiltersInt8Last::bytes(Isa::detect(), &conv));
+        packed.max(self.packed_bytes(filters.shape()))
     }
 
     fn prepare(&self, constants: Operands<'_, Tensor>) -> Option<Prepared> {
@@ -320,7 +326,7 @@ impl Operator for ConvInteger {
         if zeros.len() != 1 && zeros.len() != geometry.out_channels() {
             return None;
         }
-        let packed = FiltersInt8Last::pack(&geometry, bytes(filters)?, &zeros)?;
+        let packed = FiltersInt8Last::pack(Isa::detect(), &geometry, bytes(filters)?, &zeros)?;
         Some(Box::new(packed))
     }
 }

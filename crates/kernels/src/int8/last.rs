@@ -11,6 +11,8 @@ use super::pack::COLUMNS;
 #[cfg(target_arch = "x86_64")]
 use super::vnni::Vnni;
 use super::walk::{Finish, InLines, Place, ROWS};
+#[cfg(target_arch = "x86_64")]
+use super::winograd::{self, Winograd};
 use super::{Finished, Int8, Left, Output, PackedInt8, multiply_rows};
 use crate::chain::Chain;
 use crate::conv::Conv;
@@ -32,20 +34,28 @@ pub struct FiltersInt8Last {
 enum Packed {
     /// Places of the window, then channels, by output channels.
     Dense(PackedInt8, Vec<i32>),
+    /// For windows of 3 × 3, where the instruction set does better so.
+    #[cfg(target_arch = "x86_64")]
+    Winograd(Winograd),
     /// Tap after tap, each a value for every channel, less its zero point.
     Depthwise(Vec<i32>, Wider),
 }
 
 impl FiltersInt8Last {
-    /// Packs filters in row-major order: output channels × channels of a group × spatial sizes,
-    /// with one zero point or one for each output channel; `None` if [`conv_int8_last`] does not
-    /// know such groups: it takes one group, or as many as there are channels in and out.
+    /// Packs filters for an instruction set (any other takes them too), in row-major order: output channels × channels of a
+    /// group × spatial sizes, with one zero point or one for each output channel; `None` if [`conv_int8_last`] does not know such
+    /// groups: it takes one group, or as many as there are channels in and out.
     ///
     /// # Panics
     /// If `filters` has another length than [`Conv::filter_len`], or there is another number of
     /// zero points.
     #[must_use]
-    pub fn pack(conv: &Conv, filters: Int8<'_>, zeros: &[i32]) -> Option<FiltersInt8Last> {
+    pub fn pack(
+        isa: Isa,
+        conv: &Conv,
+        filters: Int8<'_>,
+        zeros: &[i32],
+    ) -> Option<FiltersInt8Last> {
         assert_eq!(
             filters.len(),
             conv.filter_len(),
@@ -58,6 +68,13 @@ impl FiltersInt8Last {
         let shape @ [groups, out, depth] = conv.filter_shape();
         let kernel = conv.window().kernel_len();
         let run = run(conv);
+        #[cfg(target_arch = "x86_64")]
+        if winograd::is_worth(isa, conv)
+            && let Some(packed) = Winograd::pack(conv, filters, zeros)
+        {
+            let packed = Packed::Winograd(packed);
+            return Some(FiltersInt8Last { shape, run, packed });
+        }
         let packed = if groups == 1 {
             let channels = depth / kernel;
             let offset = |i: usize| i % channels * kernel + i / channels;
@@ -83,8 +100,12 @@ impl FiltersInt8Last {
 
     /// Bytes that packed filters occupy, at most.
     #[must_use]
-    pub fn bytes(conv: &Conv) -> u64 {
+    pub fn bytes(isa: Isa, conv: &Conv) -> u64 {
         let [groups, out, depth] = conv.filter_shape();
+        #[cfg(target_arch = "x86_64")]
+        if winograd::is_worth(isa, conv) {
+            return winograd::bytes(conv);
+        }
         match groups {
             1 => PackedInt8::bytes_of_runs(depth, out, run(conv)),
             // As taps of 32 bits, and of 8 for as many channels as registers have, with a sum for each channel, which may be
@@ -179,6 +200,8 @@ pub fn conv_int8_last(
             };
             multiply_rows(isa, threads, m, &left, packed, zeros, &out);
         }
+        #[cfg(target_arch = "x86_64")]
+        Packed::Winograd(filters) => filters.conv(isa, threads, conv, x, x_zero, &out),
         Packed::Depthwise(taps, _) => {
             let width = conv.window().axes[2].output;
             let lines = m / width;
@@ -233,12 +256,20 @@ fn run(conv: &Conv) -> usize {
     }
 }
 
-/// Bytes of the padded input that [`conv_int8_last`] holds beside its operands, at most.
+/// Bytes that [`conv_int8_last`] holds beside its operands, and each thread besides, at most.
 #[must_use]
-pub fn conv_int8_last_scratch(conv: &Conv) -> u64 {
+pub fn conv_int8_last_scratch(isa: Isa, conv: &Conv) -> (u64, u64) {
+    #[cfg(target_arch = "x86_64")]
+    let each = match winograd::is_worth(isa, conv) {
+        true => winograd::scratch(conv),
+        false => 0,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let each = 0;
     let channels = conv.input_len() / conv.window().input_len();
     let places = conv.window().axes.iter().map(reach);
-    places.fold(channels as u64, |n, len| n.saturating_mul(len as u64)) + SLACK as u64
+    let padded = places.fold(channels as u64, |n, len| n.saturating_mul(len as u64));
+    (padded.saturating_add(SLACK as u64), each)
 }
 
 /// Places of an axis that the windows reach over.

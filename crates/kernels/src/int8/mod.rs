@@ -51,6 +51,8 @@ mod table;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 mod walk;
+#[cfg(target_arch = "x86_64")]
+mod winograd;
 
 use std::mem::MaybeUninit;
 

@@ -43,7 +43,8 @@ fn outputs_taken_for_one_are_what_they_are_alone() {
         let signed =
             |values: &[u8]| -> Vec<i8> { values.iter().map(|v| v.cast_signed()).collect() };
         let (signed_x, w) = (signed(&x), signed(&w));
-        let filters = FiltersInt8Last::pack(&conv, Int8::Signed(&w), &[0]).expect("one each");
+        let isa = Isa::detect();
+        let filters = FiltersInt8Last::pack(isa, &conv, Int8::Signed(&w), &[0]).expect("one each");
         let scale: Vec<f32> = source.values(channels).iter().map(|x| x * 0.01).collect();
         let bias: Vec<f32> = source.values(channels).iter().map(|x| x * 50.0).collect();
         let places = source.values(conv.output_len() / channels);

@@ -2,18 +2,17 @@
 
 use crate::common::{Source, assert_same_bits, everywhere, product, specials};
 use lemma_kernels::int8::{
-    FiltersInt8, FiltersInt8Last, Int8, MatricesInt8, Output, PackedInt8, Quantisation, Quantised,
-    conv_int8, conv_int8_last, dequantize, gemm_int8, gemm_int8_with, matmul_int8_with, quantize,
+    FiltersInt8, Int8, MatricesInt8, Output, PackedInt8, Quantisation, Quantised, conv_int8,
+    dequantize, gemm_int8, gemm_int8_with, matmul_int8_with, quantize,
 };
 use lemma_kernels::{
     Binary, Chain, Conv, ConvSpec, Isa, Link, Source as Operand, Threads, Unary, canonical,
-    transpose,
 };
 
-struct Bytes(Vec<u8>, bool);
+pub(crate) struct Bytes(pub(crate) Vec<u8>, pub(crate) bool);
 
 impl Bytes {
-    fn new(source: &mut Source, n: usize, signed: bool) -> Bytes {
+    pub(crate) fn new(source: &mut Source, n: usize, signed: bool) -> Bytes {
         // Extremes often: they are where saturating instructions would differ.
         let byte = |source: &mut Source| match source.below(4) {
             0 => [0, 127, 128, 255][source.below(4)],
@@ -38,7 +37,7 @@ impl Bytes {
     }
 }
 
-fn with<R>(bytes: &Bytes, f: impl FnOnce(Int8<'_>) -> R) -> R {
+pub(crate) fn with<R>(bytes: &Bytes, f: impl FnOnce(Int8<'_>) -> R) -> R {
     if bytes.1 {
         f(Int8::Signed(&bytes.signed()))
     } else {
@@ -235,7 +234,7 @@ fn quantisation_follows_the_definition() {
 }
 
 /// Sums as f32, scaled for each column, with a bias, cut off at 0.
-fn scaled(sums: &[i32], scale: &[f32], bias: &[f32]) -> Vec<f32> {
+pub(crate) fn scaled(sums: &[i32], scale: &[f32], bias: &[f32]) -> Vec<f32> {
     let value = |(i, &sum): (usize, &i32)| {
         let column = i % scale.len();
         (sum as f32 * scale[column] + bias[column]).max(0.0)
@@ -244,7 +243,7 @@ fn scaled(sums: &[i32], scale: &[f32], bias: &[f32]) -> Vec<f32> {
 }
 
 /// Checks a function that scales sums and writes them as f32 and as integers.
-fn check_finished(
+pub(crate) fn check_finished(
     expected: &[f32],
     isa: Isa,
     scale: &[f32],
@@ -305,74 +304,6 @@ fn products_go_on_as_floats() {
                 check_finished(&expected, isa, &scale, &bias, |chain, to| {
                     with(&a, |a| {
                         gemm_int8_with(isa, threads, m, a, 5, &packed, &b_zero, chain, to);
-                    });
-                });
-            });
-        }
-    }
-}
-
-#[test]
-fn convolutions_with_channels_last_agree_with_those_with_channels_first() {
-    let mut source = Source::new(305);
-    for (channels, out, groups, kernel, stride, dilation, pad) in [
-        (5, 7, 1, 3, 1, 1, 1),
-        (3, 50, 1, 3, 2, 2, 3),
-        (70, 70, 70, 3, 1, 1, 2),
-        (9, 9, 9, 2, 2, 3, 0),
-        (128, 128, 128, 5, 1, 1, 2),
-        (64, 64, 64, 3, 2, 1, 1),
-        (64, 50, 1, 1, 1, 1, 0),
-    ] {
-        for (signed, weights_signed) in [(false, true), (true, false), (true, true)] {
-            let shape = Conv::new(&ConvSpec {
-                batch: 2,
-                in_channels: channels,
-                out_channels: out,
-                groups,
-                input: &[8, 9],
-                kernel: &[kernel, kernel],
-                strides: &[stride, stride],
-                dilations: &[dilation, dilation],
-                pads_begin: &[pad, pad],
-                pads_end: &[0, pad],
-            })
-            .expect("a valid geometry");
-            let places: usize = shape.output_shape().iter().product();
-            let x = Bytes::new(&mut source, shape.input_len(), signed);
-            let w = Bytes::new(&mut source, shape.filter_len(), weights_signed);
-            let w_zero: Vec<i32> = match stride {
-                1 => vec![0],
-                _ => (0..out).map(|_| source.below(9) as i32).collect(),
-            };
-            let zero = if signed { -3 } else { 117 };
-            let one = Threads::single();
-            let first = with(&w, |w| FiltersInt8::pack(&shape, w));
-            let mut sums = vec![0; shape.output_len()];
-            with(&x, |x| {
-                conv_int8(
-                    Isa::PORTABLE,
-                    &one,
-                    &shape,
-                    x,
-                    zero,
-                    &first,
-                    &w_zero,
-                    &mut sums,
-                );
-            });
-            let mut turned = vec![0; sums.len()];
-            transpose(&one, 2, out, places, &sums, &mut turned);
-            let (scale, bias) = (source.values(out), source.values(out));
-            let expected = scaled(&turned, &scale, &bias);
-            let mut last = Bytes(vec![0; x.0.len()], signed);
-            transpose(&one, 2, channels, 72, &x.0, &mut last.0);
-            let packed = with(&w, |w| FiltersInt8Last::pack(&shape, w, &w_zero));
-            let packed = packed.expect("groups that are known");
-            everywhere(|isa, threads| {
-                check_finished(&expected, isa, &scale, &bias, |chain, to| {
-                    with(&last, |x| {
-                        conv_int8_last(isa, threads, &shape, x, zero, &packed, chain, to);
                     });
                 });
             });

@@ -25,8 +25,6 @@
 mod avx2;
 mod conv;
 mod depthwise;
-#[cfg(target_arch = "x86_64")]
-mod depthwise512;
 mod finish;
 #[cfg(target_arch = "x86_64")]
 mod finish512;
@@ -35,9 +33,8 @@ mod fixed;
 #[cfg(target_arch = "x86_64")]
 mod fixed512;
 #[cfg(target_arch = "x86_64")]
-mod fold;
-#[cfg(target_arch = "x86_64")]
 mod gelu;
+mod input;
 mod last;
 #[cfg(target_arch = "x86_64")]
 mod near;

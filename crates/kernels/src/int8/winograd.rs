@@ -136,27 +136,19 @@ impl Winograd {
         })
     }
 
-    /// Sums of all windows of `x`, whose channels lie last.
-    ///
-    /// # Panics
-    /// If `zero`, the input's zero point, is no value of its type.
+    /// Sums of all windows of `x`, whose channels lie last; its zero point is raised if `x` has a sign.
     pub(super) fn conv(
         &self,
         isa: Isa,
         threads: &Threads,
         conv: &Conv,
-        x: Int8<'_>,
-        zero: i32,
+        (x, zero): (Int8<'_>, u8),
         out: &impl Finish,
     ) {
-        const OTHER: &str = "conv_int8: the zero point is no value of the input's type";
         match x {
-            Int8::Unsigned(x) => {
-                let zero = u8::try_from(zero).expect(OTHER);
-                self.windows(isa, threads, conv, (x, zero), out);
-            }
+            Int8::Unsigned(x) => self.windows(isa, threads, conv, (x, zero), out),
             Int8::Signed(x) => {
-                let zero = i8::try_from(zero).expect(OTHER);
+                let zero = (zero ^ 0x80).cast_signed();
                 self.windows(isa, threads, conv, (x, zero), out);
             }
         }

@@ -2,23 +2,19 @@
 //!
 //! One instruction adds four products to each of 16 sums: here of four taps, for a channel each. Of 64 channels the bytes
 //! under four taps are interleaved, which leaves the channels out of order within the registers; the taps are packed in that
-//! order, and the sums put in order at the end. Where a tap is in the padding, or there is none, a line of zero points
-//! is read.
-//!
-//! Outputs of windows that are one place apart may be taken for one (see [`fold`]) where the input has its padding.
+//! order, and the sums put in order at the end.
 
 use std::arch::x86_64::*;
 
-use super::Int8;
-use super::finish512::{each, mask};
 use super::fold;
-use super::last::{lines_of_a_task, reach};
-use super::pack::{COLUMNS, QUAD, Quad, UNIT, UNITS};
-use super::vnni::Vnni;
-use super::walk::{Finish, InLines, Place, ROWS, Tile};
+use super::under::Under;
 use crate::conv::Conv;
+use crate::int8::Int8;
+use crate::int8::finish512::{each, mask};
+use crate::int8::pack::{COLUMNS, QUAD, Quad, UNIT, UNITS};
+use crate::int8::vnni::Vnni;
+use crate::int8::walk::{Finish, Place, Tile};
 use crate::threads::Threads;
-use crate::window::AXES;
 
 /// Taps as the tiles read them: for 64 channels after 64, for four taps after four, four registers. The channels are repeated
 /// as often as makes whole panels of them, if that is not too often.
@@ -63,156 +59,57 @@ impl Taps {
         }
         Some(packed)
     }
+
+    /// Whether outputs can be taken together.
+    pub(super) fn folds(&self, conv: &Conv) -> bool {
+        let axis = &conv.window().axes[2];
+        self.fold > 1 && axis.stride == 1 && axis.output.is_multiple_of(self.fold)
+    }
 }
 
 /// A convolution whose taps are packed so.
 pub(super) struct Depthwise<'a> {
     vnni: Vnni,
-    conv: &'a Conv,
+    under: Under<'a>,
     taps: &'a Taps,
-    /// The bytes of the input, and what makes those without a sign of them.
-    x: &'a [u8],
-    signed: bool,
-    /// Places of each axis of the input, and how many there are in the padding before these.
-    sizes: [usize; AXES],
-    before: [usize; AXES],
-    /// Outputs that are taken for one.
-    fold: usize,
     /// What the sums of each channel begin with: less zero points.
     begin: Vec<i32>,
-    /// Zero points, a place of the input.
-    padding: Vec<u8>,
 }
 
 impl<'a> Depthwise<'a> {
-    /// The convolution of `x`, whose zero point has to be one of its type. With a `fold` other than 1, `x` has its padding.
+    /// The convolution of `x`, and its zero point, raised if `x` has a sign. With a `fold` other than 1, `x` has its padding.
     pub(super) fn new(
         vnni: Vnni,
         conv: &'a Conv,
         taps: &'a Taps,
         x: Int8<'a>,
-        x_zero: i32,
+        zero: u8,
         fold: usize,
-    ) -> Option<Depthwise<'a>> {
-        let axes = &conv.window().axes;
-        let (sizes, before) = match fold {
-            1 => (
-                axes.each_ref().map(|axis| axis.input),
-                axes.each_ref().map(|axis| axis.begin),
-            ),
-            _ => (axes.each_ref().map(reach), [0; AXES]),
-        };
-        let channels = conv.out_channels();
-        let places: usize = sizes.iter().product();
-        assert_eq!(
-            x.len(),
-            conv.batch() * places * channels,
-            "input of a convolution"
-        );
-        let (bytes, signed) = match x {
-            Int8::Unsigned(x) => (x, false),
-            Int8::Signed(x) => (bytes_of(x), true),
-        };
-        let zero = u8::try_from(x_zero.checked_add(x.raised_by())?).ok()?;
-        let padding = vec![if signed { zero ^ 0x80 } else { zero }; fold * channels];
+    ) -> Depthwise<'a> {
+        let under = Under::new(conv, x, zero, fold, 1);
         let begin = |sum: &i32| sum.wrapping_mul(i32::from(zero)).wrapping_neg();
-        Some(Depthwise {
+        let begin = taps.sums.iter().map(begin).collect();
+        Depthwise {
             vnni,
-            conv,
+            under,
             taps,
-            x: bytes,
-            signed,
-            sizes,
-            before,
-            fold,
-            begin: taps.sums.iter().map(begin).collect(),
-            padding,
-        })
+            begin,
+        }
     }
 
-    /// Makes all lines of the outputs.
-    pub(super) fn lines(&self, threads: &Threads, lines: usize, out: &impl Finish) {
-        let len = self.conv.window().axes[2].output * self.conv.out_channels();
-        let together = lines_of_a_task(len);
-        threads.run(lines.div_ceil(together), |task| {
-            let InLines(tile) = &mut InLines::new();
-            for line in task * together..lines.min((task + 1) * together) {
-                // SAFETY: each line is one task's.
-                self.line(line, tile, |at, tile| unsafe { out.finish(at, tile) });
+    /// Makes all outputs.
+    pub(super) fn run(&self, threads: &Threads, out: &impl Finish) {
+        let taps = self.taps.groups * QUAD;
+        self.under.lines(threads, taps, out, |places, at, tile| {
+            // SAFETY: `vnni` is proof that this machine has these instructions; each place has as many bytes as there are
+            // channels.
+            unsafe {
+                match self.under.signed {
+                    false => self.tile::<false>(places, at, tile),
+                    true => self.tile::<true>(places, at, tile),
+                }
             }
         });
-    }
-
-    /// Makes the sums of line `line` of the outputs, tile by tile.
-    fn line(&self, line: usize, tile: &mut Tile, mut take: impl FnMut(Place, &mut Tile)) {
-        let (width, n) = (
-            self.conv.window().axes[2].output / self.fold,
-            self.padding.len(),
-        );
-        let lines = self.lines_under(line);
-        // Taps that there are not read the padding.
-        let mut places = vec![self.padding.as_ptr(); ROWS * self.taps.groups * QUAD];
-        for first in (0..width).step_by(ROWS) {
-            let count = ROWS.min(width - first);
-            self.places(&lines, first, count, &mut places);
-            for column in (0..n).step_by(COLUMNS) {
-                let at = Place {
-                    row: line * width + first,
-                    count,
-                    column,
-                    width: COLUMNS.min(n - column),
-                };
-                // SAFETY: `vnni` is proof that this machine has these instructions; each place has as many bytes as
-                // there are channels.
-                unsafe {
-                    match self.signed {
-                        false => self.tile::<false>(&places, at, tile),
-                        true => self.tile::<true>(&places, at, tile),
-                    }
-                }
-                take(at, tile);
-            }
-        }
-    }
-
-    /// For each tap but its place on the last axis: where the line of the input under it begins, if there is one.
-    fn lines_under(&self, line: usize) -> Vec<Option<usize>> {
-        let [a, b, _] = &self.conv.window().axes;
-        let (image, rest) = (line / (a.output * b.output), line % (a.output * b.output));
-        let (oa, ob) = (rest / b.output, rest % b.output);
-        let mut lines = Vec::with_capacity(a.kernel * b.kernel);
-        for ka in 0..a.kernel {
-            for kb in 0..b.kernel {
-                let [depth, height, width] = self.sizes;
-                let ia = (oa * a.stride + ka * a.dilation).wrapping_sub(self.before[0]);
-                let ib = (ob * b.stride + kb * b.dilation).wrapping_sub(self.before[1]);
-                let inside = ia < depth && ib < height;
-                lines.push(inside.then(|| ((image * depth + ia) * height + ib) * width));
-            }
-        }
-        lines
-    }
-
-    /// Where the channels under each tap of some outputs of a line begin: output after output.
-    fn places(&self, lines: &[Option<usize>], first: usize, count: usize, to: &mut [*const u8]) {
-        let c = &self.conv.window().axes[2];
-        let (n, taps) = (self.conv.out_channels(), self.taps.groups * QUAD);
-        let step = self.fold * c.stride;
-        for (tap, line) in (0..).step_by(c.kernel).zip(lines) {
-            for kc in 0..c.kernel {
-                let begin = (first * step + kc * c.dilation).wrapping_sub(self.before[2]);
-                let to = to[tap + kc..].iter_mut().step_by(taps).take(count);
-                for (ic, to) in (0..).map(|i| begin.wrapping_add(i * step)).zip(to) {
-                    *to = match line {
-                        // Inside, as the line is and the place on it.
-                        Some(line) if ic < self.sizes[2] && self.fold <= self.sizes[2] - ic => {
-                            self.x.as_ptr().wrapping_add((line + ic) * n)
-                        }
-                        _ => self.padding.as_ptr(),
-                    };
-                }
-            }
-        }
     }
 
     /// Σ (x − zero) · tap of some outputs and up to 64 channels.
@@ -289,10 +186,4 @@ impl<'a> Depthwise<'a> {
             }
         }
     }
-}
-
-/// The bytes of integers.
-fn bytes_of(x: &[i8]) -> &[u8] {
-    // SAFETY: both have the same size, and all bits are values of both.
-    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }

@@ -4,8 +4,8 @@
 //! do, nothing is left over of a panel if these are taken for one: of the matrix of results, rows that follow each other
 //! become one row, and what is known of each column is repeated.
 
-use super::pack::COLUMNS;
 use crate::chain::{Chain, Link, Source};
+use crate::int8::pack::COLUMNS;
 
 /// How many rows of `n` columns are whole panels together: 1, 2 or 4, or else 1.
 pub(super) fn rows_of_panels(n: usize) -> usize {

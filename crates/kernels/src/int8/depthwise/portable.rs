@@ -1,9 +1,9 @@
 //! Convolution of each channel by its own filter.
 
-use super::Int8;
-use super::pack::COLUMNS;
-use super::walk::{Place, Tile};
 use crate::conv::Conv;
+use crate::int8::Int8;
+use crate::int8::pack::COLUMNS;
+use crate::int8::walk::{Place, Tile};
 use crate::isa::Kernel;
 
 /// Sums of a tile: its rows are outputs that are neighbours in a line, its columns channels.

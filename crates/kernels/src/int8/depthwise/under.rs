@@ -1,0 +1,188 @@
+//! The bytes under the taps of windows, where each channel has its own filter: the way along lines of outputs.
+//!
+//! Where a tap is in the padding, or there is none, a place of zero points is read.
+//!
+//! Outputs of windows that are one place apart may be taken for one (see [`fold`](super::fold)) where the input has its
+//! padding.
+
+use super::lines_of_a_task;
+use crate::conv::Conv;
+use crate::int8::Int8;
+use crate::int8::input::reach;
+use crate::int8::pack::COLUMNS;
+use crate::int8::walk::{Finish, InLines, Place, ROWS, Tile};
+use crate::threads::Threads;
+use crate::window::AXES;
+
+/// The input of such a convolution.
+pub(super) struct Under<'a> {
+    conv: &'a Conv,
+    /// The bytes, and whether they have a sign.
+    x: &'a [u8],
+    pub(super) signed: bool,
+    /// Places of each axis of the input, and how many there are in the padding before these.
+    sizes: [usize; AXES],
+    before: [usize; AXES],
+    /// Outputs that are taken for one, and all their channels.
+    fold: usize,
+    n: usize,
+    /// Zero points, a place of the input.
+    padding: Vec<u8>,
+    /// The last bytes of the input, followed by others.
+    end: Vec<u8>,
+}
+
+impl<'a> Under<'a> {
+    /// The input `x` and its zero point, raised if `x` has a sign. Of a place, bytes are read up to a multiple of `step`. With a
+    /// `fold` other than 1, `x` has its padding.
+    pub(super) fn new(
+        conv: &'a Conv,
+        x: Int8<'a>,
+        zero: u8,
+        fold: usize,
+        step: usize,
+    ) -> Under<'a> {
+        let axes = &conv.window().axes;
+        let (sizes, before) = match fold {
+            1 => (
+                axes.each_ref().map(|axis| axis.input),
+                axes.each_ref().map(|axis| axis.begin),
+            ),
+            _ => (axes.each_ref().map(reach), [0; AXES]),
+        };
+        let n = fold * conv.out_channels();
+        let places: usize = sizes.iter().product();
+        assert_eq!(
+            x.len(),
+            conv.batch() * places * conv.out_channels(),
+            "input of a convolution"
+        );
+        let (x, signed) = match x {
+            Int8::Unsigned(x) => (x, false),
+            Int8::Signed(x) => (bytes_of(x), true),
+        };
+        let read = n.next_multiple_of(step);
+        let mut end = x[x.len().saturating_sub(read)..].to_vec();
+        end.resize(end.len() + read, 0);
+        Under {
+            conv,
+            x,
+            signed,
+            sizes,
+            before,
+            fold,
+            n,
+            padding: vec![if signed { zero ^ 0x80 } else { zero }; read],
+            end,
+        }
+    }
+
+    /// Goes over all lines of the outputs. `tile` makes the sums of some outputs and up to 64 channels, of the places that are
+    /// under `taps` taps of each.
+    pub(super) fn lines(
+        &self,
+        threads: &Threads,
+        taps: usize,
+        out: &impl Finish,
+        tile: impl Fn(&[*const u8], Place, &mut Tile) + Sync,
+    ) {
+        let [a, b, c] = &self.conv.window().axes;
+        let lines = self.conv.batch() * a.output * b.output;
+        let together = lines_of_a_task(c.output * self.conv.out_channels());
+        threads.run(lines.div_ceil(together), |task| {
+            let InLines(sums) = &mut InLines::new();
+            for line in task * together..lines.min((task + 1) * together) {
+                self.line(line, taps, |places, at| {
+                    tile(places, at, sums);
+                    // SAFETY: each line is one task's.
+                    unsafe { out.finish(at, sums) };
+                });
+            }
+        });
+    }
+
+    /// Goes over line `line` of the outputs, tile by tile.
+    fn line(&self, line: usize, taps: usize, mut take: impl FnMut(&[*const u8], Place)) {
+        let width = self.conv.window().axes[2].output / self.fold;
+        let lines = self.lines_under(line);
+        // Taps that there are not read the padding.
+        let mut places = vec![self.padding.as_ptr(); ROWS * taps];
+        for first in (0..width).step_by(ROWS) {
+            let count = ROWS.min(width - first);
+            self.places(&lines, first, count, taps, &mut places);
+            for column in (0..self.n).step_by(COLUMNS) {
+                let at = Place {
+                    row: line * width + first,
+                    count,
+                    column,
+                    width: COLUMNS.min(self.n - column),
+                };
+                take(&places, at);
+            }
+        }
+    }
+
+    /// For each tap but its place on the last axis: where the line of the input under it begins, if there is one.
+    fn lines_under(&self, line: usize) -> Vec<Option<usize>> {
+        let [a, b, _] = &self.conv.window().axes;
+        let (image, rest) = (line / (a.output * b.output), line % (a.output * b.output));
+        let (oa, ob) = (rest / b.output, rest % b.output);
+        let mut lines = Vec::with_capacity(a.kernel * b.kernel);
+        for ka in 0..a.kernel {
+            for kb in 0..b.kernel {
+                let [depth, height, width] = self.sizes;
+                let ia = (oa * a.stride + ka * a.dilation).wrapping_sub(self.before[0]);
+                let ib = (ob * b.stride + kb * b.dilation).wrapping_sub(self.before[1]);
+                let inside = ia < depth && ib < height;
+                lines.push(inside.then(|| ((image * depth + ia) * height + ib) * width));
+            }
+        }
+        lines
+    }
+
+    /// Where the channels under each tap of some outputs of a line begin: output after output.
+    fn places(
+        &self,
+        lines: &[Option<usize>],
+        first: usize,
+        count: usize,
+        taps: usize,
+        to: &mut [*const u8],
+    ) {
+        let c = &self.conv.window().axes[2];
+        let step = self.fold * c.stride;
+        for (tap, line) in (0..).step_by(c.kernel).zip(lines) {
+            for kc in 0..c.kernel {
+                let begin = (first * step + kc * c.dilation).wrapping_sub(self.before[2]);
+                let to = to[tap + kc..].iter_mut().step_by(taps).take(count);
+                for (ic, to) in (0..).map(|i| begin.wrapping_add(i * step)).zip(to) {
+                    *to = match line {
+                        // Inside, as the line is and the place on it.
+                        Some(line) if ic < self.sizes[2] && self.fold <= self.sizes[2] - ic => {
+                            self.place(line + ic)
+                        }
+                        _ => self.padding.as_ptr(),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Where place `i` of the input can be read.
+    fn place(&self, i: usize) -> *const u8 {
+        let (start, read) = (i * self.conv.out_channels(), self.padding.len());
+        match self.x.len() - start >= read {
+            true => self.x.as_ptr().wrapping_add(start),
+            false => {
+                let end = start - self.x.len().saturating_sub(read);
+                self.end.as_ptr().wrapping_add(end)
+            }
+        }
+    }
+}
+
+/// The bytes of integers.
+fn bytes_of(x: &[i8]) -> &[u8] {
+    // SAFETY: both have the same size, and all bits are values of both.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}

@@ -196,9 +196,16 @@ impl Builder<'_> {
         let scratch = match &sums {
             Sums::Conv(geometry) => convolution_scratch(geometry),
             Sums::Product { rows, .. } => {
-                ((*rows as u64) * (depth as u64).next_multiple_of(4), GROUP)
+                let each = kernels::int8::gemm_int8_scratch(Isa::detect(), *rows, depth);
+                (
+                    (*rows as u64) * (depth as u64).next_multiple_of(4),
+                    each + GROUP,
+                )
             }
-            Sums::Pairs(pairs) => (pairs.scratch(), GROUP),
+            Sums::Pairs(pairs) => {
+                let [all, each] = pairs.scratch();
+                (all, each + GROUP)
+            }
         };
         let action = Action::Integer(Box::new(Integer {
             x,

@@ -4,7 +4,9 @@
 //! integers, of which a quarter of the bytes have to be turned around; and none at all where what reads them, a product
 //! of pairs of matrices, finds its rows and columns wherever they lie.
 
-use lemma_kernels::int8::{Int8, MatricesInt8, Output, PackedInt8, matmul_int8_with};
+use lemma_kernels::int8::{
+    Int8, MatricesInt8, Output, PackedInt8, gemm_int8_scratch, matmul_int8_with,
+};
 use lemma_kernels::{Chain, Isa, MAX_LINKS, Threads};
 
 use super::build::Builder;
@@ -98,12 +100,14 @@ impl Pairs {
         true
     }
 
-    /// Bytes that the operands may be copied to.
-    pub(super) fn scratch(&self) -> u64 {
+    /// Bytes that the operands may be copied to, and those that each thread holds.
+    pub(super) fn scratch(&self) -> [u64; 2] {
         let [m, k, n] = self.sizes;
         let left = (m as u64) * (k as u64).next_multiple_of(4);
         let batch: usize = self.batch.iter().product();
-        (batch as u64).saturating_mul(left.saturating_add(PackedInt8::bytes(k, n)))
+        let copies = left.saturating_add(PackedInt8::bytes(k, n));
+        let each = gemm_int8_scratch(Isa::detect(), m, k);
+        [(batch as u64).saturating_mul(copies), each]
     }
 
     pub(super) fn multiply(

@@ -12,14 +12,14 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::pack::{COLUMNS, QUAD, Quad};
-use super::vnni::Vnni;
+use super::vnni::{AvxVnni, Vnni};
 use super::walk::{Lines, Rows};
 use crate::isa::Isa;
 
 /// Steps of a panel that stay in the first-level cache for all rows of a tile.
 pub(super) const STEPS: usize = 80;
 
-/// Proof that this machine has AVX2, and nothing better for this.
+/// Proof that this machine has AVX2, and not AVX-512 VNNI.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
@@ -36,6 +36,11 @@ impl Avx2 {
     pub(super) fn on(isa: Isa) -> Option<Avx2> {
         let fits = isa.is_avx2() || isa.is_avx512();
         (fits && Vnni::on(isa).is_none()).then_some(Avx2(()))
+    }
+
+    /// The same where products of bytes are not exact.
+    pub(super) fn alone(isa: Isa) -> Option<Avx2> {
+        Avx2::on(isa).filter(|_| AvxVnni::on(isa).is_none())
     }
 
     /// Takes the values of rows apart.
@@ -63,6 +68,11 @@ impl Avx2 {
 }
 
 impl Apart {
+    /// Bytes of a row of so many steps; no row has more that are near a zero point.
+    pub(super) fn bytes_of_row(steps: usize) -> usize {
+        steps.saturating_mul(size_of::<[i32; 2]>()) + size_of::<i32>()
+    }
+
     /// Sums of `count` rows from row `first` on.
     ///
     /// # Safety

@@ -2,6 +2,8 @@
 
 use super::depthwise;
 use super::input::{Input, SLACK, reach, run};
+use super::pack::QUAD;
+use super::walk;
 #[cfg(target_arch = "x86_64")]
 use super::winograd::{self, Winograd};
 use super::{Finished, Int8, Left, Output, PackedInt8, multiply_rows};
@@ -134,13 +136,12 @@ pub fn conv_int8_last(
             let mut copy = Vec::new();
             let input = Input::of(threads, conv, &x, zero, &mut copy);
             let runs = input.runs(conv.window());
-            let [_, b, c] = &conv.window().axes;
             let left = Left {
                 values: input.values,
                 starts: &|first, count| input.starts(conv.window(), first, count),
                 runs: &runs,
                 zeros: &[zero.into()],
-                weight: input.channels * b.stride * c.stride,
+                weight: weight(conv),
             };
             let out = Finished::new(isa, n, chain, y);
             multiply_rows(isa, threads, m, &left, packed, zeros, &out);
@@ -152,6 +153,13 @@ pub fn conv_int8_last(
         }
         Packed::Depthwise(filters) => filters.conv(isa, threads, conv, (x, zero), chain, y),
     }
+}
+
+/// Bytes of the input that a place of the output has for itself.
+fn weight(conv: &Conv) -> usize {
+    let [_, b, c] = &conv.window().axes;
+    let channels = conv.input_len() / (conv.window().input_len() * conv.batch());
+    channels * b.stride * c.stride
 }
 
 /// Bytes that filters occupy, and that a thread holds, where windows are taken in fewer multiplications.
@@ -167,7 +175,19 @@ fn of_winograd(_: Isa, _: &Conv) -> Option<[u64; 2]> {
 /// Bytes that [`conv_int8_last`] holds beside its operands, and each thread besides, at most.
 #[must_use]
 pub fn conv_int8_last_scratch(isa: Isa, conv: &Conv) -> (u64, u64) {
-    let each = of_winograd(isa, conv).map_or(0, |[_, each]| each);
+    let each = match (of_winograd(isa, conv), conv.filter_shape()) {
+        (Some([_, each]), _) => each,
+        (None, [1, _, depth]) => {
+            let steps = depth / run(conv) * run(conv).div_ceil(QUAD);
+            walk::scratch(
+                isa,
+                conv.output_len() / conv.out_channels(),
+                weight(conv),
+                steps,
+            )
+        }
+        _ => 0,
+    };
     let channels = conv.input_len() / conv.window().input_len();
     let places = conv.window().axes.iter().map(reach);
     let padded = places.fold(channels as u64, |n, len| n.saturating_mul(len as u64));

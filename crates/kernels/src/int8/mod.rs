@@ -22,6 +22,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 mod conv;
 mod depthwise;
@@ -48,6 +50,7 @@ mod table;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 mod walk;
+mod ways;
 #[cfg(target_arch = "x86_64")]
 mod winograd;
 
@@ -210,6 +213,12 @@ fn multiply_matrix(
         weight: stride,
     };
     multiply_rows(isa, threads, m, &left, b, b_zero, out);
+}
+
+/// Bytes that each thread of [`gemm_int8`] holds beside its operands, at most, for a left matrix that is `m × k`.
+#[must_use]
+pub fn gemm_int8_scratch(isa: Isa, m: usize, k: usize) -> u64 {
+    walk::scratch(isa, m, k, k.div_ceil(pack::QUAD))
 }
 
 fn check_product(m: usize, a: usize, b: &PackedInt8, c: usize) {

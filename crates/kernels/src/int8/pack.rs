@@ -79,7 +79,7 @@ impl PackedInt8 {
     pub fn ordered(mut self) -> PackedInt8 {
         #[cfg(target_arch = "x86_64")]
         {
-            self.order = Avx2::on(Isa::detect()).map(|avx2| Order::of(avx2, &self));
+            self.order = Avx2::alone(Isa::detect()).map(|avx2| Order::of(avx2, &self));
         }
         self
     }

@@ -1,15 +1,8 @@
 //! The way through a product: groups of rows, panels of columns, tiles of both.
 
-#[cfg(target_arch = "aarch64")]
-use super::neon::Neon;
-use super::pack::{COLUMNS, PackedInt8, QUAD, UNITS};
-use super::{Int8, ZeroPoints, portable};
-#[cfg(target_arch = "x86_64")]
-use super::{
-    avx2::{Apart, Avx2},
-    near::Near,
-    vnni,
-};
+use super::pack::{COLUMNS, PackedInt8, QUAD};
+use super::ways::{Tiles, Way};
+use super::{Int8, ZeroPoints};
 use crate::isa::{Isa, Kernel};
 use crate::threads::{Slots, Threads};
 
@@ -66,7 +59,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Rows of one tile.
-    fn part(&self, first: usize, count: usize) -> Rows<'a> {
+    pub(super) fn part(&self, first: usize, count: usize) -> Rows<'a> {
         Rows {
             starts: &self.starts[first..first + count],
             ..*self
@@ -92,9 +85,9 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    fn of(tile: &mut Tile) -> Lines {
+    fn of(tiles: &mut [InLines]) -> Lines {
         Lines {
-            first: tile.as_mut_ptr().cast(),
+            first: tiles.as_mut_ptr().cast(),
             apart: COLUMNS,
         }
     }
@@ -174,6 +167,19 @@ const NEAR: usize = 1 << 18;
 /// Fewest and most rows of a task where there are enough.
 const GROUP: [usize; 2] = [8 * ROWS, 96 * ROWS];
 
+/// Most rows of a task, of `most` that have `weight` bytes for themselves.
+fn group(way: Way, most: usize, weight: usize, steps: usize) -> usize {
+    let weight = weight.max(way.copied(steps));
+    (NEAR / weight.max(1)).clamp(GROUP[0], GROUP[1]).min(most)
+}
+
+/// Bytes that a thread holds, at most, while it multiplies up to `m` rows, which have `weight` bytes for themselves, by so many
+/// steps of a packed matrix.
+pub(super) fn scratch(isa: Isa, m: usize, weight: usize, steps: usize) -> u64 {
+    let way = Way::of(isa, m, steps);
+    way.held(way.whole(group(way, m, weight, steps)), steps)
+}
+
 /// Multiplies `m` rows by a packed matrix, whose columns have zero points.
 pub(super) fn multiply_rows(
     isa: Isa,
@@ -192,13 +198,13 @@ pub(super) fn multiply_rows(
         .iter()
         .map(|&z| z.wrapping_sub(b.lowered()))
         .collect();
-    let weighed = zeros.iter().any(|&z| z != 0);
     // Whether something is to be subtracted that depends on the row.
-    let weighs = weighed || left.zeros.len() > 1;
+    let weighs = left.zeros.len() > 1 || zeros.iter().any(|&z| z != 0);
     let panels = n.div_ceil(COLUMNS);
-    let group = (NEAR / left.weight.max(1)).clamp(GROUP[0], GROUP[1]);
-    let group = group.min(m.div_ceil(threads.count()));
-    let group = m.div_ceil(m.div_ceil(group)).next_multiple_of(ROWS);
+    let way = Way::of(isa, m, b.steps());
+    let group = group(way, m.div_ceil(threads.count()), left.weight, b.steps());
+    let group = way.whole(m.div_ceil(m.div_ceil(group)));
+    let at_once = way.at_once(group);
     let groups = m.div_ceil(group);
     // Few rows are split by columns.
     let parts = if groups < 2 * threads.count() && threads.count() > 1 {
@@ -214,27 +220,13 @@ pub(super) fn multiply_rows(
         let (first, height) = (g * group, group.min(m - g * group));
         let starts = (left.starts)(first, height);
         let rows = Rows::new(left, &starts, b.run().div_ceil(QUAD));
-        let tiles = Tiles::new(isa, &rows, left.zeros, b);
-        let zero = |i: usize| left.zeros[if left.zeros.len() == 1 { 0 } else { first + i }];
-        // Σ (a − a₀) of the rows.
-        let total = |(i, &start): (usize, &usize)| {
-            let own = (k as i32).wrapping_mul(zero(i));
-            isa.run(Total {
-                left,
-                start,
-                run: b.run(),
-            })
-            .wrapping_sub(own)
-        };
-        let totals: Vec<i32> = match weighed {
-            true => starts.iter().enumerate().map(total).collect(),
-            false => Vec::new(),
-        };
-        let InLines(tile) = &mut InLines::new();
+        let tiles = Tiles::new(way, &rows, left.zeros, b);
+        let weights = Weights::new(isa, left, first, &starts, b, &zeros);
+        let mut sums: Vec<InLines> = Vec::new();
+        sums.resize_with(at_once.div_ceil(ROWS), InLines::new);
         for panel in part * together..panels.min((part + 1) * together) {
             let column = panel * COLUMNS;
             let width = COLUMNS.min(n - column);
-            let sums = b.sums(column, width);
             // What the sums begin with: that is less than to subtract it from each.
             let mut begin = [0i32; COLUMNS];
             let less = tiles.middle().wrapping_sub(match *left.zeros {
@@ -242,11 +234,11 @@ pub(super) fn multiply_rows(
                 // Those of the rows are weighed.
                 _ => 0,
             });
-            for (to, sum) in begin.iter_mut().zip(sums) {
+            for (to, sum) in begin.iter_mut().zip(b.sums(column, width)) {
                 *to = sum.wrapping_mul(less);
             }
-            for start in (0..height).step_by(ROWS) {
-                let count = ROWS.min(height - start);
+            for start in (0..height).step_by(at_once) {
+                let count = at_once.min(height - start);
                 let at = Place {
                     row: first + start,
                     count,
@@ -256,6 +248,7 @@ pub(super) fn multiply_rows(
                 let rows = [start, count];
                 if width == COLUMNS
                     && !weighs
+                    && at_once == ROWS
                     // SAFETY: rows and columns of a task are its own.
                     && let Some(lines) = unsafe { out.lines(at) }
                 {
@@ -263,30 +256,80 @@ pub(super) fn multiply_rows(
                     unsafe { tiles.multiply(rows, panel, &begin, lines) };
                     continue;
                 }
-                let lines = Lines::of(tile);
-                // SAFETY: a tile has all places.
-                unsafe { tiles.multiply(rows, panel, &begin, lines) };
-                if weighs {
-                    let zeros = match zeros.len() {
-                        1 => &zeros[..],
-                        _ => &zeros[column..column + width],
-                    };
-                    for (i, line) in (start..).zip(&mut tile[..count]) {
-                        isa.run(Weigh {
-                            // One for all rows is in `begin`.
-                            zero: if left.zeros.len() > 1 { zero(i) } else { 0 },
-                            total: totals.get(i).copied().unwrap_or(0),
-                            zeros,
-                            sums,
-                            line,
-                        });
+                // SAFETY: so many tiles have all places.
+                unsafe { tiles.multiply(rows, panel, &begin, Lines::of(&mut sums)) };
+                for (begin, InLines(tile)) in (0..count).step_by(ROWS).zip(&mut sums) {
+                    let (start, count) = (start + begin, ROWS.min(count - begin));
+                    if weighs {
+                        weights.weigh(start, [column, width], &mut tile[..count]);
                     }
+                    let row = first + start;
+                    // SAFETY: rows and columns of a task are its own.
+                    unsafe { out.finish(Place { row, count, ..at }, tile) };
                 }
-                // SAFETY: rows and columns of a task are its own.
-                unsafe { out.finish(at, tile) };
             }
         }
     });
+}
+
+/// What zero points subtract from the sums of a task, besides what these begin with.
+struct Weights<'a> {
+    isa: Isa,
+    b: &'a PackedInt8,
+    /// Zero points of the columns.
+    zeros: &'a [i32],
+    /// Those of the rows, if each has its own: what all have is in what the sums begin with.
+    of_rows: Option<&'a [i32]>,
+    /// Σ (a − a₀) of the rows, if that is weighed.
+    totals: Vec<i32>,
+}
+
+impl<'a> Weights<'a> {
+    /// The weights of rows from row `first` on, which begin at `starts`.
+    fn new(
+        isa: Isa,
+        left: &Left<'a>,
+        first: usize,
+        starts: &[usize],
+        b: &'a PackedInt8,
+        zeros: &'a [i32],
+    ) -> Weights<'a> {
+        let of_rows = (left.zeros.len() > 1).then(|| &left.zeros[first..][..starts.len()]);
+        let total = |(i, &start): (usize, &usize)| {
+            let zero = of_rows.map_or(left.zeros[0], |zeros| zeros[i]);
+            let run = b.run();
+            isa.run(Total { left, start, run })
+                .wrapping_sub((b.k() as i32).wrapping_mul(zero))
+        };
+        let totals = match zeros.iter().any(|&z| z != 0) {
+            true => starts.iter().enumerate().map(total).collect(),
+            false => Vec::new(),
+        };
+        Weights {
+            isa,
+            b,
+            zeros,
+            of_rows,
+            totals,
+        }
+    }
+
+    /// Subtracts from the sums of rows from row `start` of the task on.
+    fn weigh(&self, start: usize, [column, width]: [usize; 2], lines: &mut [[i32; COLUMNS]]) {
+        let zeros = match self.zeros.len() {
+            1 => self.zeros,
+            _ => &self.zeros[column..column + width],
+        };
+        for (i, line) in (start..).zip(lines) {
+            self.isa.run(Weigh {
+                zero: self.of_rows.map_or(0, |zeros| zeros[i]),
+                total: self.totals.get(i).copied().unwrap_or(0),
+                zeros,
+                sums: self.b.sums(column, width),
+                line,
+            });
+        }
+    }
 }
 
 /// Σ of a row.
@@ -344,105 +387,6 @@ impl Kernel for Weigh<'_> {
                     *out = out.wrapping_sub(zero.wrapping_mul(self.total));
                 }
             }
-        }
-    }
-}
-
-/// The rows of a task, as the instruction set reads them.
-struct Tiles<'a> {
-    isa: Isa,
-    rows: &'a Rows<'a>,
-    b: &'a PackedInt8,
-    #[cfg(target_arch = "x86_64")]
-    split: Option<Split<'a>>,
-}
-
-/// Rows whose values are in pieces.
-#[cfg(target_arch = "x86_64")]
-enum Split<'a> {
-    Near(Near<'a>),
-    Apart(Apart),
-}
-
-impl<'a> Tiles<'a> {
-    fn new(isa: Isa, rows: &'a Rows<'a>, zeros: ZeroPoints<'_>, b: &'a PackedInt8) -> Tiles<'a> {
-        #[cfg(target_arch = "x86_64")]
-        let split = Avx2::on(isa).map(|avx2| {
-            let near = zeros
-                .first()
-                .and_then(|&zero| Near::new(avx2, rows, zero, b));
-            near.map_or_else(|| Split::Apart(avx2.apart(rows)), Split::Near)
-        });
-        let _ = zeros;
-        Tiles {
-            isa,
-            rows,
-            b,
-            #[cfg(target_arch = "x86_64")]
-            split,
-        }
-    }
-
-    /// What is subtracted from the values of the rows before they are multiplied, where the instructions want values
-    /// with a sign, or small ones.
-    fn middle(&self) -> i32 {
-        #[cfg(target_arch = "x86_64")]
-        let middle = match &self.split {
-            Some(Split::Near(near)) => i32::from(near.low),
-            Some(Split::Apart(_)) => 128,
-            None => 0,
-        };
-        #[cfg(target_arch = "aarch64")]
-        let middle = Neon::on(self.isa).map_or(0, |_| 128);
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let middle = 0;
-        middle
-    }
-
-    /// Σ (a − middle)·b of up to 6 rows from `first` on and one panel, added to what the sums of a row begin with.
-    ///
-    /// # Safety
-    /// The lines have their places, which nobody else uses: 16 for each unit of the panel, and all 64 if there is none.
-    unsafe fn multiply(
-        &self,
-        [first, count]: [usize; 2],
-        index: usize,
-        begin: &[i32; COLUMNS],
-        to: Lines,
-    ) {
-        let rows = self.rows.part(first, count);
-        let panel = self.b.panel(index);
-        let steps = rows.runs.len() * rows.steps;
-        let units = panel.len().checked_div(steps).unwrap_or(0);
-        assert!(
-            (1..=ROWS).contains(&count) && units <= UNITS && panel.len() == units * steps,
-            "a tile of the packed operand"
-        );
-        // SAFETY: the caller's promise.
-        unsafe {
-            #[cfg(target_arch = "x86_64")]
-            if units > 0 {
-                match &self.split {
-                    Some(Split::Near(near)) => {
-                        return near.multiply([first, count], [index, units], panel, begin, to);
-                    }
-                    Some(Split::Apart(apart)) => {
-                        return apart.multiply([first, count], panel, units, begin, to);
-                    }
-                    None => {}
-                }
-                if let Some(vnni) = vnni::Vnni::on(self.isa) {
-                    return vnni.multiply(&rows, panel, units, begin, to);
-                }
-            }
-            #[cfg(target_arch = "aarch64")]
-            if let Some(neon) = Neon::on(self.isa)
-                && units > 0
-            {
-                return neon.multiply(&rows, panel, units, begin, to);
-            }
-            let _ = self.isa;
-            portable::multiply(&rows, panel, units, begin, to);
         }
     }
 }

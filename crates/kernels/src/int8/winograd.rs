@@ -78,7 +78,7 @@ pub(super) fn is_worth(isa: Isa, conv: &Conv) -> bool {
     let windows = a.kernel == 1 && a.stride == 1 && three(b) && three(c);
     let channels = depth / 9;
     let few = channels <= CHANNELS && channels * out <= FILTERS;
-    Avx2::on(isa).is_some() && groups == 1 && windows && few
+    Avx2::alone(isa).is_some() && groups == 1 && windows && few
 }
 
 /// Bytes of packed filters.

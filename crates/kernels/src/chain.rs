@@ -138,6 +138,12 @@ impl<'a> Chain<'a> {
         Chain { done, ..*self }
     }
 
+    /// The first `count` links.
+    pub(crate) fn until(&self, count: usize) -> Chain<'a> {
+        let links = &self.links[..count];
+        Chain { links, ..*self }
+    }
+
     /// The links that are to be done, which read values by their number in the whole chain.
     pub(crate) fn links(&self) -> &'a [Link<'a>] {
         &self.links[self.done..]

@@ -7,7 +7,7 @@ use super::finish512::Avx512;
 use super::fixed::{Fixed, ToBytes};
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
-use super::table;
+use super::table::{self, End};
 use super::walk::{Finish, Place, Tile};
 use crate::chain::Chain;
 use crate::elementwise::Binary;
@@ -24,11 +24,23 @@ pub enum Quantised<'a> {
     Signed(&'a mut [i8]),
 }
 
-impl Quantised<'_> {
+impl<'a> Quantised<'a> {
     fn len(&self) -> usize {
         match self {
             Quantised::Unsigned(y) => y.len(),
             Quantised::Signed(y) => y.len(),
+        }
+    }
+
+    /// The same bytes, to be written with a sign or without.
+    pub(super) fn with_sign(self, signed: bool) -> Quantised<'a> {
+        match (self, signed) {
+            (Quantised::Unsigned(y), true) => {
+                // SAFETY: both types have one byte, and every byte is one of either.
+                Quantised::Signed(unsafe { &mut *(&raw mut *y as *mut [i8]) })
+            }
+            (Quantised::Signed(y), false) => Quantised::Unsigned(Byte::bytes(y)),
+            (same, _) => same,
         }
     }
 }
@@ -272,13 +284,15 @@ pub fn dequantize(
 pub(super) struct Finished<'a, 'c> {
     isa: Isa,
     pub(super) n: usize,
-    chain: &'a Chain<'c>,
+    chain: Chain<'c>,
     /// The chain, if each link works on the value before it.
     ops: Option<Vec<Op<'c>>>,
     /// The same in fixed point, if it can be that.
     #[cfg(target_arch = "x86_64")]
     fixed: Option<Fixed<'c>>,
     pub(super) to: To<'a>,
+    /// What the integers that come of that are taken to.
+    end: Option<Box<End>>,
 }
 
 pub(super) enum To<'a> {
@@ -288,7 +302,33 @@ pub(super) enum To<'a> {
 }
 
 impl<'a, 'c> Finished<'a, 'c> {
-    pub(super) fn new(isa: Isa, n: usize, chain: &'a Chain<'c>, out: Output<'a>) -> Self {
+    /// The way of the sums of a product; where its end is a function of one integer, that is looked up.
+    pub(super) fn of_sums(isa: Isa, n: usize, chain: &Chain<'c>, out: Output<'a>) -> Self {
+        let Output::Quantised { y, scale, zero } = out else {
+            return Finished::new(isa, n, chain, out);
+        };
+        let to = Quantisation {
+            scale,
+            zero,
+            signed: matches!(y, Quantised::Signed(_)),
+        };
+        let Some(end) = End::of(isa, chain, y.len(), to) else {
+            return Finished::new(isa, n, chain, Output::Quantised { y, scale, zero });
+        };
+        // The last link before is the quantisation itself.
+        let out = Output::Quantised {
+            y: y.with_sign(end.how.signed),
+            scale: end.how.scale,
+            zero: end.how.zero,
+        };
+        let chain = chain.until(end.begin - 1);
+        Finished {
+            end: Some(Box::new(end)),
+            ..Finished::new(isa, n, &chain, out)
+        }
+    }
+
+    fn new(isa: Isa, n: usize, chain: &Chain<'c>, out: Output<'a>) -> Self {
         let to = match out {
             Output::Float(y) => To::Float(Slots::of(y)),
             Output::Quantised { y, scale, zero } => {
@@ -312,11 +352,12 @@ impl<'a, 'c> Finished<'a, 'c> {
         Finished {
             isa,
             n,
-            chain,
+            chain: *chain,
             ops,
             #[cfg(target_arch = "x86_64")]
             fixed,
             to,
+            end: None,
         }
     }
 
@@ -384,6 +425,41 @@ impl<'a, 'c> Finished<'a, 'c> {
 
 impl Finish for Finished<'_, '_> {
     unsafe fn finish(&self, at: Place, tile: &mut Tile) {
+        // SAFETY: the caller's part of the result.
+        unsafe { self.tile(at, tile) };
+        if let Some(end) = &self.end {
+            for row in at.row..at.row + at.count {
+                // SAFETY: as above.
+                if let Some(integers) = unsafe { self.bytes(row * self.n + at.column, at.width) } {
+                    end.look_up(integers);
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Finished<'a, '_> {
+    /// Bytes of the result, if it has such.
+    ///
+    /// # Safety
+    /// Nobody else uses this part of the result.
+    #[allow(clippy::mut_from_ref, reason = "the parts are disjoint")]
+    unsafe fn bytes(&self, at: usize, count: usize) -> Option<&'a mut [u8]> {
+        // SAFETY: the caller's part of the result.
+        unsafe {
+            match &self.to {
+                To::Float(_) => None,
+                To::Unsigned(y, _) => Some(y.slice(at, count)),
+                To::Signed(y, _) => Some(Byte::bytes(y.slice(at, count))),
+            }
+        }
+    }
+
+    /// Takes a tile through the chain.
+    ///
+    /// # Safety
+    /// Nobody else uses this part of the result.
+    unsafe fn tile(&self, at: Place, tile: &mut Tile) {
         #[cfg(target_arch = "x86_64")]
         if let (Some(ops), Some(wide)) = (&self.ops, Avx512::on(self.isa)) {
             // SAFETY: the caller's part of the result.
@@ -409,12 +485,8 @@ impl Finish for Finished<'_, '_> {
                 for (row, sums) in rows {
                     let (place, column) = (row * self.n + at.column, at.column);
                     // SAFETY: the caller's part of the result.
-                    let to = unsafe {
-                        match &self.to {
-                            To::Float(_) => return,
-                            To::Unsigned(y, _) => y.slice(place, at.width),
-                            To::Signed(y, _) => Byte::bytes(y.slice(place, at.width)),
-                        }
+                    let Some(to) = (unsafe { self.bytes(place, at.width) }) else {
+                        return;
                     };
                     let certain = self.isa.run(ToBytes {
                         fixed,
@@ -576,7 +648,6 @@ trait Byte: Copy + Into<i32> {
     /// The integer, which fits.
     fn of(value: i32) -> Self;
     /// The bits of some.
-    #[cfg(target_arch = "x86_64")]
     fn bytes(values: &mut [Self]) -> &mut [u8];
 }
 
@@ -586,7 +657,6 @@ impl Byte for u8 {
     fn of(value: i32) -> u8 {
         value as u8
     }
-    #[cfg(target_arch = "x86_64")]
     fn bytes(values: &mut [u8]) -> &mut [u8] {
         values
     }
@@ -598,7 +668,6 @@ impl Byte for i8 {
     fn of(value: i32) -> i8 {
         value as i8
     }
-    #[cfg(target_arch = "x86_64")]
     fn bytes(values: &mut [i8]) -> &mut [u8] {
         // SAFETY: both types have one byte, and every byte is one of either.
         unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }

@@ -143,12 +143,12 @@ pub fn conv_int8_last(
                 zeros: &[zero.into()],
                 weight: weight(conv),
             };
-            let out = Finished::new(isa, n, chain, y);
+            let out = Finished::of_sums(isa, n, chain, y);
             multiply_rows(isa, threads, m, &left, packed, zeros, &out);
         }
         #[cfg(target_arch = "x86_64")]
         Packed::Winograd(filters) => {
-            let out = Finished::new(isa, n, chain, y);
+            let out = Finished::of_sums(isa, n, chain, y);
             filters.conv(isa, threads, conv, (x, zero), &out);
         }
         Packed::Depthwise(filters) => filters.conv(isa, threads, conv, (x, zero), chain, y),

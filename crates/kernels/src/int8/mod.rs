@@ -264,6 +264,6 @@ pub fn gemm_int8_with(
     chain.check("gemm_int8", m, n);
     assert!(!chain.by_rows(), "gemm_int8: a chain with softmax");
     let zero = a_zero.wrapping_add(a.raised_by());
-    let out = Finished::new(isa, n, chain, c);
+    let out = Finished::of_sums(isa, n, chain, c);
     multiply_matrix(isa, threads, m, &a, &[zero], b, b_zero, &out);
 }

@@ -78,7 +78,7 @@ pub fn matmul_int8_with(
     check_places(m, n, c.len(), c_starts, c_row);
     chain.check("matmul_int8", c.len() / c_row, c_row);
     assert!(!chain.by_rows(), "matmul_int8: a chain with softmax");
-    let out = Finished::new(isa, c_row, chain, c);
+    let out = Finished::of_sums(isa, c_row, chain, c);
     let one = |threads: &Threads, i: usize| {
         let offsets: Vec<usize> = (0..k).map(|row| b.starts[i] + row * b.row).collect();
         let packed = PackedInt8::pack_runs(b.values, n, &offsets, b.column, k);

@@ -10,6 +10,7 @@ mod elementwise;
 mod fused;
 mod golden;
 mod int8;
+mod int8_ends;
 mod int8_last;
 mod int8_near;
 mod products;

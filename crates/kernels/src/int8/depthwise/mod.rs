@@ -98,7 +98,7 @@ impl Filters {
             #[cfg(target_arch = "x86_64")]
             Wider::Avx2(taps) if let Some(avx2) = Avx2::on(isa) => {
                 let depthwise = avx2::Depthwise::new(avx2, conv, taps, x, zero);
-                depthwise.run(threads, &Finished::new(isa, n, chain, y));
+                depthwise.run(threads, &Finished::of_sums(isa, n, chain, y));
             }
             #[cfg(target_arch = "x86_64")]
             Wider::Vnni(taps) if let Some(vnni) = Vnni::on(isa) => {
@@ -112,7 +112,7 @@ impl Filters {
                 };
                 let depthwise = avx512::Depthwise::new(vnni, conv, taps, x, zero, fold);
                 fold::repeated(chain, n, fold, |chain| {
-                    depthwise.run(threads, &Finished::new(isa, n * fold, chain, y));
+                    depthwise.run(threads, &Finished::of_sums(isa, n * fold, chain, y));
                 });
             }
             _ => self.plain(
@@ -120,7 +120,7 @@ impl Filters {
                 threads,
                 conv,
                 (x, zero),
-                &Finished::new(isa, n, chain, y),
+                &Finished::of_sums(isa, n, chain, y),
             ),
         }
     }

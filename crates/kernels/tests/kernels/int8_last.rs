@@ -117,3 +117,35 @@ fn the_largest_integers_of_small_windows_overflow_nothing() {
         }
     }
 }
+
+#[test]
+#[should_panic(expected = "zero point is no value of the input's type")]
+fn zero_points_that_no_byte_has_are_refused() {
+    let conv = Conv::new(&ConvSpec {
+        batch: 1,
+        in_channels: 1,
+        out_channels: 1,
+        groups: 1,
+        input: &[3],
+        kernel: &[3],
+        strides: &[1],
+        dilations: &[1],
+        pads_begin: &[1],
+        pads_end: &[1],
+    })
+    .expect("a valid geometry");
+    let isa = Isa::detect();
+    let filters = FiltersInt8Last::pack(isa, &conv, Int8::Signed(&[1; 3]), &[0]);
+    let (x, to) = (Int8::Unsigned(&[0; 3]), Output::Float(&mut [0.0; 3]));
+    let filters = filters.expect("one group");
+    conv_int8_last(
+        isa,
+        &Threads::single(),
+        &conv,
+        x,
+        256,
+        &filters,
+        &Chain::NONE,
+        to,
+    );
+}

@@ -32,6 +32,19 @@ impl<'a> Quantised<'a> {
         }
     }
 
+    /// Whether they have a sign.
+    pub(super) fn signed(&self) -> bool {
+        matches!(self, Quantised::Signed(_))
+    }
+
+    /// Their bits.
+    pub(super) fn bits(self) -> &'a mut [u8] {
+        match self {
+            Quantised::Unsigned(y) => y,
+            Quantised::Signed(y) => Byte::bytes(y),
+        }
+    }
+
     /// The same bytes, to be written with a sign or without.
     pub(super) fn with_sign(self, signed: bool) -> Quantised<'a> {
         match (self, signed) {
@@ -39,8 +52,8 @@ impl<'a> Quantised<'a> {
                 // SAFETY: both types have one byte, and every byte is one of either.
                 Quantised::Signed(unsafe { &mut *(&raw mut *y as *mut [i8]) })
             }
-            (Quantised::Signed(y), false) => Quantised::Unsigned(Byte::bytes(y)),
-            (same, _) => same,
+            (same, true) => same,
+            (y, false) => Quantised::Unsigned(y.bits()),
         }
     }
 }
@@ -310,7 +323,7 @@ impl<'a, 'c> Finished<'a, 'c> {
         let to = Quantisation {
             scale,
             zero,
-            signed: matches!(y, Quantised::Signed(_)),
+            signed: y.signed(),
         };
         let Some(end) = End::of(isa, chain, y.len(), to) else {
             return Finished::new(isa, n, chain, Output::Quantised { y, scale, zero });

@@ -76,7 +76,7 @@ pub enum Int8<'a> {
     Signed(&'a [i8]),
 }
 
-impl Int8<'_> {
+impl<'a> Int8<'a> {
     /// The number of values.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -97,6 +97,15 @@ impl Int8<'_> {
         match self {
             Int8::Unsigned(v) => i32::from(v[i]),
             Int8::Signed(v) => i32::from(v[i]),
+        }
+    }
+
+    /// The bits of the values.
+    fn bits(self) -> &'a [u8] {
+        match self {
+            Int8::Unsigned(v) => v,
+            // SAFETY: both types have one byte, and every byte is one of either.
+            Int8::Signed(v) => unsafe { std::slice::from_raw_parts(v.as_ptr().cast(), v.len()) },
         }
     }
 

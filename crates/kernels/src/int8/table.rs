@@ -105,16 +105,13 @@ pub(super) fn look_up(
         signed,
     };
     let from = how(scale, zero, matches!(x, Int8::Signed(_)));
-    match y {
-        Quantised::Unsigned(y) => {
-            let table = all(isa, from, chain, how(to_scale, to_zero, false));
-            find(threads, x, &table, y);
+    let table = all(isa, from, chain, how(to_scale, to_zero, y.signed()));
+    let (x, y) = (x.bits(), y.bits());
+    threads.chunks(y, TASK, |i, y| {
+        for (y, &x) in y.iter_mut().zip(&x[i * TASK..]) {
+            *y = table[usize::from(x)];
         }
-        Quantised::Signed(y) => {
-            let table = all(isa, from, chain, how(to_scale, to_zero, true));
-            find(threads, x, &table.map(u8::cast_signed), y);
-        }
-    }
+    });
 }
 
 /// The bits of a chain's result for those of each integer.
@@ -134,22 +131,4 @@ fn all(isa: Isa, from: Quantisation, chain: &Chain<'_>, to: Quantisation) -> [u8
     let one = Threads::single();
     dequantize(isa, &one, x, from.scale, from.zero, 256, chain, y);
     table
-}
-
-fn find<T: Copy + Send + Sync>(threads: &Threads, x: Int8<'_>, table: &[T; 256], y: &mut [T]) {
-    threads.chunks(y, TASK, |i, y| {
-        let part = i * TASK..i * TASK + y.len();
-        match x {
-            Int8::Unsigned(x) => {
-                for (y, &x) in y.iter_mut().zip(&x[part]) {
-                    *y = table[usize::from(x)];
-                }
-            }
-            Int8::Signed(x) => {
-                for (y, &x) in y.iter_mut().zip(&x[part]) {
-                    *y = table[usize::from(x.cast_unsigned())];
-                }
-            }
-        }
-    });
 }

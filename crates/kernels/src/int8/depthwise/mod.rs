@@ -17,7 +17,7 @@ use super::input::Input;
 use super::pack::COLUMNS;
 #[cfg(target_arch = "x86_64")]
 use super::vnni::Vnni;
-use super::walk::{Finish, InLines, Place, ROWS};
+use super::walk::{Finish, InLines, Place, ROWS, Tile};
 use super::{Finished, Int8, Output};
 use crate::chain::Chain;
 use crate::conv::Conv;
@@ -134,34 +134,36 @@ impl Filters {
         (x, zero): (Int8<'_>, u8),
         out: &impl Finish,
     ) {
-        let n = conv.out_channels();
-        let [a, b, c] = &conv.window().axes;
-        let lines = conv.batch() * a.output * b.output;
+        let (n, width) = (conv.out_channels(), conv.window().axes[2].output);
         let x_zero = i32::from(zero) - x.raised_by();
-        let together = lines_of_a_task(c.output * n);
-        threads.run(lines.div_ceil(together), |task| {
-            let InLines(tile) = &mut InLines::new();
-            for line in task * together..lines.min((task + 1) * together) {
-                for at in places(line, c.output, n) {
-                    isa.run(portable::Depthwise {
-                        conv,
-                        x,
-                        x_zero,
-                        taps: &self.taps,
-                        at,
-                        tile,
-                    });
-                    // SAFETY: each line is one task's.
-                    unsafe { out.finish(at, tile) };
-                }
+        each_line(threads, conv, |line, tile| {
+            for at in places(line, width, n) {
+                isa.run(portable::Depthwise {
+                    conv,
+                    x,
+                    x_zero,
+                    taps: &self.taps,
+                    at,
+                    tile,
+                });
+                // SAFETY: each line is one task's.
+                unsafe { out.finish(at, tile) };
             }
         });
     }
 }
 
-/// Lines of so many values that make a task: of at least some thousand.
-fn lines_of_a_task(len: usize) -> usize {
-    (8192 / len).max(1)
+/// Calls `f` once for each line of the outputs, with a tile to use; those of a task are at least some thousand values.
+fn each_line(threads: &Threads, conv: &Conv, f: impl Fn(usize, &mut Tile) + Sync) {
+    let [a, b, c] = &conv.window().axes;
+    let lines = conv.batch() * a.output * b.output;
+    let together = (8192 / (c.output * conv.out_channels())).max(1);
+    threads.run(lines.div_ceil(together), |task| {
+        let InLines(tile) = &mut InLines::new();
+        for line in task * together..lines.min((task + 1) * together) {
+            f(line, tile);
+        }
+    });
 }
 
 /// The tiles of a line of outputs.

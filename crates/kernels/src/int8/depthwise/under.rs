@@ -5,12 +5,12 @@
 //! Outputs of windows that are one place apart may be taken for one (see [`fold`](super::fold)) where the input has its
 //! padding.
 
-use super::lines_of_a_task;
+use super::each_line;
 use crate::conv::Conv;
 use crate::int8::Int8;
 use crate::int8::input::reach;
 use crate::int8::pack::COLUMNS;
-use crate::int8::walk::{Finish, InLines, Place, ROWS, Tile};
+use crate::int8::walk::{Finish, Place, ROWS, Tile};
 use crate::threads::Threads;
 use crate::window::AXES;
 
@@ -57,10 +57,7 @@ impl<'a> Under<'a> {
             conv.batch() * places * conv.out_channels(),
             "input of a convolution"
         );
-        let (x, signed) = match x {
-            Int8::Unsigned(x) => (x, false),
-            Int8::Signed(x) => (bytes_of(x), true),
-        };
+        let (x, signed) = (x.bits(), matches!(x, Int8::Signed(_)));
         let read = n.next_multiple_of(step);
         let mut end = x[x.len().saturating_sub(read)..].to_vec();
         end.resize(end.len() + read, 0);
@@ -86,18 +83,12 @@ impl<'a> Under<'a> {
         out: &impl Finish,
         tile: impl Fn(&[*const u8], Place, &mut Tile) + Sync,
     ) {
-        let [a, b, c] = &self.conv.window().axes;
-        let lines = self.conv.batch() * a.output * b.output;
-        let together = lines_of_a_task(c.output * self.conv.out_channels());
-        threads.run(lines.div_ceil(together), |task| {
-            let InLines(sums) = &mut InLines::new();
-            for line in task * together..lines.min((task + 1) * together) {
-                self.line(line, taps, |places, at| {
-                    tile(places, at, sums);
-                    // SAFETY: each line is one task's.
-                    unsafe { out.finish(at, sums) };
-                });
-            }
+        each_line(threads, self.conv, |line, sums| {
+            self.line(line, taps, |places, at| {
+                tile(places, at, sums);
+                // SAFETY: each line is one task's.
+                unsafe { out.finish(at, sums) };
+            });
         });
     }
 
@@ -179,10 +170,4 @@ impl<'a> Under<'a> {
             }
         }
     }
-}
-
-/// The bytes of integers.
-fn bytes_of(x: &[i8]) -> &[u8] {
-    // SAFETY: both have the same size, and all bits are values of both.
-    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }

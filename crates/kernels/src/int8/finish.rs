@@ -4,11 +4,13 @@ use super::Int8;
 #[cfg(target_arch = "x86_64")]
 use super::finish512::Avx512;
 #[cfg(target_arch = "x86_64")]
-use super::fixed::{Fixed, ToBytes};
+use super::fixed::{Bytes, Fixed};
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
 use super::table::{self, End};
 use super::walk::{Finish, Place, Tile};
+#[cfg(target_arch = "x86_64")]
+use super::{fixed256, fixed512};
 use crate::chain::Chain;
 use crate::elementwise::Binary;
 use crate::isa::{Isa, Kernel};
@@ -440,11 +442,16 @@ impl Finish for Finished<'_, '_> {
     unsafe fn finish(&self, at: Place, tile: &mut Tile) {
         // SAFETY: the caller's part of the result.
         unsafe { self.tile(at, tile) };
-        if let Some(end) = &self.end {
-            for row in at.row..at.row + at.count {
+        if let Some(End { table, .. }) = self.end.as_deref() {
+            // Whole rows follow each other.
+            let (rows, width) = match at.width == self.n {
+                true => (1, at.count * self.n),
+                false => (at.count, at.width),
+            };
+            for row in at.row..at.row + rows {
                 // SAFETY: as above.
-                if let Some(integers) = unsafe { self.bytes(row * self.n + at.column, at.width) } {
-                    end.look_up(integers);
+                if let Some(integers) = unsafe { self.bytes(row * self.n + at.column, width) } {
+                    table.look_up(integers);
                 }
             }
         }
@@ -473,50 +480,81 @@ impl<'a> Finished<'a, '_> {
     /// # Safety
     /// Nobody else uses this part of the result.
     unsafe fn tile(&self, at: Place, tile: &mut Tile) {
+        let Some(ops) = &self.ops else {
+            return self.by_chain(at, tile);
+        };
+        let tile = &tile[..at.count];
         #[cfg(target_arch = "x86_64")]
-        if let (Some(ops), Some(wide)) = (&self.ops, Avx512::on(self.isa)) {
+        if let Some(fixed) = &self.fixed {
             // SAFETY: the caller's part of the result.
-            return unsafe {
-                match &self.fixed {
-                    Some(fixed) => wide.bytes(self, fixed, ops, at, tile),
-                    _ => wide.tile(self, ops, at, &tile[..]),
-                }
-            };
-        }
-        if let Some(ops) = &self.ops {
-            let by_ops = |at: Place, tile: &[[i32; COLUMNS]]| {
-                self.isa.run(FinishTile {
-                    store: self,
-                    ops,
-                    at,
-                    tile,
-                });
-            };
-            #[cfg(target_arch = "x86_64")]
-            if let Some(fixed) = &self.fixed {
-                let rows = (at.row..at.row + at.count).zip(&*tile);
-                for (row, sums) in rows {
-                    let (place, column) = (row * self.n + at.column, at.column);
-                    // SAFETY: the caller's part of the result.
-                    let Some(to) = (unsafe { self.bytes(place, at.width) }) else {
-                        return;
-                    };
-                    let certain = self.isa.run(ToBytes {
-                        fixed,
-                        column,
-                        place,
-                        sums,
-                        to,
-                    });
-                    if !certain {
-                        let count = 1;
-                        by_ops(Place { row, count, ..at }, std::slice::from_ref(sums));
-                    }
-                }
-                return;
+            let mut uncertain = unsafe { self.to_bytes(fixed, at, tile) };
+            while uncertain != 0 {
+                let i = uncertain.trailing_zeros() as usize;
+                let (row, count) = (at.row + i, 1);
+                // SAFETY: as above.
+                unsafe { self.by_ops(ops, Place { row, count, ..at }, &tile[i..]) };
+                uncertain &= uncertain - 1;
             }
-            return by_ops(at, &tile[..]);
+            return;
         }
+        // SAFETY: the caller's part of the result.
+        unsafe { self.by_ops(ops, at, tile) };
+    }
+
+    /// Takes a tile to bytes in fixed point; a bit for each row that says whether these are not certain.
+    ///
+    /// # Safety
+    /// Nobody else uses this part of the result.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn to_bytes(&self, fixed: &Fixed<'_>, at: Place, tile: &[[i32; COLUMNS]]) -> u8 {
+        let place = at.row * self.n + at.column;
+        let len = (at.count - 1) * self.n + at.width;
+        // SAFETY: what lies between the caller's parts is not written.
+        let to = unsafe {
+            match &self.to {
+                To::Float(_) => unreachable!("only bytes are made in fixed point"),
+                To::Unsigned(y, _) => y.pointer(place, len),
+                To::Signed(y, _) => y.pointer(place, len).cast(),
+            }
+        };
+        let bytes = Bytes {
+            fixed,
+            column: at.column,
+            width: at.width,
+            place,
+            to,
+            apart: self.n,
+        };
+        // SAFETY: the rows have their places, and fixed point is had only where the machine has these instructions.
+        unsafe {
+            match Avx512::on(self.isa) {
+                Some(_) => fixed512::rows(&bytes, tile),
+                None => fixed256::rows(&bytes, tile),
+            }
+        }
+    }
+
+    /// Takes a tile through the operations.
+    ///
+    /// # Safety
+    /// Nobody else uses this part of the result.
+    unsafe fn by_ops(&self, ops: &[Op<'_>], at: Place, tile: &[[i32; COLUMNS]]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = Avx512::on(self.isa) {
+            // SAFETY: the caller's part of the result.
+            return unsafe { wide.tile(self, ops, at, tile) };
+        }
+        let store = self;
+        self.isa.run(FinishTile {
+            store,
+            ops,
+            at,
+            tile,
+        });
+    }
+
+    /// Takes a tile through a chain that is none of operations.
+    fn by_chain(&self, at: Place, tile: &Tile) {
         for (i, sums) in tile[..at.count].iter().enumerate() {
             let mut values = [0.0; COLUMNS];
             self.isa.run(Float {

@@ -4,11 +4,9 @@ use std::arch::x86_64::*;
 
 use super::Int8;
 use super::finish::{Finished, Quantisation, SHIFT, To};
-use super::fixed::Fixed;
-use super::fixed512::{self, Bytes};
 use super::ops::{Op, Operand};
 use super::pack::COLUMNS;
-use super::walk::{Place, Tile};
+use super::walk::Place;
 use crate::elementwise::Binary;
 use crate::isa::Isa;
 use crate::math::{self, CANONICAL_NAN};
@@ -90,48 +88,6 @@ impl Avx512 {
                 COLUMNS => finish::<true>(store, ops, at, tile),
                 _ => finish::<false>(store, ops, at, tile),
             }
-        }
-    }
-
-    /// Takes a tile to bytes, and rows of which these are not certain through `ops`.
-    ///
-    /// # Safety
-    /// Nobody else uses this part of the result, which is of bytes.
-    pub(super) unsafe fn bytes(
-        self,
-        store: &Finished<'_, '_>,
-        fixed: &Fixed<'_>,
-        ops: &[Op<'_>],
-        at: Place,
-        tile: &Tile,
-    ) {
-        let (apart, column) = (store.n, at.column);
-        let place = at.row * apart + column;
-        let len = (at.count - 1) * apart + at.width;
-        // SAFETY: what lies between the caller's parts is not written.
-        let to = unsafe {
-            match &store.to {
-                To::Float(_) => return,
-                To::Unsigned(y, _) => y.pointer(place, len),
-                To::Signed(y, _) => y.pointer(place, len).cast(),
-            }
-        };
-        let bytes = Bytes {
-            fixed,
-            column,
-            width: at.width,
-            place,
-            to,
-            apart,
-        };
-        // SAFETY: `self` exists only where the machine has these instructions; the rows have their places.
-        let mut uncertain = unsafe { fixed512::rows(&bytes, &tile[..at.count]) };
-        while uncertain != 0 {
-            let i = uncertain.trailing_zeros() as usize;
-            let (row, count) = (at.row + i, 1);
-            // SAFETY: as above; the caller's part.
-            unsafe { self.tile(store, ops, Place { row, count, ..at }, &tile[i..]) };
-            uncertain &= uncertain - 1;
         }
     }
 

@@ -331,114 +331,14 @@ impl Kernel for Divide<'_> {
     }
 }
 
-/// Sums of a part of a row on their way to bytes, without AVX-512.
-pub(super) struct ToBytes<'a> {
+/// The bytes that the sums of a tile become, from a first one on.
+pub(super) struct Bytes<'a> {
     pub(super) fixed: &'a Fixed<'a>,
-    /// The column of the first, and its place in the result.
+    /// The column of the first, how many there are, and the place of the first in the result.
     pub(super) column: usize,
+    pub(super) width: usize,
     pub(super) place: usize,
-    pub(super) sums: &'a [i32; COLUMNS],
-    pub(super) to: &'a mut [u8],
-}
-
-impl Kernel for ToBytes<'_> {
-    /// Whether the bytes are what the chain gives.
-    type Output = bool;
-
-    #[inline(always)]
-    fn run(self) -> bool {
-        // Known lengths make better loops.
-        match self.to.len() {
-            COLUMNS => self.columns(COLUMNS),
-            width => self.columns(width),
-        }
-    }
-}
-
-/// Far beyond all bytes, and without bits after the point, which is near; integers can be this large.
-const FAR: f32 = 1_073_741_824.0;
-
-impl ToBytes<'_> {
-    #[inline(always)]
-    fn columns(self, width: usize) -> bool {
-        let (fixed, to) = (self.fixed, &mut self.to[..width]);
-        let [by, more] = [&fixed.by, &fixed.more].map(|x| &x[self.column..][..width]);
-        // One more than if numbers were rounded to integers: they are cut off.
-        let near = u32::from(fixed.near) + 1;
-        let (mut scaled, mut numbers) = ([0.0; COLUMNS], [0; COLUMNS]);
-        let (scaled, numbers) = (&mut scaled[..width], &mut numbers[..width]);
-        for j in 0..width {
-            scaled[j] = (self.sums[j] as f32).mul_add(by[j], more[j]);
-        }
-        let mut least = u32::MAX;
-        if let Some(added) = &fixed.added {
-            integers(scaled, numbers);
-            least = above(numbers, near);
-            let places = self.place..self.place + width;
-            match &added.other {
-                Other::Columns(more) => {
-                    let more = &more[self.column..][..width];
-                    added.to(numbers, scaled, |j| more[j]);
-                }
-                Other::Bytes { x, by, more } => match x.part(places) {
-                    Int8::Unsigned(x) => {
-                        added.to(numbers, scaled, |j| f32::from(x[j]).mul_add(*by, *more));
-                    }
-                    Int8::Signed(x) => {
-                        added.to(numbers, scaled, |j| f32::from(x[j]).mul_add(*by, *more));
-                    }
-                },
-            }
-        }
-        if let Some(unit) = &fixed.unit {
-            for x in &mut *scaled {
-                *x = unit.apply(*x);
-            }
-        }
-        integers(scaled, numbers);
-        least = least.min(above(numbers, near));
-        let (lowest, flip) = (i32::from(fixed.least), i32::from(fixed.flip));
-        for (to, number) in to.iter_mut().zip(numbers) {
-            *to = ((*number >> 16).max(lowest).min(255) ^ flip) as u8;
-        }
-        least >= 2 * near
-    }
-}
-
-impl Added<'_> {
-    /// Takes whole parts of numbers to what they are with something added for each column.
-    #[inline(always)]
-    fn to(&self, numbers: &[i32], scaled: &mut [f32], other: impl Fn(usize) -> f32) {
-        let [low, high] = self.ends;
-        for (j, (number, scaled)) in numbers.iter().zip(scaled).enumerate() {
-            let steps = (number >> 16).min(high).max(low);
-            *scaled = (steps as f32).mul_add(self.before, other(j));
-        }
-    }
-}
-
-impl Unit {
-    /// The unit of x, which is not NaN, in fixed point.
-    #[inline(always)]
-    fn apply(&self, x: f32) -> f32 {
-        let above = x.max(0.0).mul_add(self.by, self.more);
-        gelu::below(x).mul_add(-self.by, above)
-    }
-}
-
-/// Numbers without their fractions.
-#[inline(always)]
-#[allow(unsafe_code)]
-fn integers(scaled: &[f32], numbers: &mut [i32]) {
-    for (number, scaled) in numbers.iter_mut().zip(scaled) {
-        // SAFETY: not NaN, as all that it was made of is ordinary, and not too large.
-        *number = unsafe { scaled.clamp(-FAR, FAR).to_int_unchecked() };
-    }
-}
-
-/// The bits after the point, raised by `near`, of which those near to an integer are then the least.
-#[inline(always)]
-fn above(numbers: &[i32], near: u32) -> u32 {
-    let raised = |&number: &i32| number.cast_unsigned().wrapping_add(near) & 0xFFFF;
-    numbers.iter().map(raised).fold(u32::MAX, u32::min)
+    pub(super) to: *mut u8,
+    /// How far rows are apart.
+    pub(super) apart: usize,
 }

@@ -5,24 +5,12 @@ use std::arch::x86_64::*;
 use super::Int8;
 use super::finish::SHIFT;
 use super::finish512::{each, mask};
-use super::fixed::{Added, Fixed, Other, Unit};
+use super::fixed::{Added, Bytes, Fixed, Other, Unit};
 use super::gelu;
 use super::pack::COLUMNS;
 
 /// 64 numbers with 16 bits after the point.
 type Fixed64 = [__m512i; 4];
-
-/// The bytes that the sums of a tile become, from a first one on.
-pub(super) struct Bytes<'a> {
-    pub(super) fixed: &'a Fixed<'a>,
-    /// The column of the first, how many there are, and the place of the first in the result.
-    pub(super) column: usize,
-    pub(super) width: usize,
-    pub(super) place: usize,
-    pub(super) to: *mut u8,
-    /// How far rows are apart.
-    pub(super) apart: usize,
-}
 
 /// Takes the sums of some rows, at most 8, to bytes. A bit for each of them that says whether these may not be what the chain
 /// gives.

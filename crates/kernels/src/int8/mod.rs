@@ -33,6 +33,8 @@ mod finish512;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
 #[cfg(target_arch = "x86_64")]
+mod fixed256;
+#[cfg(target_arch = "x86_64")]
 mod fixed512;
 #[cfg(target_arch = "x86_64")]
 mod gelu;

@@ -424,12 +424,18 @@ fn chains_go_over_integers() {
 /// rounding of a shorter way would show.
 #[test]
 fn chains_to_integers_round_as_defined() {
+    // Columns of the last panel: few, or many and not whole registers.
+    round_as_defined(200, true);
+    round_as_defined(93, false);
+}
+
+fn round_as_defined(n: usize, signed_others: bool) {
     let mut source = Source::new(312);
-    let (m, n) = (13, 200);
+    let m = 13;
     let a: Vec<u8> = (0..m).map(|i| [1, 2, 3, 5, 255][i % 5]).collect();
     let ones = vec![1u8; n];
     let b = PackedInt8::pack(Int8::Unsigned(&ones), 1, n, false);
-    let others = Bytes::new(&mut source, m * n, true);
+    let others = Bytes::new(&mut source, m * n, signed_others);
     for (step_size, zero, signed) in [
         (0.37, 11, false),
         (0.0625, 0, false),
@@ -463,19 +469,23 @@ fn chains_to_integers_round_as_defined() {
             let other = Quantisation {
                 scale: step_size * 1.5,
                 zero: 3,
-                signed: true,
+                signed: signed_others,
             };
             let first = Quantisation {
                 scale: step_size * 0.75,
                 zero: 128,
                 signed: false,
             };
-            let signed_others = others.signed();
+            let (values, in_twos) = (others.values(), others.signed());
+            let bytes = match signed_others {
+                true => Int8::Signed(&in_twos),
+                false => Int8::Unsigned(&others.0),
+            };
             let links = [
                 Link::Binary(Binary::Mul, Operand::Value(0), Operand::columns(&scale)),
                 Link::Binary(Binary::Add, Operand::Value(1), Operand::columns(&bias)),
                 Link::Requantise(2, first),
-                Link::Dequantise(Int8::Signed(&signed_others), other),
+                Link::Dequantise(bytes, other),
                 Link::Binary(Binary::Add, Operand::Value(4), Operand::Value(3)),
                 Link::Unary(Unary::Relu, 5),
             ];
@@ -508,7 +518,7 @@ fn chains_to_integers_round_as_defined() {
                     }
                     if chain.len() > 3 {
                         let steps = step(v, first.scale, first.zero, 0, 255) - 128;
-                        let others = i32::from(signed_others[i * n + j]) - other.zero;
+                        let others = values[i * n + j] - other.zero;
                         v = steps as f32 * first.scale + others as f32 * other.scale;
                     }
                     let cut = matches!(chain, [.., Link::Unary(..)]) && v <= 0.0;

@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::Int8;
-use super::finish::{Finished, Quantisation, SHIFT, To};
+use super::finish::{Finished, To};
 use super::ops::{Op, Operand};
 use super::pack::COLUMNS;
+use super::quantise::{Quantisation, SHIFT};
 use super::walk::Place;
 use crate::elementwise::Binary;
 use crate::isa::Isa;

@@ -38,10 +38,11 @@
 //! in steps, and S for 1 ÷ step, that is ε(1.13 (A + B) + 4.9 X + 2056 + 7 S) + 2⁻¹⁷.
 
 use super::Int8;
-use super::finish::{Quantisation, To};
+use super::finish::To;
 use super::gelu;
 use super::ops::{Op, Operand};
 use super::pack::COLUMNS;
+use super::quantise::Quantisation;
 use crate::elementwise::Binary;
 use crate::isa::{Isa, Kernel};
 

@@ -3,11 +3,11 @@
 use std::arch::x86_64::*;
 
 use super::Int8;
-use super::finish::SHIFT;
 use super::finish512::{each, mask};
 use super::fixed::{Added, Bytes, Fixed, Other, Unit};
 use super::gelu;
 use super::pack::COLUMNS;
+use super::quantise::SHIFT;
 
 /// 64 numbers with 16 bits after the point.
 type Fixed64 = [__m512i; 4];

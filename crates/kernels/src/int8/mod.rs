@@ -48,6 +48,7 @@ mod ops;
 mod pack;
 mod pairs;
 mod portable;
+mod quantise;
 mod table;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -63,10 +64,11 @@ use crate::isa::Isa;
 use crate::threads::{Slots, Threads};
 pub use conv::{FiltersInt8, conv_int8};
 use finish::Finished;
-pub use finish::{Output, Quantisation, Quantised, dequantize, quantize};
+pub use finish::dequantize;
 pub use last::{FiltersInt8Last, conv_int8_last, conv_int8_last_scratch};
 pub use pack::PackedInt8;
 pub use pairs::{MatricesInt8, matmul_int8_with};
+pub use quantise::{Output, Quantisation, Quantised, quantize};
 use walk::{Finish, Left, Sums, in_a_row, multiply_rows, raised};
 
 /// A type of 8-bit integers.

@@ -2,7 +2,7 @@
 //! applied to a part of a row in one go.
 
 use super::Int8;
-use super::finish::Quantisation;
+use super::quantise::Quantisation;
 use crate::chain::{Chain, Link, Source};
 use crate::elementwise::{Binary, Unary};
 use crate::math;

@@ -1,7 +1,8 @@
 //! Functions of one 8-bit integer that gives one: 256 values are computed, all others looked up.
 
 use super::Int8;
-use super::finish::{Output, Quantisation, Quantised, dequantize};
+use super::finish::dequantize;
+use super::quantise::{Output, Quantisation, Quantised};
 use crate::chain::{Chain, Link, Source};
 use crate::elementwise::{Binary, Unary};
 use crate::isa::Isa;

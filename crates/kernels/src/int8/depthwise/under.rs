@@ -142,16 +142,28 @@ impl<'a> Under<'a> {
     ) {
         let c = &self.conv.window().axes[2];
         let step = self.fold * c.stride;
+        let apart = step * self.conv.out_channels();
         for (tap, line) in (0..).step_by(c.kernel).zip(lines) {
             for kc in 0..c.kernel {
                 let begin = (first * step + kc * c.dilation).wrapping_sub(self.before[2]);
+                let last = begin.wrapping_add((count - 1) * step);
                 let to = to[tap + kc..].iter_mut().step_by(taps).take(count);
+                // Mostly all are inside, and none is so near the end that the last ones are read elsewhere.
+                if let Some(line) = *line
+                    && self.is_inside(begin)
+                    && self.is_inside(last)
+                    && !self.is_last(line + last)
+                {
+                    let mut place = self.place(line + begin);
+                    for to in to {
+                        *to = place;
+                        place = place.wrapping_add(apart);
+                    }
+                    continue;
+                }
                 for (ic, to) in (0..).map(|i| begin.wrapping_add(i * step)).zip(to) {
                     *to = match line {
-                        // Inside, as the line is and the place on it.
-                        Some(line) if ic < self.sizes[2] && self.fold <= self.sizes[2] - ic => {
-                            self.place(line + ic)
-                        }
+                        Some(line) if self.is_inside(ic) => self.place(line + ic),
                         _ => self.padding.as_ptr(),
                     };
                 }
@@ -159,13 +171,23 @@ impl<'a> Under<'a> {
         }
     }
 
+    /// Whether an output reads places of a line only, from place `ic` on, which may be before it (and wrap).
+    fn is_inside(&self, ic: usize) -> bool {
+        ic < self.sizes[2] && self.fold <= self.sizes[2] - ic
+    }
+
+    /// Whether fewer bytes follow place `i` of the input than are read of it.
+    fn is_last(&self, i: usize) -> bool {
+        self.x.len() - i * self.conv.out_channels() < self.padding.len()
+    }
+
     /// Where place `i` of the input can be read.
     fn place(&self, i: usize) -> *const u8 {
-        let (start, read) = (i * self.conv.out_channels(), self.padding.len());
-        match self.x.len() - start >= read {
-            true => self.x.as_ptr().wrapping_add(start),
-            false => {
-                let end = start - self.x.len().saturating_sub(read);
+        let start = i * self.conv.out_channels();
+        match self.is_last(i) {
+            false => self.x.as_ptr().wrapping_add(start),
+            true => {
+                let end = start - self.x.len().saturating_sub(self.padding.len());
                 self.end.as_ptr().wrapping_add(end)
             }
         }

@@ -7,7 +7,7 @@ use super::finish512::Avx512;
 use super::fixed::{Bytes, Fixed};
 use super::ops::{self, Op, Operand};
 use super::pack::COLUMNS;
-use super::quantise::{Byte, Output, Quantisation, Quantised, TASK};
+use super::quantise::{Output, Quantisation, Quantised, TASK};
 use super::table::{self, End};
 use super::walk::{Finish, Place, Tile};
 #[cfg(target_arch = "x86_64")]
@@ -259,28 +259,29 @@ impl Finish for Finished<'_, '_> {
                 false => (at.count, at.width),
             };
             for row in at.row..at.row + rows {
-                // SAFETY: as above.
-                if let Some(integers) = unsafe { self.bytes(row * self.n + at.column, width) } {
-                    table.look_up(integers);
+                // SAFETY: as above; they have been written.
+                unsafe {
+                    if let Some(integers) = self.bytes(row * self.n + at.column, width) {
+                        table.look_up(std::slice::from_raw_parts_mut(integers, width));
+                    }
                 }
             }
         }
     }
 }
 
-impl<'a> Finished<'a, '_> {
-    /// Bytes of the result, if it has such.
+impl Finished<'_, '_> {
+    /// Where `len` bytes of the result lie from place `at` on, if it has such.
     ///
     /// # Safety
-    /// Nobody else uses this part of the result.
-    #[allow(clippy::mut_from_ref, reason = "the parts are disjoint")]
-    unsafe fn bytes(&self, at: usize, count: usize) -> Option<&'a mut [u8]> {
-        // SAFETY: the caller's part of the result.
+    /// Nobody else writes what is written there.
+    unsafe fn bytes(&self, at: usize, len: usize) -> Option<*mut u8> {
+        // SAFETY: the caller's promise.
         unsafe {
             match &self.to {
                 To::Float(_) => None,
-                To::Unsigned(y, _) => Some(y.slice(at, count)),
-                To::Signed(y, _) => Some(Byte::bytes(y.slice(at, count))),
+                To::Unsigned(y, _) => Some(y.pointer(at, len)),
+                To::Signed(y, _) => Some(y.pointer(at, len).cast()),
             }
         }
     }
@@ -320,13 +321,7 @@ impl<'a> Finished<'a, '_> {
         let place = at.row * self.n + at.column;
         let len = (at.count - 1) * self.n + at.width;
         // SAFETY: what lies between the caller's parts is not written.
-        let to = unsafe {
-            match &self.to {
-                To::Float(_) => unreachable!("only bytes are made in fixed point"),
-                To::Unsigned(y, _) => y.pointer(place, len),
-                To::Signed(y, _) => y.pointer(place, len).cast(),
-            }
-        };
+        let to = unsafe { self.bytes(place, len) }.expect("only bytes are made in fixed point");
         let bytes = Bytes {
             fixed,
             column: at.column,

@@ -66,7 +66,7 @@ unsafe fn piece<const FULL: bool>(bytes: &Bytes<'_>, first: usize, tile: &[[i32;
         let place = first + i * bytes.apart;
         if let Some(adding) = &adding {
             let steps = nearest_to(scaled);
-            nearest = above(steps, near, missing);
+            nearest = _mm256_min_epu16(nearest, above(steps, near, missing));
             scaled = adding.add::<FULL>(steps, bytes.place + place, width);
         }
         if let Some(unit) = &fixed.unit {
@@ -83,7 +83,7 @@ unsafe fn piece<const FULL: bool>(bytes: &Bytes<'_>, first: usize, tile: &[[i32;
                 false => to.copy_from_nonoverlapping((&raw const made).cast(), width),
             }
         }
-        let known = _mm256_cmpeq_epi16(_mm256_min_epu16(nearest, unknown), unknown);
+        let known = _mm256_cmpeq_epi16(nearest, unknown);
         uncertain |= u8::from(_mm256_movemask_epi8(known) != -1) << i;
     }
     uncertain

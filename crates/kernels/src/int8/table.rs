@@ -54,8 +54,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    fn new(isa: Isa, values: [u8; 256]) -> Table {
-        let _ = isa;
+    /// The bits of a chain's result for those of each integer.
+    fn of(isa: Isa, from: Quantisation, chain: &Chain<'_>, to: Quantisation) -> Table {
+        let values = all(isa, from, chain, to);
         Table {
             values,
             #[cfg(target_arch = "x86_64")]
@@ -159,7 +160,7 @@ impl End {
             are_dear_alone(&end).then(|| End {
                 begin,
                 how,
-                table: Table::new(isa, all(isa, how, &Chain::new(&end), to)),
+                table: Table::of(isa, how, &Chain::new(&end), to),
             })
         })
     }
@@ -195,8 +196,7 @@ pub(super) fn look_up(
         signed,
     };
     let from = how(scale, zero, matches!(x, Int8::Signed(_)));
-    let table = all(isa, from, chain, how(to_scale, to_zero, y.signed()));
-    let table = Table::new(isa, table);
+    let table = Table::of(isa, from, chain, how(to_scale, to_zero, y.signed()));
     let (x, y) = (x.bits(), y.bits());
     threads.chunks(y, TASK, |i, y| {
         y.copy_from_slice(&x[i * TASK..][..y.len()]);
